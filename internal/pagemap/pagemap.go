@@ -1,0 +1,231 @@
+// Package pagemap asks the kernel which pages of a process's memory exist and of which sort they are: by the ioctl PAGEMAP_SCAN
+// (Linux 6.7), which walks page tables and skips holes, or, where it is missing, by the entries of /proc/PID/pagemap
+// (Documentation/admin-guide/mm/pagemap.rst). Both answer the same Query.
+//
+// The process may run, but then the answer is old before it is read.
+package pagemap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// PageSize is the granularity of everything here, bytes.
+const PageSize = 4096
+
+// Category is what is known of a page, PAGE_IS_* of include/uapi/linux/fs.h.
+type Category uint64
+
+// The categories. Entries of /proc/PID/pagemap cannot tell WPAllowed, Written, PFNZero and Huge.
+const (
+	WPAllowed Category = 1 << iota // asynchronous write-protect tracking is on
+	Written                        // written to since it was write-protected
+	File                           // belongs to a file or a shared memory object; not one that a private mapping has made its own
+	Present                        // in memory
+	Swapped                        // swapped out, or a marker is in its place (guard, poison, write-protected hole)
+	PFNZero                        // the zero page
+	Huge                           // mapped by a huge page
+	SoftDirty                      // written to since soft-dirty bits were cleared, if the kernel tracks them
+	Guard                          // guard region made with MADV_GUARD_INSTALL; reported since Linux 6.15
+
+	// Exclusive is a page that only this process maps; never the zero page. Only entries tell: PAGEMAP_SCAN does not know it (Linux 4.2).
+	Exclusive Category = 1 << 32
+)
+
+// Query selects pages. A page is selected if its categories, with those in Invert inverted, include all of All and, unless Any is
+// zero, one of Any. Regions carry the categories in Return; neighbours that differ in them are separate regions.
+type Query struct {
+	Invert, All, Any, Return Category
+}
+
+func (q Query) selects(c Category) bool {
+	c ^= q.Invert
+	return c&q.All == q.All && (q.Any == 0 || c&q.Any != 0)
+}
+
+func (q Query) mentions(c Category) bool { return (q.Invert|q.All|q.Any|q.Return)&c != 0 }
+
+// Region is a run of pages with the same categories.
+type Region struct {
+	Start, End uint64
+	Categories Category
+}
+
+// Map is one process's open page map. It is not safe for concurrent use.
+type Map struct {
+	f       *os.File
+	noScan  bool // the kernel has no PAGEMAP_SCAN
+	noGuard bool // its PAGEMAP_SCAN does not know Guard
+	regions []Region
+	entries []byte
+}
+
+// Open opens the page map of a process; the rights needed are those of ptrace. The Map stays with the memory the process has now:
+// after execve(2) it is of no use.
+func Open(pid int) (*Map, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	if err != nil {
+		return nil, fmt.Errorf("open page map: %w", err)
+	}
+	return &Map{f: f}, nil
+}
+
+// Close closes the map.
+func (m *Map) Close() error { return m.f.Close() }
+
+// Fd returns the open file.
+func (m *Map) Fd() int { return int(m.f.Fd()) }
+
+// UseEntries makes every further Walk read entries, as on a kernel without PAGEMAP_SCAN.
+func (m *Map) UseEntries() { m.noScan = true }
+
+// errEntries is for queries that only PAGEMAP_SCAN answers.
+var errEntries = errors.New("the kernel has no PAGEMAP_SCAN (Linux 6.7)")
+
+// Walk calls sink with the regions of the pages in [start, end) that q selects, in ascending order. Regions of neighbouring mappings
+// may be one. An error of sink ends the walk.
+//
+// Without PAGEMAP_SCAN, PFNZero and Huge pages are reported as Present only, and asking for WPAllowed or Written is an error.
+func (m *Map) Walk(start, end uint64, q Query, sink func(Region) error) error {
+	if !m.noScan {
+		err := m.scan(start, end, q, 0, sink)
+		if !errors.Is(err, unix.ENOTTY) {
+			return err
+		}
+		m.noScan = true
+	}
+	if q.mentions(WPAllowed | Written) {
+		return errEntries
+	}
+	return m.read(start, end, q, sink)
+}
+
+// Protect is Walk, and write-protects every page it reports, in one step with looking at it (PM_SCAN_WP_MATCHING): a write either comes before, and
+// the page is reported as Written, or makes it Written afterwards. q must ask for WPAllowed, so that only mappings registered with a
+// userfaultfd in asynchronous mode are touched. What sink was given is protected even if it returns an error.
+func (m *Map) Protect(start, end uint64, q Query, sink func(Region) error) error {
+	if q.All&WPAllowed == 0 || q.Invert&WPAllowed != 0 {
+		return errors.New("to write-protect pages, ask for WPAllowed")
+	}
+	err := m.scan(start, end, q, scanWPMatching, sink)
+	if errors.Is(err, unix.ENOTTY) {
+		return errEntries
+	}
+	return err
+}
+
+// scan walks with PAGEMAP_SCAN; ENOTTY before anything was delivered if there is none.
+func (m *Map) scan(start, end uint64, q Query, flags uint64, sink func(Region) error) error {
+	if m.regions == nil {
+		m.regions = make([]Region, 4096)
+	}
+	if m.noGuard {
+		q = q.without(Guard)
+	}
+	for start < end {
+		n, walked, err := scan(int(m.f.Fd()), start, end, q, flags, m.regions)
+		switch {
+		case errors.Is(err, unix.EINVAL) && q.mentions(Guard):
+			// Linux 6.7 to 6.14: the category does not exist, guard pages are Swapped.
+			m.noGuard = true
+			q = q.without(Guard)
+			continue
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("scan the page map from %#x to %#x: %w", start, end, err)
+		}
+		for _, r := range m.regions[:n] {
+			if err := sink(r); err != nil {
+				return err
+			}
+		}
+		if walked <= start {
+			return fmt.Errorf("scan the page map: the kernel stopped at %#x", walked)
+		}
+		start = walked
+	}
+	return nil
+}
+
+func (q Query) without(c Category) Query {
+	return Query{Invert: q.Invert &^ c, All: q.All &^ c, Any: q.Any &^ c, Return: q.Return &^ c}
+}
+
+// Bits of an entry of /proc/PID/pagemap.
+const (
+	entrySoftDirty = 1 << 55
+	entryExclusive = 1 << 56
+	entryGuard     = 1 << 58
+	entryFile      = 1 << 61
+	entrySwap      = 1 << 62
+	entryPresent   = 1 << 63
+)
+
+func categories(e uint64) Category {
+	var c Category
+	for _, b := range [...]struct {
+		bit uint64
+		c   Category
+	}{
+		{entrySoftDirty, SoftDirty},
+		{entryExclusive, Exclusive},
+		{entryGuard, Guard},
+		{entryFile, File},
+		{entrySwap, Swapped},
+		{entryPresent, Present},
+	} {
+		if e&b.bit != 0 {
+			c |= b.c
+		}
+	}
+	return c
+}
+
+// read walks by reading entries, 8 bytes a page.
+func (m *Map) read(start, end uint64, q Query, sink func(Region) error) error {
+	if m.entries == nil {
+		m.entries = make([]byte, 64<<10)
+	}
+	var run Region
+	flush := func() error {
+		if run.End == 0 {
+			return nil
+		}
+		r := run
+		run = Region{}
+		return sink(r)
+	}
+	for start < end {
+		want := min(uint64(len(m.entries)), (end-start)/PageSize*8)
+		n, err := m.f.ReadAt(m.entries[:want], int64(start/PageSize*8))
+		if n < 8 {
+			if err == nil || errors.Is(err, io.EOF) {
+				break // the end of the address space
+			}
+			return fmt.Errorf("read the page map at %#x: %w", start, err)
+		}
+		for i := 0; i+8 <= n; i += 8 {
+			c := categories(binary.LittleEndian.Uint64(m.entries[i:]))
+			at := start + uint64(i/8)*PageSize
+			if !q.selects(c) {
+				continue
+			}
+			if c &= q.Return; run.End == at && run.Categories == c {
+				run.End += PageSize
+				continue
+			}
+			if err := flush(); err != nil {
+				return err
+			}
+			run = Region{Start: at, End: at + PageSize, Categories: c}
+		}
+		start += uint64(n/8) * PageSize
+	}
+	return flush()
+}

@@ -1,0 +1,86 @@
+package pagemap
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const madvGuardInstall = 102 // MADV_GUARD_INSTALL, Linux 6.13
+
+// crafted is a mapping of this process, of 16 pages: 0 and 1 written, 2 read only (zero page), 3 never touched, 4 written and then
+// PROT_NONE, 5 written and dropped, 6 a guard page (if the kernel has them), 7 to 15 never touched.
+func crafted(t *testing.T) (start uint64, guards bool) {
+	t.Helper()
+	m, err := unix.Mmap(-1, 0, 16*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(m) })
+	page := func(i int) []byte { return m[i*PageSize : (i+1)*PageSize] }
+	if err := unix.Madvise(m, unix.MADV_NOHUGEPAGE); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{0, 1, 4, 5} {
+		page(i)[9] = 1
+	}
+	if page(2)[7] != 0 {
+		t.Fatal("fresh memory is not zero")
+	}
+	if err := unix.Mprotect(page(4), unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Madvise(page(5), unix.MADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	guards = unix.Madvise(page(6), madvGuardInstall) == nil
+	return address(m), guards
+}
+
+func walk(t *testing.T, m *Map, start uint64, q Query) []Region {
+	t.Helper()
+	var got []Region
+	err := m.Walk(start, start+16*PageSize, q, func(r Region) error {
+		r.Start, r.End = (r.Start-start)/PageSize, (r.End-start)/PageSize
+		got = append(got, r)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestWalkSelectsPrivatePages(t *testing.T) {
+	start, guards := crafted(t)
+	m, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	q := Query{Invert: File | PFNZero, All: File | PFNZero, Any: Present | Swapped, Return: Guard}
+	want := []Region{{0, 2, 0}, {4, 5, 0}}
+	if guards {
+		want = append(want, Region{6, 7, Guard})
+	}
+	got := walk(t, m, start, q)
+	if m.noGuard { // Linux before 6.15 takes a guard page for a swapped one
+		want[len(want)-1].Categories = 0
+	}
+	if !m.noScan && !slices.Equal(got, want) {
+		t.Errorf("scan: got pages %v, want %v", got, want)
+	}
+	if m.noScan {
+		t.Log("no PAGEMAP_SCAN here: entries only")
+	}
+	m.UseEntries()
+	want[0].End = 3 // entries cannot tell the zero page
+	if got := walk(t, m, start, q); !slices.Equal(got, want) {
+		t.Errorf("entries: got pages %v, want %v", got, want)
+	}
+	if err := m.Walk(start, start+PageSize, Query{All: Written}, func(Region) error { return nil }); err == nil {
+		t.Error("entries answered a question about written pages")
+	}
+}
