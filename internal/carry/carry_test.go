@@ -1,0 +1,47 @@
+package carry
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+func TestPutGetAndSweep(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "run")}
+	me, err := procfs.Pid(os.Getpid()).Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.Get(me.Pid, me.StartTime); ok || err != nil {
+		t.Fatalf("a record before the first: %v, %v", ok, err)
+	}
+	want := image.Usage{UTime: 5, Wall: 1 << 40, MaxRSS: 4096}
+	if err := s.Put(me.Pid, me.StartTime, want); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(me.Pid, me.StartTime+1, want); err != nil { // an earlier process of the same pid
+		t.Fatal(err)
+	}
+	if err := s.Put(1<<22+1, 7, want); err != nil { // beyond every pid
+		t.Fatal(err)
+	}
+	if err := s.Put(me.Pid, me.StartTime, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := s.Get(me.Pid, me.StartTime); got != want || !ok || err != nil {
+		t.Errorf("got %+v, %v, %v", got, ok, err)
+	}
+	left, err := os.ReadDir(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 1 {
+		t.Errorf("records of dead processes stay: %v", left)
+	}
+	if info, err := left[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
