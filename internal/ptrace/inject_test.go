@@ -1,0 +1,415 @@
+package ptrace
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// TestMain makes this binary its own helper: with injectEnv set it injects into that process until it is killed, with checkEnv it is a Go
+// program that checks itself.
+func TestMain(m *testing.M) {
+	if pid, err := strconv.Atoi(os.Getenv(injectEnv)); err == nil {
+		injectForever(pid)
+	}
+	if os.Getenv(checkEnv) != "" {
+		checkForever()
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	injectEnv = "PTRACE_TEST_INJECT"
+	checkEnv  = "PTRACE_TEST_CHECK"
+)
+
+func injectForever(pid int) {
+	for refused := 0; ; {
+		err := injectOnce(pid)
+		var f *fault.Error
+		switch {
+		case err == nil:
+			fmt.Println("round")
+			refused = 0
+		case errors.As(err, &f) && f.Code == fault.InjectRoom && refused < 100:
+			// A thread is still on its way back from our predecessor's loan, on the main stack.
+			refused++
+			time.Sleep(time.Millisecond)
+		default:
+			fmt.Println(err)
+			os.Exit(3)
+		}
+	}
+}
+
+// queries are calls whose answers are known.
+func queries() []Syscall {
+	return []Syscall{
+		{Nr: unix.SYS_GETPID},
+		{Nr: unix.SYS_SIGALTSTACK, Arg: 1, Data: make([]byte, 24)},
+		{Nr: unix.SYS_PRCTL, Args: [6]uint64{unix.PR_GET_NAME}, Arg: 1, Data: make([]byte, 16)},
+		{Nr: unix.SYS_GETTID},
+		{Nr: unix.SYS_GETITIMER, Args: [6]uint64{0}, Arg: 1, Data: make([]byte, 32)},
+		{Nr: unix.SYS_PRCTL, Args: [6]uint64{99999}},
+	}
+}
+
+// injectOnce freezes a process, makes every thread answer and lets it go again.
+func injectOnce(pid int) error {
+	t := New()
+	defer t.Close()
+	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	in, err := g.Injector(pid, nil)
+	if err != nil {
+		return err
+	}
+	for _, th := range g.Threads() {
+		if err := injectChecked(in, th); err != nil {
+			return err
+		}
+	}
+	return g.Thaw()
+}
+
+func injectChecked(in *Injector, th *Thread) error {
+	before, err := th.Regs()
+	if err != nil {
+		return err
+	}
+	calls := queries()
+	if err := in.Inject(th, calls); err != nil {
+		return err
+	}
+	name := string(bytes.TrimRight(calls[2].Data, "\x00"))
+	if calls[0].Ret != int64(th.Pid) || calls[1].Ret != 0 || calls[2].Ret != 0 || calls[3].Ret != int64(th.Tid) || calls[4].Ret != 0 ||
+		calls[5].Err() != unix.EINVAL || name == "" {
+		return fmt.Errorf("thread %d: wrong answers %+v", th.Tid, calls)
+	}
+	if err := holdChecked(in, th); err != nil {
+		return err
+	}
+	after, err := th.Regs()
+	if err != nil {
+		return err
+	}
+	if before != after {
+		return fmt.Errorf("thread %d: registers were %+v and are %+v", th.Tid, before, after)
+	}
+	return nil
+}
+
+// heldPage is where holdChecked has a page mapped for a moment.
+const heldPage = 1 << 36
+
+func holdChecked(in *Injector, th *Thread) error {
+	do := Syscall{Nr: unix.SYS_MMAP, Args: [6]uint64{heldPage, pageSize, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED_NOREPLACE, ^uint64(0)}}
+	undo := Syscall{Nr: unix.SYS_MUNMAP, Args: [6]uint64{heldPage, pageSize}}
+	seen := false
+	err := in.Hold(th, do, undo, func(result int64) error {
+		var err error
+		seen, err = hasHeldPage(th.Pid)
+		if result != heldPage {
+			err = fmt.Errorf("mmap: %d", result)
+		}
+		return err
+	})
+	if err != nil || !seen {
+		return fmt.Errorf("thread %d: page seen: %v: %w", th.Tid, seen, err)
+	}
+	if seen, err = hasHeldPage(th.Pid); err != nil || seen {
+		return fmt.Errorf("thread %d: page still there: %v: %w", th.Tid, seen, err)
+	}
+	return nil
+}
+
+func hasHeldPage(pid int) (bool, error) {
+	maps, err := procfs.Pid(pid).Maps()
+	return slices.ContainsFunc(maps, func(m procfs.Map) bool { return m.Start == heldPage }), err
+}
+
+// victims are programs that notice when they are changed.
+var victims = []struct {
+	name  string
+	start func(*testing.T) *victim
+}{
+	{"c", func(t *testing.T) *victim { return startVictim(t) }},
+	{"seccomp", func(t *testing.T) *victim { return startVictim(t, "filtered") }},
+	{"go", startGoVictim},
+}
+
+// rounds limits a loop: n rounds, or as many as an emulated machine does in a few seconds.
+func rounds(n int) (more func() bool) {
+	const patience = 8 * time.Second
+	began, done := time.Now(), 0
+	return func() bool {
+		done++
+		return done <= n && (done <= 5 || time.Since(began) < patience)
+	}
+}
+
+func TestInject(t *testing.T) {
+	for _, kind := range victims {
+		t.Run(kind.name, func(t *testing.T) {
+			v := kind.start(t)
+			for more := rounds(100); more(); {
+				if err := injectOnce(v.cmd.Process.Pid); err != nil {
+					t.Error(err)
+					break
+				}
+			}
+			v.finish(t)
+		})
+	}
+}
+
+// TestInjectKilled kills the tracer at random moments; the program must not notice.
+func TestInjectKilled(t *testing.T) {
+	for _, kind := range victims {
+		t.Run(kind.name, func(t *testing.T) {
+			v := kind.start(t)
+			for more := rounds(killRounds); more(); {
+				if err := killInjecting(v.cmd.Process.Pid); err != nil {
+					t.Error(err)
+					break
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+			if left, err := hasHeldPage(v.cmd.Process.Pid); err != nil || left {
+				t.Errorf("a page is left behind: %v, %v", left, err)
+			}
+			v.finish(t)
+		})
+	}
+}
+
+// killRounds is how often the tracer is killed; each time it is somewhere in the middle of injecting.
+const killRounds = 40
+
+// TestInjectWhileStopped injects into a program in a job-control stop, and into one that is told to stop in the middle.
+func TestInjectWhileStopped(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		v := startVictim(t)
+		pid := v.cmd.Process.Pid
+		if before {
+			stopAndWait(t, pid)
+		}
+		if err := injectMeanwhile(pid, func() error {
+			if before {
+				return nil
+			}
+			return unix.Kill(pid, unix.SIGSTOP)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		waitState(t, pid, "T")
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		v.finish(t)
+	}
+}
+
+// injectMeanwhile is injectOnce with something done once all threads have stopped.
+func injectMeanwhile(pid int, meanwhile func() error) error {
+	t := New()
+	defer t.Close()
+	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	in, err := g.Injector(pid, nil)
+	if err != nil {
+		return err
+	}
+	if err := meanwhile(); err != nil {
+		return err
+	}
+	for _, th := range g.Threads() {
+		if err := injectChecked(in, th); err != nil {
+			return err
+		}
+	}
+	return g.Thaw()
+}
+
+func stopAndWait(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waitState(t, pid, "T")
+}
+
+func waitState(t *testing.T, pid int, state string) {
+	t.Helper()
+	for range 1000 {
+		if procWord(pid, "stat", 2) == state {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("pid %d is in state %s, not %s", pid, procWord(pid, "stat", 2), state)
+}
+
+func TestInjectTargetDies(t *testing.T) {
+	v := startVictim(t)
+	pid := v.cmd.Process.Pid
+	err := injectMeanwhile(pid, func() error { return unix.Kill(pid, unix.SIGKILL) })
+	var f *fault.Error
+	if !errors.As(err, &f) || f.Code != fault.TargetGone {
+		t.Errorf("got %v, want %s", err, fault.TargetGone)
+	}
+}
+
+func killInjecting(pid int) error {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), injectEnv+"="+strconv.Itoa(pid))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	if line != "round\n" {
+		rest, _ := io.ReadAll(out)
+		return fmt.Errorf("the tracer says %q %s", line, rest)
+	}
+	time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+	if err := cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = cmd.Wait() // it was killed
+	return nil
+}
+
+// TestInjectPunished refuses a call that the target's seccomp filter would kill it for.
+func TestInjectPunished(t *testing.T) {
+	v := startVictim(t, "filtered")
+	err := injectMeanwhileCalls(v.cmd.Process.Pid, []Syscall{{Nr: unix.SYS_ADJTIMEX, Data: make([]byte, 208)}})
+	var f *fault.Error
+	if !errors.As(err, &f) || f.Code != fault.InjectState {
+		t.Errorf("got %v, want %s", err, fault.InjectState)
+	}
+	v.finish(t)
+}
+
+// injectMeanwhileCalls freezes a process and makes its leader execute calls.
+func injectMeanwhileCalls(pid int, calls []Syscall) error {
+	t := New()
+	defer t.Close()
+	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	in, err := g.Injector(pid, nil)
+	if err != nil {
+		return err
+	}
+	return in.Inject(g.Threads()[0], calls)
+}
+
+// TestFilter runs a filter that computes.
+func TestFilter(t *testing.T) {
+	var prog []byte
+	for _, i := range []struct {
+		code   uint16
+		jt, jf uint8
+		k      uint32
+	}{
+		{0x20, 0, 0, 16},   // ld [16]: the low half of the first argument
+		{0x54, 0, 0, 0xff}, // and #0xff
+		{0x02, 0, 0, 3},    // st M[3]
+		{0x61, 0, 0, 3},    // ldx M[3]
+		{0x00, 0, 0, 7},    // ld #7
+		{0x0c, 0, 0, 0},    // add x
+		{0x35, 0, 1, 100},  // jge #100, over
+		{0x06, 0, 0, seccompErrno | 1},
+		{0x16, 0, 0, 0}, // ret a
+	} {
+		prog = binary.LittleEndian.AppendUint16(prog, i.code)
+		prog = append(prog, i.jt, i.jf)
+		prog = binary.LittleEndian.AppendUint32(prog, i.k)
+	}
+	for arg, want := range map[uint64]uint32{0x101: 8, 93: seccompErrno | 1, 0x1230000005d: seccompErrno | 1, 92: 99} {
+		got, err := runFilter(prog, seccompData(39, 0, [6]uint64{arg}))
+		if err != nil || got != want {
+			t.Errorf("argument %#x: %#x, %v; want %#x", arg, got, err, want)
+		}
+	}
+	if _, err := runFilter([]byte{0x48, 0, 0, 0, 0, 0, 0, 0}, seccompData(0, 0, [6]uint64{})); !errors.Is(err, errFilter) {
+		t.Errorf("an unknown instruction: %v", err)
+	}
+}
+
+// TestSignalXState takes the tile state of a thread that never used it out of the frame.
+func TestSignalXState(t *testing.T) {
+	b := make([]byte, 11008)
+	binary.LittleEndian.PutUint64(b[xstateSW:], xfeatureTile|xfeaturePKRU|7)
+	binary.LittleEndian.PutUint64(b[xstateHeader:], 3)
+	out, err := signalXState(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) != 11008-sizeofTile+4 || binary.LittleEndian.Uint32(out[xstateSW+16:]) != 11008-sizeofTile ||
+		binary.LittleEndian.Uint64(out[xstateSW+8:]) != xfeaturePKRU|7 || binary.LittleEndian.Uint64(out[xstateHeader:]) != xfeaturePKRU|3 ||
+		binary.LittleEndian.Uint32(out[len(out)-4:]) != xstateMagic2 {
+		t.Errorf("wrong frame of %d bytes: % x", len(out), out[xstateSW:xstateHeader+8])
+	}
+}
+
+// BenchmarkInject tells what a loan costs, and what each further call in it.
+func BenchmarkInject(b *testing.B) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	time.Sleep(20 * time.Millisecond)
+	t := New()
+	defer t.Close()
+	g, err := t.Freeze(context.Background(), []int{cmd.Process.Pid}, time.Second)
+	if err != nil {
+		b.Fatal(err)
+	}
+	in, err := g.Injector(cmd.Process.Pid, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{1, 10, 64} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			calls := make([]Syscall, n)
+			for i := range calls {
+				calls[i] = Syscall{Nr: unix.SYS_SIGALTSTACK, Arg: 1, Data: make([]byte, 24)}
+			}
+			for b.Loop() {
+				if err := in.Inject(g.Threads()[0], calls); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	if err := g.Thaw(); err != nil {
+		b.Fatal(err)
+	}
+}
