@@ -1,0 +1,189 @@
+package image
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// The numbers of the format; docs/format.md explains them.
+const (
+	formatVersion = 1
+	headerSize    = 80
+	dataStart     = PageSize  // the first frame's offset in a data file
+	maxFrame      = 1 << 20   // raw bytes of a frame
+	maxInfo       = 128 << 10 // bytes of an info file's JSON
+	maxAddr       = 1 << 56   // end of every run: the user half of a 57-bit address space
+	stateFree     = 16 << 20  // raw bytes of state that any file may hold
+	stateRatio    = 64        // raw bytes of state more for each stored byte
+	maxState      = 1 << 30   // raw bytes of state at all
+	maxImages     = 1 << 12   // images that one page map may name
+	idDigits      = 12        // hex digits of an image id
+	idField       = 16        // bytes an id takes in a file, zero padded
+	storeMark     = "bpfckpt store 1\n"
+	magic         = "bpfckpt\x1a"
+)
+
+// mustUnderstand are the must-understand bits this release has a meaning for.
+const mustUnderstand uint64 = 0
+
+// fileKind is what a file of an image holds; it is part of the header.
+type fileKind string
+
+const (
+	kindInfo  fileKind = "INFO"
+	kindState fileKind = "STAT"
+	kindPages fileKind = "PMAP"
+	kindData  fileKind = "DATA"
+)
+
+// fileNames are the names of the files of an image.
+var fileNames = map[fileKind]string{kindInfo: "info", kindState: "state", kindPages: "pages", kindData: "data"}
+
+// codec tells how bytes are stored.
+type codec uint32
+
+const (
+	codecRaw  codec = 0
+	codecZstd codec = 1
+)
+
+// header starts every file of an image.
+type header struct {
+	kind   fileKind
+	must   uint64
+	codec  codec
+	id     string
+	length uint64 // bytes after the header
+	raw    uint64 // bytes after decoding
+	sum    uint64 // xxhash64 of the bytes after the header; 0 in a data file, whose frames have their own
+}
+
+// encode returns the header's bytes.
+func (h *header) encode() []byte {
+	b := make([]byte, headerSize)
+	copy(b, magic)
+	copy(b[8:12], h.kind)
+	le := binary.LittleEndian
+	le.PutUint32(b[12:], formatVersion)
+	le.PutUint64(b[16:], h.must)
+	le.PutUint32(b[24:], uint32(h.codec))
+	copy(b[32:48], h.id)
+	le.PutUint64(b[48:], h.length)
+	le.PutUint64(b[56:], h.raw)
+	le.PutUint64(b[64:], h.sum)
+	le.PutUint64(b[72:], xxhash.Sum64(b[:72]))
+	return b
+}
+
+// decodeHeader checks a header against what its place demands. size is that of the whole file, path for messages.
+func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (header, error) {
+	if len(b) < headerSize {
+		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header alone has %d", size, headerSize)
+	}
+	le := binary.LittleEndian
+	if string(b[:8]) != magic {
+		return header{}, fault.New(fault.ImageVersion, path, "it does not begin like a file of an image")
+	}
+	if v := le.Uint32(b[12:]); v != formatVersion {
+		return header{}, fault.New(fault.ImageVersion, path, "format version %d; this release reads version %d", v, formatVersion)
+	}
+	if le.Uint64(b[72:]) != xxhash.Sum64(b[:72]) {
+		return header{}, fault.New(fault.ImageDamaged, path, "the header's checksum does not match")
+	}
+	h := header{
+		kind: fileKind(b[8:12]), must: le.Uint64(b[16:]), codec: codec(le.Uint32(b[24:])), id: trimID(b[32:48]),
+		length: le.Uint64(b[48:]), raw: le.Uint64(b[56:]), sum: le.Uint64(b[64:]),
+	}
+	if unknown := h.must &^ mustUnderstand; unknown != 0 {
+		return header{}, fault.New(fault.ImageFeature, path, "must-understand bits %#x are unknown to this release", unknown)
+	}
+	switch {
+	case h.kind != kind:
+		return header{}, fault.New(fault.ImageDamaged, path, "it is a %q file in the place of a %q file", h.kind, kind)
+	case h.id != id:
+		return header{}, fault.New(fault.ImageDamaged, path, "it belongs to image %q, not %q", h.id, id)
+	case le.Uint32(b[28:]) != 0:
+		return header{}, fault.New(fault.ImageDamaged, path, "a reserved field of the header is not zero")
+	case h.codec > codecZstd:
+		return header{}, fault.New(fault.ImageDamaged, path, "unknown codec %d", h.codec)
+	case h.codec == codecRaw && h.raw != h.length:
+		return header{}, fault.New(fault.ImageSize, path, "%d bytes stored as they are, yet %d when decoded", h.length, h.raw)
+	case h.length != uint64(size-headerSize):
+		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header says %d", size, h.length+headerSize)
+	}
+	return h, nil
+}
+
+// trimID returns the id in a zero-padded field, or something that is no id.
+func trimID(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			b, rest := b[:i], b[i:]
+			for _, r := range rest {
+				if r != 0 {
+					return fmt.Sprintf("%q", b)
+				}
+			}
+			return string(b)
+		}
+	}
+	return string(b)
+}
+
+// isID reports whether s can be an image id; only then may it be part of a path.
+func isID(s string) bool { return len(s) == idDigits && isHex(s) }
+
+// isHex reports whether s has only lower-case hex digits.
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// openImageFile opens one file of the image in dir and checks its header.
+func openImageFile(dir string, kind fileKind, id string) (*os.File, header, error) {
+	return openFileAt(filepath.Join(dir, fileNames[kind]), kind, id)
+}
+
+// openFileAt opens a file of an image by its path and checks its header.
+func openFileAt(path string, kind fileKind, id string) (*os.File, header, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, header{}, readFault(path, err)
+	}
+	if !fi.Mode().IsRegular() { // opening a FIFO would hang
+		return nil, header{}, fault.New(fault.ImageMissing, path, "it is not a regular file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, header{}, readFault(path, err)
+	}
+	h, err := readHeader(f, kind, id)
+	if err != nil {
+		_ = f.Close()
+		return nil, header{}, err
+	}
+	return f, h, nil
+}
+
+// readHeader reads and checks the header of an open file.
+func readHeader(f *os.File, kind fileKind, id string) (header, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return header{}, readFault(f.Name(), err)
+	}
+	b := make([]byte, min(int64(headerSize), max(fi.Size(), 0)))
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return header{}, readFault(f.Name(), err)
+	}
+	return decodeHeader(f.Name(), b, kind, id, fi.Size())
+}

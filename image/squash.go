@@ -1,0 +1,158 @@
+package image
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// SquashOptions says how an image is squashed.
+type SquashOptions struct {
+	Chain    bool  // then also remove the ancestors without a name that no other image continues
+	Level    Level // compression, "" for the level of the image
+	Workers  int   // as in WriteOptions
+	Progress func(done, total int64)
+}
+
+// Squash puts an image that holds all of its pages itself in the place of one that borrows some. The new one has another id, and the
+// name, parent, time and state of the old one, which also the old id leads to; the old one's data stays while others borrow from
+// it. An image that borrows nothing is left as it is. The Info is that of the image as it is then; the Removal tells what went. Killed
+// at any moment, the store has the old image or the new one.
+func Squash(ctx context.Context, ref string, o SquashOptions) (Info, Removal, error) {
+	r, err := Open(ref)
+	if err != nil {
+		return Info{}, Removal{}, err
+	}
+	defer func() { _ = r.Close() }()
+	info := r.Info()
+	if len(info.Lenders) > 0 {
+		if info, err = squash(ctx, r, o); err != nil {
+			return Info{}, Removal{}, err
+		}
+	}
+	_ = r.Close() // what nobody needs any more can go
+	res, err := change(info.Dir, func() ([]string, error) {
+		if !o.Chain {
+			return nil, nil
+		}
+		return chain(info.Dir, info.ID)
+	})
+	return info, res, err
+}
+
+// squash writes the new image and publishes it.
+func squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
+	old := r.info
+	if o.Level == "" {
+		o.Level = old.Level
+	}
+	level, err := ParseLevel(string(o.Level))
+	if err != nil {
+		return Info{}, err
+	}
+	ws, err := workspaceFor(old)
+	if err != nil {
+		return Info{}, err
+	}
+	w, err := newWriter(ws, WriteOptions{Name: old.Name, Level: level, Workers: o.Workers})
+	if err != nil {
+		return Info{}, err
+	}
+	defer w.Abort()
+	w.replace = &old
+	w.Note(Notes{Freeze: old.Freeze, Tracking: old.Tracking})
+	if err := w.copyAll(ctx, r, o.Progress); err != nil {
+		return Info{}, err
+	}
+	return w.Commit(r.state)
+}
+
+// workspaceFor begins an image that is to take the place of another one.
+func workspaceFor(old Info) (*workspace, error) {
+	dir, err := filepath.Abs(old.Dir)
+	if err != nil {
+		return nil, writeFault(old.Dir, err)
+	}
+	w := &workspace{store: dir}
+	mark, err := lockStore(dir)
+	if err != nil {
+		return nil, writeFault(dir, err)
+	}
+	defer func() { _ = mark.Close() }()
+	w.sweep()
+	if !isImage(dir, old.ID) {
+		return nil, fault.New(fault.StoreNoImage, dir+"@"+old.ID, "it was removed meanwhile")
+	}
+	if err := w.makeDir(old.ID); err != nil {
+		w.discard(mark)
+		return nil, writeFault(dir, err)
+	}
+	return w, nil
+}
+
+// copyAll writes all pages of an image, in the order of addresses.
+func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, total int64)) error {
+	runs := r.pages.runs
+	var done, total int64
+	for i := range runs {
+		if runs[i].frame != frameZero {
+			total += int64(runs[i].pages) * PageSize
+		}
+	}
+	cache := newFrameCache(r, cachedFrames)
+	defer cache.close()
+	for i := range runs {
+		u := &runs[i]
+		if u.frame == frameZero {
+			w.addEmpty(u.space, u.addr, uint64(u.pages), frameZero)
+			continue
+		}
+		if cache.have(u.frame) == nil {
+			if err := cache.fetch(ctx, runs[i:min(len(runs), i+4*maxWorkers)]); err != nil {
+				return err
+			}
+		}
+		data, err := cache.get(ctx, u.frame)
+		if err != nil {
+			return err
+		}
+		from, n := int(u.off)*PageSize, int(u.pages)*PageSize
+		if err := w.Write(u.space, u.addr, data[from:from+n]); err != nil {
+			return err
+		}
+		if done += int64(n); progress != nil {
+			progress(done, total)
+		}
+	}
+	return nil
+}
+
+// chain returns the ancestors of an image that nothing else needs: without a name, not the head, and with one image alone that
+// continues them; the store is locked.
+func chain(dir, id string) ([]string, error) {
+	nodes, err := Tree(dir)
+	if err != nil {
+		return nil, err // who is whose ancestor is not known with a damaged image
+	}
+	pinned := pins(dir)
+	children := map[string]int{}
+	for i := range nodes {
+		children[nodes[i].Base]++
+	}
+	byID := func(id string) int { return slices.IndexFunc(nodes, func(n Node) bool { return n.ID == id }) }
+	var out []string
+	at := byID(id)
+	for at >= 0 {
+		if at = byID(nodes[at].Base); at < 0 {
+			break
+		}
+		n := &nodes[at]
+		if n.Name != "" || n.Head || children[n.ID] > 1 || slices.Contains(pinned, n.ID) || slices.Contains(out, n.ID) {
+			break
+		}
+		out = append(out, n.ID)
+	}
+	return out, nil
+}

@@ -1,0 +1,454 @@
+package image
+
+// This file is the state of a process tree as an image holds it: plain data, no behaviour. Sources fill it (package tracer
+// from BPF iterators, package snapshot from /proc and ptrace), package restore reads it. Names follow the kernel's own.
+//
+// Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid namespace the snapshot ran in.
+//
+// A field added from now on is marked omitempty or omitzero, so that images that do not have it stay readable.
+
+// State is everything a snapshot knows except page contents, which live in the page map under a Space.
+type State struct {
+	Kernel    Kernel     `json:"kernel"`
+	Root      int        `json:"root"`      // pid of the root of the tree
+	Processes []Process  `json:"processes"` // parents before their children
+	Files     []File     `json:"files"`     // open file descriptions, shared by every FD that names their ID
+	Shmems    []Shmem    `json:"shmems"`    // shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
+	Ghosts    []Ghost    `json:"ghosts"`    // regular files that are open or mapped but no longer reachable by name
+	Pipes     []Pipe     `json:"pipes"`     // pipes both of whose ends are inside the tree
+	Terminals []Terminal `json:"terminals"` // terminals the tree has open
+}
+
+// Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a Shmem's,
+// a Ghost's or a Pipe's content (addressed by byte offset). Zero means "none".
+type Space uint32
+
+// Kernel describes the machine at the moment of the freeze.
+type Kernel struct {
+	Release         string `json:"release"`                    // uname -r
+	Machine         string `json:"machine"`                    // uname -m
+	BootID          string `json:"boot_id"`                    // /proc/sys/kernel/random/boot_id
+	Monotonic       int64  `json:"monotonic"`                  // CLOCK_MONOTONIC of the initial time namespace at the freeze, ns
+	Boottime        int64  `json:"boottime"`                   // CLOCK_BOOTTIME of the initial time namespace at the freeze, ns
+	MonotonicOffset int64  `json:"monotonic_offset,omitempty"` // what the tree's time namespace adds to CLOCK_MONOTONIC, ns
+	BoottimeOffset  int64  `json:"boottime_offset,omitempty"`  // the same for CLOCK_BOOTTIME
+	Realtime        int64  `json:"realtime"`                   // CLOCK_REALTIME at the freeze, ns
+	VDSOHash        string `json:"vdso_hash"`                  // xxhash64 (hex) of the [vdso] pages of the root process, "" if it has none
+	XFeatures       uint64 `json:"xfeatures"`                  // XCR0: the state components an XState may hold
+	CPUModel        string `json:"cpu_model"`                  // for messages only
+}
+
+// Process is one thread group.
+type Process struct {
+	Pid         int          `json:"pid"`
+	PPid        int          `json:"ppid"`
+	Pgid        int          `json:"pgid"`
+	Sid         int          `json:"sid"`
+	ExitSignal  int          `json:"exit_signal"` // signal sent to the parent on exit, normally SIGCHLD
+	Zombie      bool         `json:"zombie,omitempty"`
+	ExitCode    int          `json:"exit_code,omitempty"` // wait status, for a zombie only; then every field below is empty
+	Stopped     int          `json:"stopped,omitempty"`   // stop signal if the group is in a job-control stop, else 0
+	Space       Space        `json:"space"`               // its memory in the page map
+	Exe         MappedFile   `json:"exe"`
+	Start       uint64       `json:"start,omitempty"` // when it started: field 22 of /proc/PID/stat, clock ticks since boot; with pid and boot it names the process
+	Execs       uint64       `json:"execs,omitempty"` // task_struct.self_exec_id of the leader, 0 if the source cannot tell
+	Args        []string     `json:"args"`            // for people; the truth is in memory. Of a zombie its name (comm) alone
+	MM          MM           `json:"mm"`
+	VMAs        []VMA        `json:"vmas"`    // ascending, disjoint; [vsyscall] is not listed
+	FDs         []FD         `json:"fds"`     // ascending
+	Actions     []SigAction  `json:"actions"` // signals whose action is not the all-zero default, ascending
+	Pending     []SigInfo    `json:"pending"` // process-wide, in queue order
+	ITimers     [3]ITimer    `json:"itimers"` // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+	Timers      []PosixTimer `json:"timers"`  // ascending id
+	Limits      [16]Limit    `json:"limits"`  // by RLIMIT_* number
+	OOMScoreAdj int          `json:"oom_score_adj"`
+	Cwd         string       `json:"cwd"`
+	Root        string       `json:"root"`
+	Umask       uint32       `json:"umask"`
+	Subreaper   bool         `json:"subreaper"`           // PR_SET_CHILD_SUBREAPER
+	TTY         uint32       `json:"tty"`                 // controlling terminal, kernel dev_t as in /proc/PID/stat tty_nr, 0 if none
+	Usage       Usage        `json:"usage"`               // since exec or birth, own
+	ChildUsage  Usage        `json:"child_usage"`         // of waited-for children
+	Carried     Usage        `json:"carried"`             // of the process's earlier lives, before the restores it went through
+	Libraries   []Library    `json:"libraries,omitempty"` // loaded with dlopen, in order, as far as a watch saw it
+	Threads     []Thread     `json:"threads"`             // leader first, then ascending tid
+}
+
+// MM is the address-space bookkeeping that PR_SET_MM_MAP sets again (prctl(2), PR_SET_MM) and the flags of the mm.
+type MM struct {
+	StartCode      uint64 `json:"start_code"`
+	EndCode        uint64 `json:"end_code"`
+	StartData      uint64 `json:"start_data"`
+	EndData        uint64 `json:"end_data"`
+	StartBrk       uint64 `json:"start_brk"`
+	Brk            uint64 `json:"brk"`
+	StartStack     uint64 `json:"start_stack"`
+	ArgStart       uint64 `json:"arg_start"`
+	ArgEnd         uint64 `json:"arg_end"`
+	EnvStart       uint64 `json:"env_start"`
+	EnvEnd         uint64 `json:"env_end"`
+	Auxv           []byte `json:"auxv"`                      // as /proc/PID/auxv gives it, up to and including AT_NULL
+	Dumpable       int    `json:"dumpable"`                  // PR_GET_DUMPABLE: 0, 1 or 2
+	THPDisable     bool   `json:"thp_disable"`               // PR_GET_THP_DISABLE
+	Membarrier     uint32 `json:"membarrier"`                // registered commands, MEMBARRIER_CMD_REGISTER_* bits
+	MDWE           uint32 `json:"mdwe"`                      // PR_GET_MDWE
+	KSMMerge       bool   `json:"ksm_merge"`                 // PR_GET_MEMORY_MERGE
+	LockFuture     uint32 `json:"lock_future,omitempty"`     // MCL_FUTURE and MCL_ONFAULT as given to mlockall(2)
+	CoredumpFilter uint32 `json:"coredump_filter,omitempty"` // /proc/PID/coredump_filter (core(5))
+}
+
+// MappedFile identifies a file that must be the same one at restore.
+type MappedFile struct {
+	Path    string `json:"path"` // absolute, in the process's root; without " (deleted)"
+	Dev     uint64 `json:"dev"`  // st_dev as stat(2) gives it
+	Ino     uint64 `json:"ino"`
+	Size    int64  `json:"size"`
+	MTime   int64  `json:"mtime"`              // ns
+	BuildID string `json:"build_id,omitempty"` // hex GNU build-id of an ELF file
+	Ghost   int    `json:"ghost,omitempty"`    // 1-based index into State.Ghosts if the name no longer leads to this file
+}
+
+// VMAKind tells how a mapping is made again.
+type VMAKind string
+
+// The kinds of mapping.
+const (
+	VMAAnon   VMAKind = "anon"   // private anonymous, heap and stacks too
+	VMAFile   VMAKind = "file"   // file mapping, private or shared
+	VMAShmem  VMAKind = "shmem"  // backed by a Shmem (shared anonymous, /dev/zero shared, memfd, deleted tmpfs file), shared or private
+	VMAVDSO   VMAKind = "vdso"   // [vdso]
+	VMAVVar   VMAKind = "vvar"   // [vvar], [vvar_vclock]
+	VMADevice VMAKind = "device" // mapping of a character device other than /dev/zero: refused by snapshot, never stored
+	VMASysV   VMAKind = "sysv"   // SysV shared memory: refused by snapshot, never stored
+	VMAOther  VMAKind = "other"  // anything else ([uprobes], aio, io_uring, hugetlb, ...): refused by snapshot; Name says what
+)
+
+// VMA is one mapping. Flags are vm_flags reduced to the smaps VmFlags two-letter names (Documentation/filesystems/proc.rst),
+// sorted, without the ones that say nothing of what to rebuild (sd: soft-dirty; ac: accounted stays).
+type VMA struct {
+	Start  uint64     `json:"start"`
+	End    uint64     `json:"end"`
+	Prot   uint32     `json:"prot"`   // PROT_READ|PROT_WRITE|PROT_EXEC
+	Shared bool       `json:"shared"` // MAP_SHARED (VM_MAYSHARE), whether or not the file allows writing
+	Kind   VMAKind    `json:"kind"`
+	Name   string     `json:"name,omitempty"`   // [heap], [stack], [anon:NAME] -> "anon:NAME" (PR_SET_VMA_ANON_NAME), [vvar_vclock] ...
+	Offset uint64     `json:"offset,omitempty"` // bytes, into the file or Shmem
+	File   MappedFile `json:"file,omitzero"`    // VMAFile; for VMAShmem only Dev, Ino and Path are set
+	Shmem  int        `json:"shmem,omitempty"`  // 1-based index into State.Shmems for VMAShmem (set by snapshot, not by a source)
+	Flags  []string   `json:"flags"`
+	NUMA   string     `json:"numa,omitempty"` // policy as /proc/PID/numa_maps prints it, "" for default
+	Pkey   int        `json:"pkey,omitempty"`
+	Guards []Range    `json:"guards,omitempty"` // MADV_GUARD_INSTALL regions inside it (Linux 6.13), ascending (set by snapshot)
+}
+
+// Range is the addresses from Start up to, not including, End.
+type Range struct {
+	Start uint64 `json:"start"`
+	End   uint64 `json:"end"`
+}
+
+// FD is one descriptor of one process.
+type FD struct {
+	Num     int  `json:"num"`
+	Cloexec bool `json:"cloexec"`
+	File    int  `json:"file"` // ID of a File
+}
+
+// File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and the record of that kind.
+type File struct {
+	ID     int     `json:"id"`    // unique in the image, from 1
+	Kind   string  `json:"kind"`  // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
+	Flags  uint32  `json:"flags"` // open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
+	Pos    int64   `json:"pos"`
+	Mode   uint32  `json:"mode"` // st_mode of the inode
+	Dev    uint64  `json:"dev"`  // st_dev as stat(2) gives it
+	Ino    uint64  `json:"ino"`
+	Rdev   uint64  `json:"rdev,omitempty"`
+	Path   string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
+	Opened *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
+	Owner  FOwner  `json:"owner,omitzero"`
+	Size   int64   `json:"size,omitempty"`  // of a regular file at the freeze
+	MTime  int64   `json:"mtime,omitempty"` // ns, of a regular file at the freeze
+	Ghost  int     `json:"ghost,omitempty"` // 1-based index into State.Ghosts
+	Shmem  int     `json:"shmem,omitempty"` // 1-based index into State.Shmems (memfd)
+	Pipe   int     `json:"pipe,omitempty"`  // 1-based index into State.Pipes
+	Term   int     `json:"term,omitempty"`  // 1-based index into State.Terminals
+	Std    int     `json:"std,omitempty"`   // 1 + N if this is re-attached to the restorer's standard stream N
+	Locks  []Lock  `json:"locks,omitempty"` // file locks held through this description or by this process
+
+	EventFD  *EventFD      `json:"eventfd,omitempty"`
+	TimerFD  *TimerFD      `json:"timerfd,omitempty"`
+	SigMask  uint64        `json:"sigmask,omitempty"` // of a signalfd: the signals it takes
+	Epoll    []EpollTarget `json:"epoll,omitempty"`   // what an epoll instance watches
+	Watches  []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
+	Unlocked bool          `json:"-"`                 // the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
+}
+
+// EventFD is the state of an eventfd (eventfd(2)).
+type EventFD struct {
+	Count     uint64 `json:"count"`
+	Semaphore bool   `json:"semaphore"`
+}
+
+// TimerFD is the state of a timerfd (timerfd_create(2)).
+type TimerFD struct {
+	Clock    int    `json:"clock"`
+	Flags    int    `json:"flags"`    // TFD_TIMER_* it was last set with
+	Ticks    uint64 `json:"ticks"`    // expirations not read yet
+	Left     int64  `json:"left"`     // ns until the next expiration, 0 if disarmed
+	Interval int64  `json:"interval"` // ns
+}
+
+// EpollTarget is one entry of the interest list of an epoll instance (epoll_ctl(2)).
+type EpollTarget struct {
+	FD     int    `json:"fd"`   // the number it was added under
+	File   int    `json:"file"` // ID of the File it watches
+	Events uint32 `json:"events"`
+	Data   uint64 `json:"data"`
+}
+
+// Watch is one watch of an inotify instance (inotify_add_watch(2)).
+type Watch struct {
+	WD   int    `json:"wd"`
+	Path string `json:"path"`
+	Mask uint32 `json:"mask"`
+}
+
+// Opened is how an open file description came to be. Only a watch knows: the kernel does not keep it.
+type Opened struct {
+	Given    string `json:"given"`    // the path the program gave
+	Resolved string `json:"resolved"` // where that led then
+	Flags    uint32 `json:"flags"`    // of open(2), O_CREAT and the like included
+	Mode     uint32 `json:"mode"`     // of open(2) with O_CREAT
+}
+
+// Library is a library that a process loaded with dlopen while it was watched. For people; the truth is in memory.
+type Library struct {
+	Name  string `json:"name"`  // as given
+	Flags int    `json:"flags"` // RTLD_*
+}
+
+// FOwner is what F_SETOWN_EX and F_SETSIG set (fcntl(2)).
+type FOwner struct {
+	Type   int    `json:"type"` // F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
+	ID     int    `json:"id"`
+	Signal int    `json:"signal"`
+	UID    uint32 `json:"uid"`
+	EUID   uint32 `json:"euid"`
+}
+
+// Lock is one file lock as fdinfo "lock:" shows it (fcntl(2), flock(2)).
+type Lock struct {
+	Type  string `json:"type"` // "FLOCK", "POSIX", "OFDLCK"
+	Write bool   `json:"write"`
+	Start int64  `json:"start"`
+	End   int64  `json:"end"` // inclusive, -1 for EOF
+	Pid   int    `json:"pid"`
+}
+
+// Shmem is a shared memory object whose content the image holds.
+type Shmem struct {
+	Space Space  `json:"space"`
+	Kind  string `json:"kind"` // "anon" (MAP_SHARED|MAP_ANONYMOUS) or "memfd"
+	Name  string `json:"name"` // memfd name
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	Size  int64  `json:"size"`  // bytes
+	Seals uint32 `json:"seals"` // F_GET_SEALS, memfd only
+	Mode  uint32 `json:"mode"`
+	Huge  uint32 `json:"huge,omitempty"` // MFD_HUGETLB and size bits
+}
+
+// Ghost is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now leads elsewhere.
+type Ghost struct {
+	Space Space  `json:"space"`
+	Path  string `json:"path"` // where it was
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	Size  int64  `json:"size"`
+	Mode  uint32 `json:"mode"`
+	UID   uint32 `json:"uid"`
+	GID   uint32 `json:"gid"`
+	Flags uint32 `json:"flags,omitempty"` // open(2) flags of the description that made it with O_TMPFILE, if that is still open
+}
+
+// Pipe is a pipe or FIFO whose both ends are inside the tree.
+type Pipe struct {
+	Ino      uint64 `json:"ino"`
+	Capacity int    `json:"capacity"`          // F_GETPIPE_SZ, bytes
+	Data     []byte `json:"data"`              // what was written and not yet read
+	Packets  []int  `json:"packets,omitempty"` // lengths of the packets of an O_DIRECT pipe
+	Path     string `json:"path,omitempty"`    // of a named FIFO
+}
+
+// Terminal is a terminal the tree has open and that restore replaces by its own.
+type Terminal struct {
+	Rdev    uint64 `json:"rdev"`
+	Path    string `json:"path"`
+	Termios []byte `json:"termios"` // struct termios2 of TCGETS2
+	Rows    uint16 `json:"rows"`
+	Cols    uint16 `json:"cols"`
+}
+
+// SigAction is one signal's disposition, the kernel's struct sigaction (rt_sigaction(2)).
+type SigAction struct {
+	Signal   int    `json:"signal"`
+	Handler  uint64 `json:"handler"` // address, or 0 SIG_DFL, 1 SIG_IGN
+	Flags    uint64 `json:"flags"`
+	Restorer uint64 `json:"restorer"`
+	Mask     uint64 `json:"mask"`
+}
+
+// SigInfo is a raw siginfo_t, 128 bytes (rt_sigqueueinfo(2)).
+type SigInfo []byte
+
+// ITimer is an interval timer (setitimer(2)); Value 0 means disarmed.
+type ITimer struct {
+	Value    int64 `json:"value"`    // ns left
+	Interval int64 `json:"interval"` // ns
+}
+
+// PosixTimer is a timer_create(2) timer.
+type PosixTimer struct {
+	ID       int    `json:"id"`
+	Clock    int    `json:"clock"`
+	Notify   int    `json:"notify"` // SIGEV_*
+	Signo    int    `json:"signo"`
+	Value    uint64 `json:"value"`         // sigval
+	Tid      int    `json:"tid,omitempty"` // SIGEV_THREAD_ID
+	Left     int64  `json:"left"`          // ns left, 0 if disarmed
+	Interval int64  `json:"interval"`      // ns
+	Overrun  int    `json:"overrun"`
+	// Expired is how long ago, in ns, a repeating timer ran out whose signal is still pending: the kernel counts overruns from there when the
+	// signal is taken. 0 if the timer runs.
+	Expired int64 `json:"expired,omitempty"`
+}
+
+// Limit is one resource limit; ^uint64(0) is infinity.
+type Limit struct {
+	Cur uint64 `json:"cur"`
+	Max uint64 `json:"max"`
+}
+
+// Usage is resource usage (getrusage(2)).
+type Usage struct {
+	UTime   int64  `json:"utime"` // ns
+	STime   int64  `json:"stime"` // ns
+	Wall    int64  `json:"wall"`  // ns since the process's start time; Carried sums the lives
+	MinFlt  uint64 `json:"minflt"`
+	MajFlt  uint64 `json:"majflt"`
+	InBlock uint64 `json:"inblock"` // read_bytes/512
+	OuBlock uint64 `json:"oublock"`
+	NVCSw   uint64 `json:"nvcsw"`
+	NIvCSw  uint64 `json:"nivcsw"`
+	MaxRSS  uint64 `json:"maxrss"` // bytes
+}
+
+// Thread is one thread.
+type Thread struct {
+	Tid           int       `json:"tid"`
+	Comm          string    `json:"comm"`
+	Regs          []byte    `json:"regs"`    // struct user_regs_struct (PTRACE_GETREGSET NT_PRSTATUS)
+	XState        []byte    `json:"xstate"`  // PTRACE_GETREGSET NT_X86_XSTATE, the standard (non-compacted) format
+	SigMask       uint64    `json:"sigmask"` // as PTRACE_GETSIGMASK gives it: the mask the thread returns to
+	AltStack      AltStack  `json:"altstack"`
+	Pending       []SigInfo `json:"pending"` // of this thread, in queue order
+	ClearChildTID uint64    `json:"clear_child_tid"`
+	RobustList    uint64    `json:"robust_list"`
+	RobustListLen uint64    `json:"robust_list_len"`
+	Rseq          Rseq      `json:"rseq"`
+	Sched         Sched     `json:"sched"`
+	Affinity      []uint64  `json:"affinity"` // CPU mask, low word first, without trailing zero words
+	IOPrio        int       `json:"ioprio"`   // as ioprio_get(2) returns it
+	Creds         Creds     `json:"creds"`
+	NoNewPrivs    bool      `json:"no_new_privs"`
+	Seccomp       Seccomp   `json:"seccomp"`
+	PDeathSig     int       `json:"pdeath_sig"`
+	TimerSlack    uint64    `json:"timer_slack"` // ns
+	Personality   uint32    `json:"personality"`
+	Restart       *Restart  `json:"restart,omitempty"` // if the thread is in a system call that restart_syscall(2) continues
+	TSCSignal     bool      `json:"tsc_signal"`        // PR_TSC_SIGSEGV
+	CPUIDFault    bool      `json:"cpuid_fault"`       // ARCH_SET_CPUID 0
+	SpecCtrl      []uint32  `json:"spec_ctrl,omitempty"`
+	MCEKill       int       `json:"mce_kill"`   // PR_MCE_KILL_GET
+	IOFlusher     bool      `json:"io_flusher"` // PR_GET_IO_FLUSHER
+	SUD           SUD       `json:"sud,omitzero"`
+}
+
+// AltStack is the alternate signal stack (sigaltstack(2)); Size 0 with SS_DISABLE means none.
+type AltStack struct {
+	Sp    uint64 `json:"sp"`
+	Flags uint32 `json:"flags"` // SS_DISABLE, SS_AUTODISARM; never SS_ONSTACK
+	Size  uint64 `json:"size"`
+}
+
+// Rseq is the rseq registration (PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13); Ptr 0 means none.
+type Rseq struct {
+	Ptr  uint64 `json:"ptr"`
+	Size uint32 `json:"size"`
+	Sig  uint32 `json:"sig"`
+}
+
+// Sched is the scheduling policy (sched_setattr(2)).
+type Sched struct {
+	Policy   uint32 `json:"policy"`
+	Flags    uint64 `json:"flags"` // SCHED_FLAG_RESET_ON_FORK ...
+	Nice     int32  `json:"nice"`
+	Priority uint32 `json:"priority"`
+	Runtime  uint64 `json:"runtime"`
+	Deadline uint64 `json:"deadline"`
+	Period   uint64 `json:"period"`
+}
+
+// Creds are the credentials of a thread (credentials(7), capabilities(7)).
+type Creds struct {
+	UID        uint32   `json:"uid"`
+	EUID       uint32   `json:"euid"`
+	SUID       uint32   `json:"suid"`
+	FSUID      uint32   `json:"fsuid"`
+	GID        uint32   `json:"gid"`
+	EGID       uint32   `json:"egid"`
+	SGID       uint32   `json:"sgid"`
+	FSGID      uint32   `json:"fsgid"`
+	Groups     []uint32 `json:"groups"` // ascending
+	CapInh     uint64   `json:"cap_inh"`
+	CapPrm     uint64   `json:"cap_prm"`
+	CapEff     uint64   `json:"cap_eff"`
+	CapBnd     uint64   `json:"cap_bnd"`
+	CapAmb     uint64   `json:"cap_amb"`
+	Securebits uint32   `json:"securebits"`
+}
+
+// Seccomp is the seccomp state (seccomp(2)); Filters are in installation order, each the classic BPF program.
+type Seccomp struct {
+	Mode    int             `json:"mode"` // 0 none, 1 strict, 2 filter
+	Filters []SeccompFilter `json:"filters,omitempty"`
+}
+
+// SeccompFilter is one installed filter: struct sock_filter records of 8 bytes, and SECCOMP_FILTER_FLAG_* bits.
+type SeccompFilter struct {
+	Prog  []byte `json:"prog"`
+	Flags uint32 `json:"flags"`
+}
+
+// Restart is the restart_block of a thread whose interrupted system call is continued by restart_syscall(2): what the kernel
+// keeps outside registers. Kind is "nanosleep", "futex" or "poll".
+type Restart struct {
+	Kind   string `json:"kind"`
+	Left   int64  `json:"left"`            // ns left until the deadline; -1 if the call has none
+	Clock  int    `json:"clock,omitempty"` // nanosleep: clockid
+	Rmtp   uint64 `json:"rmtp,omitempty"`  // nanosleep: where the rest is written, 0 if nowhere
+	Addr   uint64 `json:"addr,omitempty"`  // futex: uaddr; poll: ufds
+	Val    uint32 `json:"val,omitempty"`   // futex: expected value; poll: nfds
+	Flags  uint32 `json:"flags,omitempty"` // futex: the kernel's FLAGS_*; FLAGS_CLOCKRT is 0x20 up to 6.6
+	Bitset uint32 `json:"bitset,omitempty"`
+	Exact  bool   `json:"exact"` // Left is the kernel's own figure; false if estimated from the call's arguments
+}
+
+// SUD is syscall user dispatch (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).
+type SUD struct {
+	Mode     uint64 `json:"mode"`
+	Selector uint64 `json:"selector"`
+	Offset   uint64 `json:"offset"`
+	Len      uint64 `json:"len"`
+}

@@ -1,0 +1,175 @@
+package image
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// removedFile is what the info file of an image is renamed to when the image is removed: with that rename it is gone for everyone
+// who looks for images. What is left, a husk, goes when no image borrows from its data file any more.
+const removedFile = "removed"
+
+// isImage reports whether the store has an image with this id, whole or not.
+func isImage(store, id string) bool {
+	_, err := os.Lstat(filepath.Join(store, imagesDir, id, fileNames[kindInfo]))
+	return err == nil
+}
+
+// isHusk reports whether a directory is what is left of a removed image.
+func isHusk(store, id string) bool {
+	if isImage(store, id) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(store, imagesDir, id, removedFile))
+	return err == nil
+}
+
+// heir returns the id of the image that has taken the place of one that is gone, or the id itself.
+func heir(store, id string) string {
+	infos, _, _ := scan(store) // whoever asks says what is wrong with the id
+	for i := range infos {
+		if slices.Contains(infos[i].Replaces, id) {
+			return infos[i].ID
+		}
+	}
+	return id
+}
+
+// husks lists the removed images whose data is still there.
+func husks(store string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(store, imagesDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, readFault(store, err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if isID(e.Name()) && isHusk(store, e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Node is an image as part of its store.
+type Node struct {
+	Info
+	Base      string   // id of the nearest ancestor that is still there, "" if none is
+	Head      bool     // the store's directory alone means this image
+	Borrowers []string // ids of images that have pages in its data file
+}
+
+// Tree returns the images of a store, oldest first, and how they hang together. Like List it leaves out damaged images and says so
+// in the error.
+func Tree(dir string) ([]Node, error) {
+	infos, err := List(dir)
+	if len(infos) == 0 {
+		return nil, err
+	}
+	head, herr := Head(dir)
+	f := newForest(dir, infos)
+	nodes := make([]Node, len(infos))
+	for i := range infos {
+		nodes[i] = Node{Info: infos[i], Base: f.base(infos[i].Parent), Head: infos[i].ID == head || slices.Contains(infos[i].Replaces, head)}
+		for j := range infos {
+			if slices.Contains(infos[j].Lenders, infos[i].ID) {
+				nodes[i].Borrowers = append(nodes[i].Borrowers, infos[j].ID)
+			}
+		}
+	}
+	return nodes, errors.Join(err, herr)
+}
+
+// forest finds ancestors among images of which some are gone.
+type forest struct {
+	dir   string
+	live  map[string]*Info
+	heirs map[string]string // id of a replaced image -> that of the one in its place
+}
+
+func newForest(dir string, infos []Info) *forest {
+	f := &forest{dir: dir, live: map[string]*Info{}, heirs: map[string]string{}}
+	for i := range infos {
+		f.live[infos[i].ID] = &infos[i]
+		for _, id := range infos[i].Replaces {
+			f.heirs[id] = infos[i].ID
+		}
+	}
+	return f
+}
+
+// base returns id if it is there, else the image in its place or the nearest of its ancestors; "" if there is none.
+func (f *forest) base(id string) string {
+	for range maxImages { // a damaged store may have a ring
+		if !isID(id) {
+			return ""
+		}
+		if f.live[id] != nil {
+			return id
+		}
+		if heir := f.heirs[id]; heir != "" {
+			id = heir
+			continue
+		}
+		rec, err := readRecordAt(filepath.Join(f.dir, imagesDir, id, removedFile), id)
+		if err != nil {
+			return ""
+		}
+		id = rec.Parent
+	}
+	return ""
+}
+
+// Origin is what is known of a process that is to be saved.
+type Origin struct {
+	Root
+	Restored string // id of the image it was restored from, "" if it was not or nobody knows
+}
+
+// ParentOf tells which image of a store the next one of a process continues: the last one of this very process, and then same is
+// true, or the one it was restored from, so that going back to an older image and saving again makes a branch; "" if there is
+// neither. Without same, pages of the parent may be compared with but not kept unseen.
+func ParentOf(dir string, o Origin) (id string, same bool, err error) {
+	if err := checkMark(dir); err != nil {
+		if errors.Is(err, &fault.Error{Code: fault.StoreNotFound}) {
+			return "", false, nil
+		}
+		return "", false, err
+	}
+	infos, _, err := scan(dir)
+	if err != nil {
+		return "", false, err
+	}
+	f := newForest(dir, infos)
+	var last *Info
+	if o.Boot != "" && o.Start != 0 {
+		last = lastOf(f, infos, o.Root)
+	}
+	if last != nil {
+		return last.ID, true, nil
+	}
+	return f.base(o.Restored), false, nil
+}
+
+// lastOf returns the last image of a process: the newest of those that no other one of it continues. The wall clock alone would not
+// do, it may be set back.
+func lastOf(f *forest, infos []Info, root Root) *Info {
+	continued := map[string]bool{}
+	for i := range infos {
+		if infos[i].Root == root {
+			continued[f.base(infos[i].Parent)] = true
+		}
+	}
+	var last *Info
+	for i := range infos {
+		if n := &infos[i]; n.Root == root && !continued[n.ID] && (last == nil || cmp.Compare(n.Created, last.Created) > 0) {
+			last = n
+		}
+	}
+	return last
+}

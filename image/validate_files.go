@@ -1,0 +1,107 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+func (c *validator) shmem(s *Shmem) error {
+	if err := c.space(s.Space); err != nil {
+		return err
+	}
+	return firstBad(
+		rule{s.Size < 0 || s.Size > maxAddr, "its size is absurd"},
+		rule{s.Kind != "anon" && s.Kind != "memfd", fmt.Sprintf("its kind %q is unknown", s.Kind)},
+		rule{strings.Contains(s.Name, "\x00"), "its name has a zero byte"},
+	)
+}
+
+func (c *validator) ghost(g *Ghost) error {
+	if err := c.space(g.Space); err != nil {
+		return err
+	}
+	return firstBad(
+		rule{g.Size < 0 || g.Size > maxAddr, "its size is absurd"},
+		rule{strings.Contains(g.Path, "\x00"), "its path has a zero byte"},
+	)
+}
+
+func (c *validator) pipe(p *Pipe) error {
+	rest := len(p.Data)
+	for _, n := range p.Packets {
+		if n <= 0 || n > rest {
+			return errors.New("its packets are not its data")
+		}
+		rest -= n
+	}
+	return firstBad(
+		rule{p.Capacity <= 0 || p.Capacity > maxPipe, "its capacity is absurd"},
+		rule{len(p.Data) > p.Capacity, "it holds more than its capacity"},
+		rule{len(p.Packets) > 0 && rest != 0, "its packets are not its data"},
+		rule{p.Path != "" && !path(p.Path), "its path is not absolute"},
+	)
+}
+
+func (c *validator) terminal(t *Terminal) error {
+	const termios2 = 44 // sizeof(struct termios2), asm-generic/termbits.h
+	return firstBad(rule{len(t.Termios) != termios2, fmt.Sprintf("its settings have %d bytes", len(t.Termios))})
+}
+
+func (c *validator) file(f *File) error {
+	st := c.st
+	err := firstBad(
+		rule{f.ID <= 0 || c.files[f.ID], fmt.Sprintf("its id, %d, is none or is also another's", f.ID)},
+		rule{f.Kind == "", "it has no kind"},
+		rule{!index(f.Ghost, len(st.Ghosts)), "it names a ghost that does not exist"},
+		rule{!index(f.Shmem, len(st.Shmems)), "it names a shmem that does not exist"},
+		rule{!index(f.Pipe, len(st.Pipes)), "it names a pipe that does not exist"},
+		rule{!index(f.Term, len(st.Terminals)), "it names a terminal that does not exist"},
+		rule{!index(f.Std, 3), "it is a standard stream that does not exist"},
+		rule{f.Size < 0 || f.Pos < 0, "its size or offset is negative"},
+		rule{strings.Contains(f.Path, "\x00"), "its path has a zero byte"},
+		rule{!sig(f.Owner.Signal), "its owner's signal is none"},
+	)
+	if err != nil {
+		return err
+	}
+	c.files[f.ID] = true
+	if err := checkEvents(f); err != nil {
+		return err
+	}
+	return each("lock", f.Locks, func(l *Lock) error {
+		return firstBad(
+			rule{!slices.Contains([]string{"FLOCK", "POSIX", "OFDLCK"}, l.Type), fmt.Sprintf("its type %q is unknown", l.Type)},
+			rule{l.Start < 0 || l.End < -1 || l.End != -1 && l.End < l.Start, "its range is none"},
+		)
+	})
+}
+
+// checkEvents checks what descriptions that tell of events hold.
+func checkEvents(f *File) error {
+	if e := f.EventFD; e != nil && e.Count == ^uint64(0) { // eventfd(2): the largest count is one less
+		return errors.New("its count is beyond what an eventfd holds")
+	}
+	if t := f.TimerFD; t != nil && (t.Left < 0 || t.Interval < 0 || t.Clock < 0) {
+		return errors.New("its time is negative, or its clock none")
+	}
+	last := -1
+	for _, w := range f.Watches {
+		if w.WD <= last || !path(w.Path) {
+			return fmt.Errorf("watch %d: out of order, or not of an absolute path", w.WD)
+		}
+		last = w.WD
+	}
+	return nil
+}
+
+// watched checks that what an epoll instance watches is there.
+func (c *validator) watched(f *File) error {
+	return each("entry", f.Epoll, func(t *EpollTarget) error {
+		return firstBad(
+			rule{t.FD < 0 || t.FD >= maxFD, "its number is absurd"},
+			rule{!c.files[t.File] || t.File == f.ID, fmt.Sprintf("it names file %d, which does not exist or is itself", t.File)},
+		)
+	})
+}
