@@ -1,0 +1,39 @@
+// Package kstate is the seam between those who know the kernel's tables and those who need them. A Source reads the kernel
+// state of thread groups; there are three: the live shadow table of a watch, one-shot BPF iterators (package tracer), and /proc
+// with injected queries (this package). What they return must not depend on which one it was: a test compares them field by field.
+package kstate
+
+import (
+	"context"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// Source reads kernel state. Implementations are not safe for concurrent use.
+type Source interface {
+	// Name is "watch", "iter" or "proc", as `snap --json` reports it.
+	Name() string
+	// Collect reads the state of the given thread groups, parents before children.
+	//
+	// With g not nil every thread of every pid is stopped under g and the result is complete, except for what ptrace itself
+	// tells and the snapshot engine adds: Regs, XState, SigMask, both Pending lists, Rseq, Seccomp.Filters, SUD.
+	// With g nil the target runs, must not be disturbed in any way, and fields that only a stopped target tells stay zero.
+	//
+	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Ghost, VMA.Shmem, and everything in a
+	// File after Path, are left to the caller.
+	Collect(ctx context.Context, pids []int, g *ptrace.Group) (*Collected, error)
+	// Close releases what the source holds in the kernel.
+	Close() error
+}
+
+// Collected is what a Source found.
+type Collected struct {
+	Processes []image.Process
+	Files     []image.File // each open file description once, however many descriptors and processes share it
+	Events    uint64       // records consumed since the watch began, 0 without one
+	Lost      uint64       // records the ring buffer dropped
+	Drift     uint64       // fields in which the table differed from the kernel
+	Blockers  fault.List   // what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
+}
