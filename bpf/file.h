@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* struct file, what it leads to, and descriptor tables (include/linux/fs.h, include/linux/fdtable.h). */
+#ifndef BPFCKPT_FILE_H
+#define BPFCKPT_FILE_H
+
+#include "abi.h"
+#include "task.h"
+
+struct super_block {
+	__u32 s_dev;
+	unsigned long s_flags;
+	unsigned long s_magic;
+} CORE;
+
+struct inode {
+	unsigned short i_mode;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	unsigned int i_nlink;
+	__u32 i_rdev;
+	void *i_flctx; /* CONFIG_FILE_LOCKING; made with the first lock, kept with the inode */
+} CORE;
+
+struct hlist_bl_node {
+	void **pprev;
+} CORE;
+
+struct qstr {
+	const unsigned char *name;
+} CORE;
+
+struct dentry {
+	struct qstr d_name;
+	struct hlist_bl_node d_hash;
+	struct dentry *d_parent;
+	struct inode *d_inode;
+} CORE;
+
+struct path {
+	void *mnt;
+	struct dentry *dentry;
+} CORE;
+
+struct file {
+	unsigned int f_mode;
+	struct inode *f_inode;
+	unsigned int f_flags;
+	struct path f_path;
+	__s64 f_pos;
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+	unsigned long *close_on_exec;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
+} CORE;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+} CORE;
+
+#define FMODE_BACKING (1U << 25) /* Linux 6.5; before, f_path led to the upper file and f_inode was the lower one */
+
+static __noinline void inode_of(struct inode_rec *r, struct file *f)
+{
+	struct inode *inode = core_ptr(f->f_inode);
+	struct dentry *d = core_ptr(f->f_path.dentry);
+	struct super_block *sb = core_ptr(inode->i_sb);
+	unsigned short mode = 0;
+	__u32 fmode = 0;
+
+	core_read(r->ino, inode->i_ino);
+	core_read(r->magic, sb->s_magic);
+	core_read(r->sflags, sb->s_flags);
+	core_read(r->dev, sb->s_dev);
+	core_read(r->rdev, inode->i_rdev);
+	core_read(mode, inode->i_mode);
+	r->mode = mode;
+	core_read(r->nlink, inode->i_nlink);
+	core_read(fmode, f->f_mode);
+	r->bits = 0;
+	if (!core_ptr(d->d_hash.pprev) && core_ptr(d->d_parent) != d)
+		r->bits |= INODE_UNLINKED;
+	if ((fmode & FMODE_BACKING) || core_ptr(d->d_inode) != inode)
+		r->bits |= INODE_BACKING;
+	if (core_ptr(inode->i_flctx))
+		r->bits |= INODE_LOCKED;
+}
+
+static __always_inline __u32 cloexec(struct task_struct *t, __u32 fd)
+{
+	struct files_struct *files = core_ptr(t->files);
+	struct fdtable *fdt = core_ptr(files->fdt);
+	unsigned long word = 0;
+	__u32 max = 0;
+
+	core_read(max, fdt->max_fds);
+	if (fd >= max)
+		return 0;
+	bpf_probe_read_kernel(&word, sizeof(word), core_ptr(fdt->close_on_exec) + fd / 64);
+	return (word >> (fd % 64)) & 1;
+}
+
+static struct {
+	struct fd_rec rec;
+	char path[MAX_PATH];
+} fd_out;
+
+/* write_path writes a record with a path of n bytes behind it, the terminating zero included. */
+#define write_path(seq, out, n)                                                                                  \
+	({                                                                                                       \
+		long __n = (n);                                                                                  \
+		__u64 __size;                                                                                    \
+		(out)->rec.head.tail = __n > 0 && __n <= MAX_PATH ? __n : 0;                                     \
+		__size = sizeof((out)->rec) + (((out)->rec.head.tail + 7) & ~7U);                                \
+		__size <= sizeof(*(out)) ? bpf_seq_write(seq, (out), __size) : -1;                               \
+	})
+
+static __always_inline long emit_fd(struct seq_file *seq, struct task_struct *t, __s32 pid, __u32 fd, struct file *f)
+{
+	struct fd_rec *r = &fd_out.rec;
+
+	r->head.kind = REC_FD;
+	r->head.pid = pid;
+	r->fd = fd;
+	r->cloexec = cloexec(t, fd);
+	r->file = (__u64)f;
+	r->flags = f->f_flags;
+	r->mode = f->f_mode;
+	r->pos = f->f_pos;
+	inode_of(&r->inode, f);
+	return write_path(seq, &fd_out, bpf_d_path(&f->f_path, fd_out.path, sizeof(fd_out.path)));
+}
+
+#endif

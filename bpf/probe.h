@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What all probes share: whom a watch follows, the ring buffer, and how a record gets into it.
+ *
+ * A thread is followed if it has an entry in `tasks`. The entry is made when the watch begins, by an iterator, and for new threads of
+ * followed ones before their first instruction, by the fork probe. Everything else about a followed thread hangs on its mm, for the order
+ * of changes of mappings, or its thread group, where losses are noted.
+ */
+#ifndef BPFCKPT_PROBE_H
+#define BPFCKPT_PROBE_H
+
+#include "abi.h"
+#include "file.h"
+#include "mm.h"
+#include "signal.h"
+#include "task.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, 1); /* BPF_F_NO_PREALLOC */
+	__type(key, int);
+	__type(value, struct watched);
+} tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, 1);
+	__type(key, __u64);
+	__type(value, struct watched_mm);
+} mms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, 1);
+	__type(key, __s32);
+	__type(value, struct watched_group);
+} groups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20); /* user space sets it */
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct watch_stats);
+} stats SEC(".maps");
+
+/* User space sets these before it loads the programs. */
+const volatile __u32 reader_level; /* depth of the reader's pid namespace */
+const volatile __u64 wake_bytes;   /* how much must wait in the ring before its reader is woken */
+
+enum { BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
+
+static __always_inline struct watch_stats *counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&stats, &zero);
+}
+
+/* lose notes that a record about a part of a thread group did not fit. */
+static __noinline void lose(__s32 pid, __u32 part)
+{
+	struct watch_stats *s = counters();
+	struct watched_group *g = bpf_map_lookup_elem(&groups, &pid);
+
+	if (s)
+		s->lost++;
+	if (g) { /* in this order: whoever sees the count sees the part */
+		__sync_fetch_and_or(&g->lost, part);
+		__sync_fetch_and_add(&g->lost_events, 1);
+	}
+}
+
+/* wake wakes the reader once, when the ring passes the mark: a wake-up for every record would cost more than the record. */
+static __always_inline __u64 wake(void)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	return waiting >= wake_bytes && waiting < wake_bytes + 2048 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+/* event_new takes the next place in the ring for a record about a followed thread, or notes the loss. */
+#define event_new(type, what, w, call, result, part)                       \
+	({                                                                 \
+		type *__e = bpf_ringbuf_reserve(&events, sizeof(type), 0); \
+		struct ev_head *__h = (void *)__e;                         \
+		if (__h) {                                                 \
+			__h->kind = (what);                                \
+			__h->nr = (call);                                  \
+			__h->pid = (w)->pid;                               \
+			__h->tid = (w)->tid;                               \
+			__h->pad = 0;                                      \
+			__h->ret = (result);                               \
+		} else {                                                   \
+			lose((w)->pid, (part));                            \
+		}                                                          \
+		__e;                                                       \
+	})
+
+static __always_inline void event_done(void *e)
+{
+	struct watch_stats *s = counters();
+
+	if (s)
+		s->events++;
+	bpf_ringbuf_submit(e, wake());
+}
+
+static __always_inline struct watched *followed(struct task_struct *t)
+{
+	return bpf_task_storage_get(&tasks, t, NULL, 0);
+}
+
+/* nr_of is the number of a struct pid at the reader's level. */
+static __noinline __s32 nr_of(const struct pid *pid)
+{
+	__s32 nr = 0;
+	__u64 ns;
+
+	return upid_at(pid, reader_level, &nr, &ns) ? nr : 0;
+}
+
+#endif

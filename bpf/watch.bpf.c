@@ -1,0 +1,52 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The probes of a watch. System calls are seen at their exit, where the arguments are still in the registers: by one tracepoint, which
+ * every system call of every process pays for, or, where the kernel lets us, by probes of the functions of just the calls of interest
+ * (fexit.bpf.c).
+ */
+#include "iter.h"
+#include "probe.h"
+#include "probe_call.h"
+#include "probe_dl.h"
+#include "probe_fd.h"
+#include "probe_map.h"
+#include "probe_misc.h"
+#include "probe_signal.h"
+#include "probe_task.h"
+#include "probe_turn.h"
+#include "syscalls_x86.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Types reach the BTF, and so the Go bindings, only when something has them. */
+const enum ev_kind *abi_ev_kind;
+const enum call_kind *abi_call_kind;
+const struct ev_head *abi_ev_head;
+const struct ev_map *abi_ev_map;
+const struct ev_fd *abi_ev_fd;
+const struct ev_open *abi_ev_open;
+const struct ev_action *abi_ev_action;
+const struct ev_limit *abi_ev_limit;
+const struct ev_call *abi_ev_call;
+const struct ev_named *abi_ev_named;
+const struct ev_task *abi_ev_task;
+const enum fd_bit *abi_fd_bit;
+const enum share_bit *abi_share_bit;
+const enum lost_part *abi_lost_part;
+
+/* sys_exit(regs, ret) */
+SEC("tp_btf/sys_exit")
+int on_call(__u64 *ctx)
+{
+	struct pt_regs *regs = (void *)ctx[0];
+	__u64 nr = regs->orig_ax;
+	__u32 kind;
+
+	asm volatile("" : "+r"(nr)); /* or the compiler compares one copy and indexes with another, which the verifier does not follow */
+	if (nr >= NR_CALLS)
+		return 0;
+	kind = call_kinds[nr];
+	return kind == CALL_NONE ? 0 : call_exit(regs, nr, ctx[1], kind);
+}
