@@ -1,0 +1,183 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/bpf"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// dlProbes are the uprobes on dlopen, dlmopen and dlclose of the libraries that followed processes map: the C library or, before
+// glibc 2.34, libdl; with musl the dynamic linker.
+//
+// A uprobe is a breakpoint in the code of every process that maps the file. A snapshot of a page with one would bring the breakpoint
+// back without the probe: see Watcher.Suspend.
+type dlProbes struct {
+	programs  map[string]*ebpf.Program // by symbol
+	known     map[fileID]bool          // files that have been looked at
+	libraries []*os.File               // those that have the symbols
+	links     []link.Link
+	suspended bool
+	due       map[int]bool // processes that mapped code since they were looked at
+}
+
+type fileID struct{ dev, ino uint64 }
+
+func newDLProbes(ps *probes) *dlProbes {
+	return &dlProbes{
+		programs: map[string]*ebpf.Program{"dlopen": ps.objs.OnDlopen, "dlmopen": ps.objs.OnDlmopen, "dlclose": ps.objs.OnDlclose},
+		known:    map[fileID]bool{},
+		due:      map[int]bool{},
+	}
+}
+
+// libraryName reports whether a file may have dlopen: libc.so.6, libc-2.31.so, libdl.so.2, ld-musl-x86_64.so.1, libc.musl-x86_64.so.1.
+func libraryName(path string) bool {
+	base := filepath.Base(path)
+	if !strings.Contains(base, ".so") {
+		return false
+	}
+	return slices.ContainsFunc([]string{"libc.", "libc-", "libdl.", "libdl-", "ld-musl-"}, func(p string) bool { return strings.HasPrefix(base, p) })
+}
+
+// look finds the libraries among the mapped files of a process and probes those that are new; it reports whether there were any.
+func (d *dlProbes) look(pid int) (fresh bool) {
+	dir := procfs.Pid(pid)
+	list, err := dir.Maps()
+	if err != nil {
+		return false // it has ended
+	}
+	for i := range list {
+		m := &list[i]
+		if m.Prot&unix.PROT_EXEC == 0 || !m.HasFile() || !libraryName(strings.TrimSuffix(m.Name, " (deleted)")) {
+			continue
+		}
+		id := fileID{unix.Mkdev(m.Major, m.Minor), m.Ino}
+		if d.known[id] {
+			continue
+		}
+		// The link leads to the very file, in whatever root, replaced or not.
+		f, err := os.Open(string(dir) + "/map_files/" + m.Key())
+		if err != nil {
+			continue
+		}
+		d.known[id] = true
+		if d.attach(f) != nil || d.suspended {
+			d.libraries = append(d.libraries, f)
+			fresh = true
+		} else {
+			f.Close()
+		}
+	}
+	return fresh
+}
+
+// attach probes the functions that a library has, and returns the probes.
+func (d *dlProbes) attach(f *os.File) []link.Link {
+	ex, err := link.OpenExecutable(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return nil
+	}
+	var links []link.Link
+	for symbol, program := range d.programs {
+		if l, err := ex.Uprobe(symbol, program, nil); err == nil {
+			links = append(links, l)
+		} else if !errors.Is(err, link.ErrNoSymbol) {
+			break // no uprobes on this kernel, or none on this file
+		}
+	}
+	d.links = append(d.links, links...)
+	return links
+}
+
+func (d *dlProbes) suspend() {
+	d.suspended = true
+	closeAll(d.links)
+	d.links = nil
+}
+
+func (d *dlProbes) resume() {
+	if !d.suspended {
+		return
+	}
+	d.suspended = false
+	for _, f := range d.libraries {
+		d.attach(f)
+	}
+}
+
+// Close takes the probes away.
+func (d *dlProbes) Close() {
+	d.suspend()
+	for _, f := range d.libraries {
+		f.Close()
+	}
+}
+
+// Which function an EV_DL record is about (bpf/probe_dl.h).
+const (
+	dlOpen = 1 + iota
+	dlMOpen
+	dlClose
+)
+
+// applyDL keeps the list of libraries in the order they were loaded.
+func (w *Watcher) applyDL(g *group, e *bpf.WatchEvNamed) {
+	if g == nil {
+		return
+	}
+	name := cstring(e.Name[:])
+	kind := "dlopen"
+	switch e.Call.Args[0] {
+	case dlMOpen:
+		kind = "dlmopen"
+	case dlClose:
+		kind = "dlclose"
+	}
+	if kind == "dlclose" {
+		if i := slices.IndexFunc(g.libs, func(l image.Library) bool { return sameLibrary(l.Name, name) }); i >= 0 {
+			g.libs = slices.Delete(g.libs, i, i+1)
+		}
+	} else if name != "" {
+		g.libs = append(g.libs, image.Library{Name: name, Flags: int(e.Call.Args[1])})
+	}
+	g.versions.Rest++
+	if w.opts.OnEvent != nil {
+		w.tell(&e.Call.Head, &Event{Kind: kind, Path: name, Flags: uint32(e.Call.Args[1])})
+	}
+}
+
+// sameLibrary compares a name given to dlopen with the path the linker found it at.
+func sameLibrary(given, found string) bool {
+	return given == found || !strings.Contains(given, "/") && filepath.Base(found) == given
+}
+
+// Suspend takes the probes of dlopen and dlclose away, and with them the breakpoints they are in the memory of processes. A snapshot
+// calls it before it copies memory; Resume puts them back. Libraries loaded in between are told of by their mappings only.
+func (w *Watcher) Suspend() {
+	_ = w.do(context.Background(), func() {
+		if w.dl != nil {
+			w.dl.suspend()
+		}
+	})
+}
+
+// Resume undoes Suspend.
+func (w *Watcher) Resume() {
+	_ = w.do(context.Background(), func() {
+		if w.dl != nil {
+			w.dl.resume()
+		}
+	})
+}

@@ -1,0 +1,113 @@
+package tracer
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/bpfckpt/bpfckpt/bpf"
+)
+
+// fexitPrograms are the programs of bpf/fexit.bpf.c by the kind of call they are for.
+var fexitPrograms = map[bpf.WatchCallKind]string{
+	bpf.WatchCallKindCALL_MAP:         "fexit_map",
+	bpf.WatchCallKindCALL_MAP_AT:      "fexit_map_at",
+	bpf.WatchCallKindCALL_MADVISE:     "fexit_madvise",
+	bpf.WatchCallKindCALL_OPEN:        "fexit_open",
+	bpf.WatchCallKindCALL_OPENAT:      "fexit_openat",
+	bpf.WatchCallKindCALL_FD_RET:      "fexit_fd_ret",
+	bpf.WatchCallKindCALL_FD_DUP:      "fexit_fd_dup",
+	bpf.WatchCallKindCALL_FD_PAIR0:    "fexit_fd_pair0",
+	bpf.WatchCallKindCALL_FD_PAIR3:    "fexit_fd_pair3",
+	bpf.WatchCallKindCALL_CLOSE:       "fexit_close",
+	bpf.WatchCallKindCALL_FCNTL:       "fexit_fcntl",
+	bpf.WatchCallKindCALL_IOCTL:       "fexit_ioctl",
+	bpf.WatchCallKindCALL_RECVMSG:     "fexit_recvmsg",
+	bpf.WatchCallKindCALL_SIGACTION:   "fexit_sigaction",
+	bpf.WatchCallKindCALL_SIGALTSTACK: "fexit_sigaltstack",
+	bpf.WatchCallKindCALL_SIGPROCMASK: "fexit_sigprocmask",
+	bpf.WatchCallKindCALL_SETRLIMIT:   "fexit_setrlimit",
+	bpf.WatchCallKindCALL_PRLIMIT:     "fexit_prlimit",
+	bpf.WatchCallKindCALL_UMASK:       "fexit_umask",
+	bpf.WatchCallKindCALL_PLAIN:       "fexit_plain",
+	bpf.WatchCallKindCALL_PATH:        "fexit_path",
+	bpf.WatchCallKindCALL_PATH1:       "fexit_path1",
+	bpf.WatchCallKindCALL_TURNS:       "fexit_turns",
+}
+
+// attachFexit attaches a program to the function of every call of interest. On error nothing stays attached.
+func (ps *probes) attachFexit(kinds []uint8, constants map[string]any) (err error) {
+	spec, err := bpf.LoadFexit()
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	if err := setConstants(spec, constants); err != nil {
+		return err
+	}
+	spec.Maps["events"].MaxEntries = ps.objs.Events.MaxEntries()
+	if err := ps.mayFexit(spec); err != nil {
+		return err
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fmt.Errorf("types of the kernel: %w", err)
+	}
+	programs := map[string]*ebpf.ProgramSpec{}
+	for nr, kind := range kinds {
+		name, ok := fexitPrograms[bpf.WatchCallKind(kind)]
+		if !ok {
+			continue
+		}
+		p := spec.Programs[name].Copy()
+		p.AttachTo = "__x64_sys_" + callName(uint16(nr))
+		var f *btf.Func
+		if kernel.TypeByName(p.AttachTo, &f) == nil { // a later call is not in an earlier kernel
+			programs[p.AttachTo] = p
+		}
+	}
+	spec.Programs = programs
+	coll, err := ebpf.NewCollectionWithOptions(spec, ps.sharedMaps())
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer coll.Close()
+	var links []link.Link
+	for name, prog := range coll.Programs {
+		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+		if err != nil {
+			closeAll(links)
+			return fmt.Errorf("attach to %s: %w", name, err)
+		}
+		links = append(links, l)
+	}
+	ps.links = append(ps.links, links...)
+	return nil
+}
+
+// mayFexit tries one program, so that a kernel that refuses does so at once.
+func (ps *probes) mayFexit(spec *ebpf.CollectionSpec) error {
+	one := spec.Copy()
+	p := one.Programs["fexit_close"]
+	p.AttachTo = "__x64_sys_close"
+	one.Programs = map[string]*ebpf.ProgramSpec{"close": p}
+	coll, err := ebpf.NewCollectionWithOptions(one, ps.sharedMaps())
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer coll.Close()
+	l, err := link.AttachTracing(link.TracingOptions{Program: coll.Programs["close"]})
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return l.Close()
+}
+
+// sharedMaps makes programs use the maps of this watch.
+func (ps *probes) sharedMaps() ebpf.CollectionOptions {
+	o := &ps.objs
+	return ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"tasks": o.Tasks, "mms": o.Mms, "groups": o.Groups, "events": o.Events, "stats": o.Stats,
+	}}
+}

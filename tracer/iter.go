@@ -1,0 +1,153 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/bpf"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// Iter is the source "iter": one pass of BPF iterators over the threads, mappings and descriptors of each thread group. It is not
+// safe for concurrent use.
+type Iter struct {
+	passes
+	progs bpf.IterPrograms
+}
+
+var _ kstate.Source = (*Iter)(nil)
+
+// NewIter loads the iterators. Faults: E_BPF_RIGHTS, E_BPF_NO_BTF and E_BPF_LOAD (class KernelLacks) if this kernel or our rights
+// do not allow it; a caller then falls back to the proc source.
+func NewIter() (*Iter, error) {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.New(fault.BPFNoBTF, "kernel", "/sys/kernel/btf/vmlinux is not there")
+	}
+	if err := identityMap(); err != nil {
+		return nil, err
+	}
+	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK; they are too old anyway, and then the load below says so. The package
+	// rlimit of cilium/ebpf, which would lift it, makes BPF maps at every start of a program that links it.
+	var objs bpf.IterObjects
+	if err := bpf.LoadIterObjects(&objs, nil); err != nil {
+		return nil, loadFault("iterators", err)
+	}
+	it := &Iter{
+		progs:  objs.IterPrograms,
+		passes: passes{task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast},
+	}
+	if err := objs.IterMaps.Close(); err != nil { // the programs and variables hold what they need
+		return nil, fault.New(fault.BPFLoad, "iterators", "close maps: %w", err)
+	}
+	if err := it.probe(); err != nil {
+		it.progs.Close()
+		return nil, err
+	}
+	return it, nil
+}
+
+// probe runs one pass over ourselves: it shows that the kernel takes a target, and warms what a first pass has to set up.
+func (it *Iter) probe() error {
+	if _, err := it.read(it.task, iterTarget{pid: uint32(os.Getpid())}, nil); err != nil {
+		return fault.New(fault.BPFLoad, "iterators", "run over one process: %w", err)
+	}
+	return nil
+}
+
+// loadFault explains why programs did not load.
+func loadFault(what string, err error) error {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) && !errors.As(err, &verifier):
+		return fault.New(fault.BPFRights, what, "load: %w", err)
+	default:
+		return fault.New(fault.BPFLoad, what, "load: %w", err)
+	}
+}
+
+// identityMap refuses user namespaces other than the initial one: records carry ids as the initial one numbers them.
+func identityMap() error {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return fault.New(fault.ProcRead, "/proc/self/uid_map", "%w", err)
+	}
+	var inside, outside, count uint64
+	if _, err := fmt.Sscan(string(b), &inside, &outside, &count); err != nil || inside != 0 || outside != 0 || count != 1<<32-1 {
+		return fault.New(fault.BPFRights, "bpfckpt", "it runs in a user namespace")
+	}
+	return nil
+}
+
+// Name implements kstate.Source.
+func (it *Iter) Name() string { return "iter" }
+
+// Close unloads the programs.
+func (it *Iter) Close() error { return it.progs.Close() }
+
+// Collect implements kstate.Source.
+func (it *Iter) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
+	b := &builder{now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
+	for _, pid := range pids {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("read kernel state: %w", err)
+		}
+		if err := it.process(b, pid); err != nil {
+			return nil, err
+		}
+	}
+	b.sharing()
+	return &b.out, nil
+}
+
+// process reads one thread group.
+func (it *Iter) process(b *builder, pid int) error {
+	raw, err := it.threads(pid)
+	if err != nil {
+		return err
+	}
+	p, err := b.process(raw)
+	if err != nil {
+		return err
+	}
+	if !p.Zombie {
+		if err := it.memoryAndFiles(b, raw, p); err != nil {
+			return err
+		}
+	}
+	b.out.Processes = append(b.out.Processes, *p)
+	return nil
+}
+
+// memoryAndFiles reads the mappings and descriptors of one thread group.
+func (it *Iter) memoryAndFiles(b *builder, raw *rawProcess, p *image.Process) error {
+	if err := it.mappings(raw); err != nil {
+		return err
+	}
+	if err := b.vmas(raw, p); err != nil {
+		return err
+	}
+	if err := it.descriptors(raw); err != nil {
+		return err
+	}
+	return b.fds(raw, p)
+}
+
+func pidName(pid int) string { return "pid " + strconv.Itoa(pid) }
+
+func readFault(pid int, err error) error {
+	return fault.New(fault.BPFRead, pidName(pid), "%w", err)
+}
+
+func gone(pid int) error {
+	return fault.New(fault.TargetGone, pidName(pid), "the kernel has no such thread group any more")
+}

@@ -1,0 +1,152 @@
+package tracer
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/bpfckpt/bpfckpt/bpf"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// probes are the loaded and attached programs of one watch.
+type probes struct {
+	objs   bpf.WatchObjects
+	links  []link.Link
+	method string
+}
+
+// usable finds out whether BPF programs can be loaded at all.
+func usable() error {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.BPFNoBTF, "kernel", "/sys/kernel/btf/vmlinux is not there")
+	}
+	return identityMap()
+}
+
+// loadProbes loads and attaches everything. Nobody is followed yet, so nothing is recorded.
+func loadProbes(ringBytes int) (*probes, error) {
+	spec, err := bpf.LoadWatch()
+	if err != nil {
+		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
+	}
+	spec.Maps["events"].MaxEntries = uint32(ringBytes)
+	level, err := pidLevel()
+	if err != nil {
+		return nil, err
+	}
+	constants := map[string]any{"reader_level": level, "wake_bytes": uint64(ringBytes / 8)}
+	if err := setConstants(spec, constants); err != nil {
+		return nil, err
+	}
+	ps := &probes{}
+	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
+		return nil, loadFault("probes", err)
+	}
+	o := &ps.objs
+	for _, prog := range []*ebpf.Program{o.OnTurn, o.OnFork, o.OnExec, o.OnExit, o.OnSignal} {
+		if err := ps.attach(prog); err != nil {
+			ps.Close()
+			return nil, loadFault("probes", err)
+		}
+	}
+	if err := ps.attachCalls(spec, constants); err != nil {
+		ps.Close()
+		return nil, err
+	}
+	return ps, nil
+}
+
+func setConstants(spec *ebpf.CollectionSpec, constants map[string]any) error {
+	for name, value := range constants {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fault.New(fault.BPFLoad, "probes", "%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (ps *probes) attach(prog *ebpf.Program) error {
+	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+	if err == nil {
+		ps.links = append(ps.links, l)
+	}
+	return err
+}
+
+// attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to functions, else by
+// the tracepoint that all calls of all processes pass.
+func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any) error {
+	var kinds [512]uint8
+	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
+		return fault.New(fault.BPFLoad, "probes", "which calls: %w", err)
+	}
+	if ps.attachFexit(kinds[:], constants) == nil {
+		ps.method = "fexit"
+		return nil
+	}
+	ps.method = "tracepoint"
+	if err := ps.attach(ps.objs.OnCall); err != nil {
+		return loadFault("probes", err)
+	}
+	return nil
+}
+
+// pidLevel is how deep our pid namespace is nested, counted from the one /proc was mounted in.
+func pidLevel() (uint32, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, fault.New(fault.ProcRead, "/proc/self/status", "%w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return uint32(len(strings.Fields(ids)) - 1), nil
+		}
+	}
+	return 0, fault.New(fault.ProcFormat, "/proc/self/status", "no NSpid")
+}
+
+// passes are the iterators of this watch.
+func (ps *probes) passes() *passes {
+	return &passes{task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast}
+}
+
+// lost is how many records did not fit, in all.
+func (ps *probes) lost() uint64 {
+	var cpus []bpf.WatchWatchStats
+	if err := ps.objs.Stats.Lookup(uint32(0), &cpus); err != nil {
+		return 0
+	}
+	n := uint64(0)
+	for _, c := range cpus {
+		n += c.Lost
+	}
+	return n
+}
+
+// turnsOf is how many write turns an mm has had, and whether it is followed.
+func (ps *probes) turnsOf(mm uint64) (uint64, bool) {
+	var v bpf.WatchWatchedMm
+	err := ps.objs.Mms.Lookup(mm, &v)
+	return v.Turns, err == nil
+}
+
+// Close takes the probes away.
+func (ps *probes) Close() {
+	closeAll(ps.links)
+	ps.objs.Close()
+}
+
+// closeAll closes links at the same time: for a uprobe the kernel waits a tenth of a second until nobody can be in it any more.
+func closeAll(links []link.Link) {
+	var wg sync.WaitGroup
+	for _, l := range links {
+		wg.Go(func() { l.Close() })
+	}
+	wg.Wait()
+}

@@ -1,0 +1,347 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// WatchOptions say how to watch. The zero value is a good one.
+type WatchOptions struct {
+	RingBytes int          // size of the ring buffer, a power of two, bytes; 0: 4 MiB
+	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
+	OnEvent   func(*Event) // called for every event, in order, by the watch's own goroutine; must not block, nor keep the event
+}
+
+const (
+	defaultRing = 4 << 20
+	idleEvery   = 20 * time.Millisecond // how often the ring is looked at when nothing wakes us
+	repairEvery = 20 * time.Millisecond // least time between two readings of the same mappings
+	gapPatience = 50 * time.Millisecond // how long a turn may be missing before the mappings are read again
+)
+
+// Watcher follows a process tree. Its methods may be called from any goroutine, but not from OnEvent.
+type Watcher struct {
+	root   int
+	opts   WatchOptions
+	probes *probes
+	ring   *ringbuf.Reader
+	iter   *passes
+	table  *table // of the goroutine run, as are the following
+	dl     *dlProbes
+	dirs   map[dirKey]string // where directories are
+	prune  int               // how many mapped files the table may know before it forgets
+
+	requests chan func()
+	done     chan struct{} // closed when the tree has ended or the watch is over
+	quit     chan struct{} // closed by Close
+	close    sync.Once
+
+	consumed    uint64 // bytes of the ring
+	stats       Stats
+	lostSeen    uint64
+	differences []Difference    // of the last comparison
+	status      unix.WaitStatus // of the root
+	rooted      bool            // status is set
+	err         error           // why the watch ended, if not because the tree did
+}
+
+// Stats is what a watch has done so far.
+type Stats struct {
+	Events   uint64 `json:"events"`  // records taken from the ring
+	Lost     uint64 `json:"lost"`    // records that did not fit into it
+	Repairs  uint64 `json:"repairs"` // parts of a process's state that were read again
+	Drift    uint64 `json:"drift"`   // fields found to differ from the kernel's, in all comparisons
+	Checks   uint64 `json:"checks"`  // comparisons
+	Groups   int    `json:"processes"`
+	Threads  int    `json:"threads"`
+	Maps     int    `json:"maps"`
+	FDs      int    `json:"fds"`
+	Handlers int    `json:"handlers"` // signals with a handler, in all processes
+	Method   string `json:"method"`   // how system calls are seen: "tracepoint" or "fexit"
+	DL       int    `json:"dl"`       // libraries whose dlopen is probed
+}
+
+// Watch begins to follow a process and its descendants, those there are and those to come. The state is read once before it returns.
+// Nothing is pinned: when the holder of the Watcher ends, however it ends, the kernel takes the probes away.
+//
+// Faults: those of NewIter, and E_NO_SUCH_PID.
+func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
+	if err := usable(); err != nil {
+		return nil, err
+	}
+	if _, err := procfs.Pid(pid).Stat(); err != nil {
+		return nil, fault.New(fault.NoSuchPid, pidName(pid), "%w", err)
+	}
+	if opts.RingBytes == 0 {
+		opts.RingBytes = defaultRing
+	}
+	ps, err := loadProbes(opts.RingBytes)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := ringbuf.NewReader(ps.objs.Events)
+	if err != nil {
+		ps.Close()
+		return nil, fault.New(fault.BPFLoad, "ring buffer", "%w", err)
+	}
+	w := &Watcher{
+		root: pid, opts: opts, probes: ps, ring: ring, iter: ps.passes(), table: newTable(), dirs: map[dirKey]string{},
+		requests: make(chan func(), 16), done: make(chan struct{}), quit: make(chan struct{}),
+	}
+	w.stats.Method = ps.method
+	if err := w.begin(ctx); err != nil {
+		w.release()
+		return nil, err
+	}
+	go w.run()
+	return w, nil
+}
+
+// begin follows the tree as it is and reads its state.
+func (w *Watcher) begin(ctx context.Context) error {
+	followed := map[int]bool{}
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("begin to watch: %w", err)
+		}
+		fresh := 0
+		for _, pid := range descendants(w.root) {
+			// A thread that is born of one not yet followed may be passed over: once more finds it, for then its parent is.
+			for range 2 {
+				if _, err := w.iter.read(w.probes.objs.IterFollow, iterTarget{pid: uint32(pid)}, nil); err != nil {
+					return readFault(pid, err)
+				}
+			}
+			if !followed[pid] {
+				followed[pid] = true
+				fresh++
+			}
+		}
+		if fresh == 0 {
+			break
+		}
+	}
+	w.findGroups()
+	w.drain()
+	w.repair(true)
+	if len(w.table.groups) == 0 {
+		return fault.New(fault.TargetGone, pidName(w.root), "it ended before it could be watched")
+	}
+	if !w.opts.NoDL {
+		w.dl = newDLProbes(w.probes)
+		for pid := range w.table.groups {
+			w.dl.look(pid)
+		}
+		w.turns() // setting a breakpoint takes a turn
+		w.repair(true)
+	}
+	return nil
+}
+
+// descendants lists a process and all below it.
+func descendants(pid int) []int {
+	pids := []int{pid}
+	for i := 0; i < len(pids); i++ {
+		tids, err := procfs.Pid(pids[i]).Tasks()
+		if err != nil {
+			continue
+		}
+		for _, tid := range tids {
+			children, err := procfs.Task(pids[i], tid).Children()
+			if err == nil {
+				pids = append(pids, children...)
+			}
+		}
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// run owns the table until the tree ends or Close is called.
+func (w *Watcher) run() {
+	defer close(w.done)
+	var rec ringbuf.Record
+	for {
+		w.ring.SetDeadline(time.Now().Add(idleEvery))
+		err := w.ring.ReadInto(&rec)
+		switch {
+		case err == nil:
+			w.take(&rec)
+			if w.stats.Events%64 == 0 {
+				w.serve()
+			}
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+			w.serve()
+			w.idle()
+		default:
+			w.err = fmt.Errorf("read the ring buffer: %w", err)
+			return
+		}
+		select {
+		case <-w.quit:
+			return
+		default:
+		}
+		if len(w.table.groups) == 0 {
+			return
+		}
+	}
+}
+
+// take applies one record.
+func (w *Watcher) take(rec *ringbuf.Record) {
+	w.consumed += recordBytes(len(rec.RawSample))
+	w.stats.Events++
+	w.apply(rec.RawSample)
+}
+
+// recordBytes is what a record takes in the ring: its header and padding too (kernel/bpf/ringbuf.c).
+func recordBytes(n int) uint64 { return uint64(8+n+7) &^ 7 }
+
+// drain applies everything that was in the ring when it was called.
+func (w *Watcher) drain() {
+	end := w.consumed + uint64(w.ring.AvailableBytes())
+	var rec ringbuf.Record
+	w.ring.SetDeadline(time.Now())
+	for w.consumed < end {
+		err := w.ring.ReadInto(&rec)
+		switch {
+		case err == nil:
+			w.take(&rec)
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+			w.ring.SetDeadline(time.Now())
+		default:
+			return
+		}
+	}
+}
+
+// serve runs what other goroutines asked for.
+func (w *Watcher) serve() {
+	for {
+		select {
+		case f := <-w.requests:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// do runs f on the table's goroutine.
+func (w *Watcher) do(ctx context.Context, f func()) error {
+	finished := make(chan struct{})
+	job := func() {
+		defer close(finished)
+		f()
+	}
+	select {
+	case w.requests <- job:
+	case <-w.done:
+		return w.over()
+	case <-ctx.Done():
+		return fmt.Errorf("ask the watch: %w", ctx.Err())
+	}
+	_ = w.ring.Flush()
+	select {
+	case <-finished:
+		return nil
+	case <-w.done:
+		return w.over()
+	case <-ctx.Done():
+		return fmt.Errorf("ask the watch: %w", ctx.Err())
+	}
+}
+
+func (w *Watcher) over() error {
+	if w.err != nil {
+		return w.err
+	}
+	return fault.New(fault.TargetGone, pidName(w.root), "the watched tree has ended")
+}
+
+// Sync brings the table up to all that happened before the call, losses repaired.
+func (w *Watcher) Sync(ctx context.Context) error {
+	return w.do(ctx, w.sync)
+}
+
+func (w *Watcher) sync() {
+	w.losses()
+	w.drain()
+	w.turns()
+	w.repair(true)
+}
+
+// Stats returns the counters.
+func (w *Watcher) Stats(ctx context.Context) (Stats, error) {
+	var s Stats
+	err := w.do(ctx, func() { s = w.count() })
+	return s, err
+}
+
+func (w *Watcher) count() Stats {
+	s := w.stats
+	s.Lost = w.probes.lost()
+	s.Groups = len(w.table.groups)
+	for _, g := range w.table.groups {
+		s.Threads += len(g.threads)
+		s.FDs += len(g.fds)
+		for i := range g.actions {
+			if g.actions[i].Handler > 1 { // neither SIG_DFL nor SIG_IGN
+				s.Handlers++
+			}
+		}
+	}
+	for _, m := range w.table.mms {
+		s.Maps += len(m.segs)
+	}
+	if w.dl != nil {
+		s.DL = len(w.dl.libraries)
+	}
+	return s
+}
+
+// Done is closed when the tree has ended, or the watch with Close.
+func (w *Watcher) Done() <-chan struct{} { return w.done }
+
+// Exit returns how the root of the tree ended, and whether it has. Call it after Done.
+func (w *Watcher) Exit() (unix.WaitStatus, bool) { return w.status, w.rooted }
+
+// ended forgets a thread group.
+func (w *Watcher) ended(pid int, status unix.WaitStatus) {
+	if pid == w.root {
+		w.status, w.rooted = status, true
+	}
+	w.table.drop(pid)
+}
+
+// Close ends the watch and takes its probes away.
+func (w *Watcher) Close() error {
+	w.close.Do(func() {
+		close(w.quit)
+		_ = w.ring.Flush()
+		<-w.done
+		w.release()
+	})
+	return nil
+}
+
+func (w *Watcher) release() {
+	if w.dl != nil {
+		w.dl.Close()
+	}
+	w.ring.Close()
+	w.probes.Close()
+}
