@@ -1,0 +1,57 @@
+package fdtable
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same directory.
+func captureDir(c *capturer, d *desc) error {
+	st, ok, err := c.named(d)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return d.refuse(fault.FDDeleted, "the directory %s was removed or its name leads elsewhere now", d.Path)
+	}
+	d.Size, d.MTime = 0, 0
+	return c.refuseNotify(d, &st)
+}
+
+// refuseNotify finds dnotify, which fdinfo does not show: F_NOTIFY makes the process the owner of the description.
+func (c *capturer) refuseNotify(d *desc, _ *unix.Stat_t) error {
+	fd, err := c.dup(d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	own, err := getOwner(fd)
+	if err != nil {
+		return d.refuse(fault.FDRead, "ask for its owner: %w", err)
+	}
+	if own.ID != 0 || own.Signal != 0 {
+		return d.refuse(fault.FDNotify, "signal delivery is set up for the directory %s, as F_NOTIFY does", d.Path)
+	}
+	return nil
+}
+
+// openDir opens the directory again by name.
+func openDir(b *builder, f *image.File) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(f.Path, &st); err != nil {
+		return -1, fileGone(f, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return -1, fault.New(fault.FileChanged, f.Path, "it was a directory and no longer is")
+	}
+	if f.Pos != 0 && (st.Dev != f.Dev || st.Ino != f.Ino) {
+		return -1, fault.New(fault.FileChanged, f.Path, "it was being listed, and is another directory now")
+	}
+	fd, err := b.openNamed(f, unix.S_IFDIR)
+	if err != nil {
+		return -1, err
+	}
+	return b.seek(f, fd)
+}

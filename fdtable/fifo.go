@@ -1,0 +1,39 @@
+package fdtable
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks (fifo(7)).
+func openFIFO(b *builder, f *image.File) (int, error) {
+	return b.openEnd(f, func() (*pipeEnds, error) {
+		var st unix.Stat_t
+		if err := unix.Lstat(f.Path, &st); err != nil {
+			return nil, fileGone(f, err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			return nil, fault.New(fault.FileChanged, f.Path, "it was a FIFO and no longer is")
+		}
+		fd, err := unix.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return nil, err
+		}
+		left, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		if err == nil && left != 0 {
+			err = fault.New(fault.FileChanged, f.Path, "another program has the FIFO open and wrote to it")
+		}
+		if err != nil {
+			_ = unix.Close(fd)
+			return nil, err
+		}
+		other, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			_ = unix.Close(fd)
+			return nil, err
+		}
+		return &pipeEnds{fd: [2]int{fd, other}}, nil
+	})
+}

@@ -1,0 +1,158 @@
+package fdtable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// tailDir is the directory beside the store's images that keeps what was cut off files.
+const tailDir = "tails"
+
+// growth is a file the tree appends to that has grown since the snapshot.
+type growth struct {
+	path  string // of the file
+	key   fileKey
+	keep  int64  // bytes to keep
+	size  int64  // bytes it has now
+	saved string // where the tail is
+}
+
+// noteGrowth remembers a file that grew by appending, once however often it is open.
+func (b *builder) noteGrowth(f *image.File, fd int) error {
+	if f.Flags&unix.O_APPEND == 0 || !writable(f) {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fault.New(fault.FDRebuild, f.Path, "stat it: %w", err)
+	}
+	if st.Size <= f.Size {
+		return nil
+	}
+	key := fileKey{st.Dev, st.Ino}
+	for i := range b.table.grown {
+		if g := &b.table.grown[i]; g.key == key {
+			g.keep = max(g.keep, f.Size)
+			return nil
+		}
+	}
+	b.table.grown = append(b.table.grown, growth{path: f.Path, key: key, keep: f.Size, size: st.Size})
+	return nil
+}
+
+// Commit does the irreversible last steps: it cuts files that grew by appending back to what they were, after saving what it
+// cuts off beside the image, sets the terminal's modes and starts timers. It is to be called when all else has succeeded and before the
+// processes run. The notes, one line each, are for the user. On error the files are as they were.
+func (t *Table) Commit() (notes []string, err error) {
+	for i := range t.grown {
+		g := &t.grown[i]
+		if g.saved, err = t.saveTail(g); err != nil {
+			return nil, fault.New(fault.FDTailSave, g.path, "save the %d bytes appended since the snapshot: %w", g.size-g.keep, err)
+		}
+	}
+	for i := range t.grown {
+		g := &t.grown[i]
+		if err := cutBack(g); err != nil {
+			return nil, errors.Join(fault.New(fault.FDTailSave, g.path, "cut it back: %w", err), putBack(t.grown[:i]))
+		}
+		notes = append(notes, fmt.Sprintf("%s was cut back to its %d bytes of the snapshot; the %d bytes appended since are in %s",
+			g.path, g.keep, g.size-g.keep, g.saved))
+	}
+	for _, u := range t.terms {
+		t.late = append(t.late, func() error { return setTerminal(u) })
+	}
+	for _, last := range t.late {
+		if err := last(); err != nil {
+			return nil, errors.Join(err, putBack(t.grown))
+		}
+	}
+	return notes, nil
+}
+
+// saveTail copies what is to be cut off to a new file beside the image and syncs it.
+func (t *Table) saveTail(g *growth) (string, error) {
+	src, err := openGrown(g, os.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = src.Close() }()
+	dir := filepath.Join(t.dir, tailDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	dst, err := os.CreateTemp(dir, t.id+"-"+strings.ReplaceAll(filepath.Base(g.path), "*", "_")+"-*")
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(dst, io.NewSectionReader(src, g.keep, g.size-g.keep))
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err := errors.Join(err, dst.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(dst.Name()))
+	}
+	return dst.Name(), nil
+}
+
+// openGrown opens the file and checks that it is still the one that was looked at.
+func openGrown(g *growth, flag int) (*os.File, error) {
+	f, err := os.OpenFile(g.path, flag|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && (fileKey{st.Dev, st.Ino}) != g.key {
+		err = errors.New("it was replaced meanwhile")
+	}
+	if err == nil && st.Size != g.size {
+		err = fmt.Errorf("another program is writing to it: it had %d bytes a moment ago and has %d now", g.size, st.Size)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func cutBack(g *growth) error {
+	f, err := openGrown(g, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(g.keep), f.Close())
+}
+
+// putBack appends saved tails again, for a Commit that failed half way.
+func putBack(grown []growth) error {
+	var errs []error
+	for i := range grown {
+		g := &grown[i]
+		if err := putBackOne(g); err != nil {
+			errs = append(errs, fmt.Errorf("put back the end of %s, which is in %s: %w", g.path, g.saved, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func putBackOne(g *growth) error {
+	src, err := os.Open(g.saved)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = src.Close() }()
+	dst, err := os.OpenFile(g.path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.NewOffsetWriter(dst, g.keep), src)
+	return errors.Join(err, dst.Close())
+}

@@ -1,0 +1,113 @@
+package fdtable
+
+import (
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// kindOfMemfd is image.Shmem.Kind of a memfd.
+const kindOfMemfd = "memfd"
+
+// captureMemfd records a memfd as a Shmem; a mapping of the same object finds it there by device and inode.
+func captureMemfd(c *capturer, d *desc) error {
+	fs, err := c.fsType(d)
+	if err != nil {
+		return err
+	}
+	if fs != unix.TMPFS_MAGIC {
+		return d.refuse(fault.FDState, "the memfd %s is of huge pages", d.Path)
+	}
+	fd, err := c.dup(d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return d.refuse(fault.FDRead, "stat it: %w", err)
+	}
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return d.refuse(fault.FDRead, "read its seals: %w", err)
+	}
+	d.Dev, d.Ino, d.Size = st.Dev, st.Ino, st.Size
+	d.Shmem = c.shmem(st.Dev, st.Ino)
+	if d.Shmem == 0 {
+		c.st.Shmems = append(c.st.Shmems, image.Shmem{Dev: st.Dev, Ino: st.Ino})
+		d.Shmem = len(c.st.Shmems)
+	}
+	s := &c.st.Shmems[d.Shmem-1]
+	s.Kind, s.Size, s.Mode, s.Seals = kindOfMemfd, st.Size, st.Mode, uint32(seals)
+	s.Name = strings.TrimSuffix(strings.TrimPrefix(d.Path, "/memfd:"), deletedSuffix)
+	return nil
+}
+
+// shmem returns the 1-based index of the Shmem with this inode, 0 if there is none.
+func (c *capturer) shmem(dev, ino uint64) int {
+	for i := range c.st.Shmems {
+		if c.st.Shmems[i].Dev == dev && c.st.Shmems[i].Ino == ino {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// openMemfd opens what the Shmem became with flags and position of its own.
+func openMemfd(b *builder, f *image.File) (int, error) { return b.reopenShmem(f) }
+
+func (b *builder) reopenShmem(f *image.File) (int, error) {
+	if f.Shmem < 1 || f.Shmem > len(b.st.Shmems) || b.o.Shmem == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names shared memory %d of %d", f.Shmem, len(b.st.Shmems))
+	}
+	mem, err := b.o.Shmem(f.Shmem - 1)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := b.reopen(f, int(mem.Fd()))
+	if err != nil {
+		return -1, err
+	}
+	return b.seek(f, fd)
+}
+
+// NewShmem makes the memfd of a Shmem: name, size and mode, nothing in it and no seals yet. Shared anonymous memory becomes a
+// memfd too.
+func NewShmem(s *image.Shmem) (*os.File, error) {
+	name := s.Name
+	if s.Kind != kindOfMemfd {
+		name = "shared-anonymous"
+	}
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fault.New(fault.FDRebuild, "memfd "+name, "make it: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd:"+name)
+	if s.Mode&0o7777 != 0 {
+		err = unix.Fchmod(fd, s.Mode&0o7777)
+	}
+	if err == nil {
+		err = unix.Ftruncate(fd, s.Size)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fault.New(fault.FDRebuild, "memfd "+name, "set its mode and size: %w", err)
+	}
+	return f, nil
+}
+
+// Seal puts the seals of a Shmem on its file, once it is filled and before it is mapped shared anywhere.
+func Seal(f *os.File, s *image.Shmem) error {
+	if s.Kind != kindOfMemfd || s.Seals == 0 {
+		return nil
+	}
+	// F_SEAL_EXEC brings the write seals with it when the file is executable, and F_SEAL_SEAL must come last; one call does all.
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, int(s.Seals)); err != nil {
+		return fault.New(fault.FDRebuild, "memfd "+s.Name, "add seals %#x: %w", s.Seals, err)
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package fdtable
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds that exist only
+// as descriptors. It is to run once after Capture, when the tree runs again and still lives; what it returns keeps the image from
+// being committed. A pipe that someone outside holds is re-attached if it is a standard stream, and refused if it is not.
+func Finish(ctx context.Context, in Input) []*fault.Error {
+	c := newCapturer(in)
+	wanted := map[string]bool{}
+	for _, d := range c.descs {
+		if d.Pipe != 0 || instance(d.Kind) {
+			wanted[d.Path] = true
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	holders, err := c.outsideHolders(ctx, "/proc", wanted)
+	if err != nil {
+		return []*fault.Error{fault.New(fault.FDRead, "/proc", "look for other holders of descriptors: %w", err)}
+	}
+	for _, d := range c.ofKind(kindPipe, kindFIFO) {
+		if by := holders[d.Path]; len(by) > 0 && d.Pipe != 0 {
+			c.outside(d, by[0].text())
+		}
+	}
+	c.sharedInstances(holders)
+	dropUnusedPipes(c.st)
+	return c.faults
+}
+
+// instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing the description.
+func instance(kind string) bool { return slices.Contains(instances, kind) }
+
+var instances = []string{kindEventFD, kindTimerFD, kindSignalFD, kindEpoll, kindInotify}
+
+// sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent them. kcmp(2)
+// puts all descriptions in one order, so that each of theirs is searched in ours.
+func (c *capturer) sharedInstances(holders map[string][]ref) {
+	byPath := map[string][]*desc{}
+	for _, d := range c.ofKind(instances...) {
+		if len(holders[d.Path]) > 0 {
+			byPath[d.Path] = append(byPath[d.Path], d)
+		}
+	}
+	for path, descs := range byPath {
+		order := func(a *desc, b ref) int { // what has gone away meanwhile is nobody's
+			n, _ := compareFiles(ref{a.pid, a.fd}, b)
+			return n
+		}
+		slices.SortFunc(descs, func(a, b *desc) int { return order(a, ref{b.pid, b.fd}) })
+		told := map[*desc]bool{}
+		for _, theirs := range holders[path] {
+			i, ok := slices.BinarySearchFunc(descs, theirs, order)
+			if !ok || told[descs[i]] {
+				continue
+			}
+			if n, err := compareFiles(ref{descs[i].pid, descs[i].fd}, theirs); n == 0 && err == nil {
+				told[descs[i]] = true
+				c.add(descs[i], descs[i].refuse(fault.FDState, "it is shared with %s, outside the tree", theirs.text()))
+			}
+		}
+	}
+}
+
+// outside decides about an end of a pipe that by holds too.
+func (c *capturer) outside(d *desc, by string) {
+	if d.std == 0 {
+		c.add(d, d.refuse(fault.FDPipe, "%s is also open in %s, outside the tree", d.Path, by))
+		return
+	}
+	for _, other := range c.ofKind(kindPipe, kindFIFO) {
+		if other.Path == d.Path && other.Flags&accMode != d.Flags&accMode {
+			c.add(d, d.refuse(fault.FDPipe, "%s is open in the tree for reading and for writing, and in %s outside it", d.Path, by))
+			return
+		}
+	}
+	d.Std = d.std
+}
+
+// dropUnusedPipes forgets the pipes that are re-attached: their content is not the tree's alone.
+func dropUnusedPipes(st *image.State) {
+	used := make([]bool, len(st.Pipes))
+	for i := range st.Files {
+		f := &st.Files[i]
+		if f.Pipe != 0 && f.Std != 0 {
+			f.Pipe = 0
+		}
+		if f.Pipe != 0 {
+			used[f.Pipe-1] = true
+		}
+	}
+	index := make([]int, len(st.Pipes))
+	var kept []image.Pipe
+	for i := range st.Pipes {
+		if used[i] {
+			kept = append(kept, st.Pipes[i])
+			index[i] = len(kept)
+		}
+	}
+	st.Pipes = kept
+	for i := range st.Files {
+		if f := &st.Files[i]; f.Pipe != 0 {
+			f.Pipe = index[f.Pipe-1]
+		}
+	}
+}
+
+// outsideHolders reads the descriptors of every process that is not in the tree, ours included, and returns those whose link text is
+// wanted.
+func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[string]bool) (map[string][]ref, error) {
+	tree := map[int]bool{}
+	for i := range c.st.Processes {
+		tree[c.st.Processes[i].Pid] = true
+	}
+	names, err := readNames(proc)
+	if err != nil {
+		return nil, err
+	}
+	holders := map[string][]ref{}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil || tree[pid] {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		dir := filepath.Join(proc, name, "fd")
+		fds, err := readNames(dir)
+		if err != nil {
+			continue // it has ended, or is not ours to look at
+		}
+		for _, fd := range fds {
+			link, err := os.Readlink(dir + "/" + fd)
+			if num, bad := strconv.Atoi(fd); err == nil && bad == nil && wanted[link] {
+				holders[link] = append(holders[link], ref{pid, num})
+			}
+		}
+	}
+	return holders, nil
+}
+
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Readdirnames(-1)
+}
+
+// text names a descriptor of a process that need not be known to the user.
+func (r ref) text() string {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.pid))
+	if err != nil {
+		return r.object()
+	}
+	return fmt.Sprintf("%s (%s)", r.object(), strings.TrimSpace(string(comm)))
+}

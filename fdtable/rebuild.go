@@ -1,0 +1,284 @@
+package fdtable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// RebuildOptions says what a rebuilt description that leads outside the tree is attached to.
+type RebuildOptions struct {
+	Std    [3]*os.File // the restore command's standard streams; nil means closed
+	Detach bool        // attach standard streams and terminals to /dev/null
+	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and closes it.
+	Shmem func(i int) (*os.File, error)
+	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps and closes it.
+	Ghost func(i int) (*os.File, error)
+	// Temp returns the very description that NewGhost made for State.Ghosts[i], for those whose Flags are not 0. The caller closes it.
+	Temp func(i int) (*os.File, error)
+}
+
+// Table is the rebuilt descriptions, open in this process until Close.
+type Table struct {
+	st    *image.State
+	dir   string         // the store, beside which tails are saved
+	id    string         // of the image
+	fds   map[int]int    // image.File.ID -> our descriptor
+	std   map[stdKey]int // standard streams that do not get fds[ID]
+	extra []int          // descriptors we need only while building
+	terms []termUse
+	grown []growth
+	late  []func() error // what Commit does last
+}
+
+// Rebuild opens every description of the image. On error nothing stays open. It changes no file: what cannot be taken back is
+// left to Commit.
+func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, error) {
+	info := r.Info()
+	return rebuild(ctx, r.State(), info.Dir, info.ID, o)
+}
+
+func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
+	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
+	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, written: writtenFiles(st)}
+	all := kinds()
+	for i := range st.Files {
+		err := ctx.Err()
+		if err == nil {
+			err = b.build(&st.Files[i], all)
+		}
+		if err != nil {
+			t.Close()
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// builder is the state of one Rebuild.
+type builder struct {
+	st      *image.State
+	o       RebuildOptions
+	table   *Table
+	pipes   map[int]*pipeEnds // by 1-based index
+	temps   map[int]bool      // Ghosts whose own description has been taken
+	written map[fileKey]bool  // files the tree itself has open or mapped for writing
+}
+
+// writtenFiles lists the files that the tree itself can change.
+func writtenFiles(st *image.State) map[fileKey]bool {
+	w := map[fileKey]bool{}
+	for i := range st.Files {
+		if f := &st.Files[i]; writable(f) && f.Flags&unix.O_PATH == 0 {
+			w[fileKey{f.Dev, f.Ino}] = true
+		}
+	}
+	for i := range st.Processes {
+		for j := range st.Processes[i].VMAs {
+			v := &st.Processes[i].VMAs[j]
+			if v.Kind == image.VMAFile && v.Shared && v.Prot&unix.PROT_WRITE != 0 {
+				w[fileKey{v.File.Dev, v.File.Ino}] = true
+			}
+		}
+	}
+	return w
+}
+
+func (b *builder) build(f *image.File, all map[string]kind) error {
+	k, ok := all[f.Kind]
+	if !ok {
+		return fault.New(fault.FDRecord, fileObject(f), "a descriptor of the unknown kind %q", f.Kind)
+	}
+	if _, dup := b.table.fds[f.ID]; dup || f.ID <= 0 {
+		return fault.New(fault.FDRecord, fileObject(f), "its id %d is taken or not positive", f.ID)
+	}
+	open := k.open
+	if f.Std != 0 {
+		open = (*builder).openStd
+	}
+	if std := b.goesOn(f); std != nil {
+		open = func(b *builder, f *image.File) (int, error) { return b.attach(f, std) }
+	}
+	fd, err := open(b, f)
+	if err != nil {
+		return asFault(err, fault.FDRebuild, fileObject(f))
+	}
+	b.table.fds[f.ID] = fd
+	if f.Std != 0 {
+		return nil
+	}
+	return takeLocks(f, fd)
+}
+
+// fileObject names a description in messages.
+func fileObject(f *image.File) string { return fmt.Sprintf("open file %d (%s)", f.ID, f.Path) }
+
+// settable are the status flags F_SETFL sets, without O_ASYNC, which goes with an owner.
+const settable = unix.O_APPEND | unix.O_NONBLOCK | unix.O_DIRECT | unix.O_NOATIME
+
+// atOpen are the flags of f_flags that open(2) alone can set. O_TMPFILE is left out: the file is there already.
+const atOpen = unix.O_ACCMODE | unix.O_DSYNC | unix.O_SYNC | unix.O_NOFOLLOW
+
+// openNamed opens f by name and checks that it has got what it looked at: never a FIFO or device put there meanwhile.
+func (b *builder) openNamed(f *image.File, typ uint32) (int, error) {
+	flags := int(f.Flags&(atOpen|settable|unix.O_DIRECTORY)) | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK
+	if temporary(f) {
+		flags &^= unix.O_DIRECTORY // linked into place since it was made
+	}
+	fd, err := unix.Open(f.Path, flags, 0)
+	if err != nil {
+		return -1, fileGone(f, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != typ {
+		_ = unix.Close(fd)
+		return -1, fault.New(fault.FileChanged, f.Path, "it was replaced while it was being opened")
+	}
+	return b.checkFlags(f, fd)
+}
+
+// reopen makes a new description of what our descriptor fd leads to.
+func (b *builder) reopen(f *image.File, fd int) (int, error) {
+	// The others are set afterwards: open(2) takes no O_DIRECT for a pipe, F_SETFL does.
+	flags := int(f.Flags&atOpen&^unix.O_NOFOLLOW) | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK
+	anew, err := unix.Open(selfLink(fd), flags, 0)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "open it again: %w", err)
+	}
+	return b.checkFlags(f, anew)
+}
+
+// unchecked are the bits in which a rebuilt description may differ: what open(2) adds by itself, what has no effect after it, and
+// O_ASYNC, which the process sets when its owner exists (Steps).
+const unchecked = largeFile | unix.O_CLOEXEC | unix.O_ASYNC
+
+// checkFlags sets the status flags of fd and checks that it then has those of the record. It closes fd on error.
+func (b *builder) checkFlags(f *image.File, fd int) (int, error) {
+	want := f.Flags &^ unchecked
+	ignore := uint32(unchecked)
+	if f.Ghost != 0 || f.Shmem != 0 {
+		ignore |= unix.O_NOFOLLOW // said how to find the file, which is found
+	}
+	if temporary(f) && f.Ghost == 0 {
+		ignore |= unix.O_TMPFILE // it has been given a name since
+	}
+	err := b.setFlags(f, fd)
+	got := 0
+	if err == nil {
+		got, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	}
+	if err == nil && uint32(got)&^ignore != want&^ignore {
+		err = fmt.Errorf("its status flags are %#o and should be %#o", got, f.Flags)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "%w", err)
+	}
+	return fd, nil
+}
+
+func (b *builder) setFlags(f *image.File, fd int) error {
+	if f.Flags&unix.O_PATH != 0 {
+		return nil
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, int(f.Flags&settable)); err != nil {
+		return fmt.Errorf("set its status flags: %w", err)
+	}
+	return nil
+}
+
+// seek puts the position back. It closes fd on error.
+func (b *builder) seek(f *image.File, fd int) (int, error) {
+	if at, err := unix.Seek(fd, f.Pos, unix.SEEK_SET); err != nil || at != f.Pos {
+		_ = unix.Close(fd)
+		if err == nil {
+			err = fmt.Errorf("it went to %d", at)
+		}
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "set the position %d: %w", f.Pos, err)
+	}
+	return fd, nil
+}
+
+// fileGone is the fault for a name that does not open.
+func fileGone(f *image.File, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return fault.New(fault.FileGone, f.Path, "%w", err)
+	}
+	return fault.New(fault.FDRebuild, f.Path, "open it: %w", err)
+}
+
+// FD returns our descriptor of image.File id, -1 if there is none. It stays the table's and is close-on-exec.
+func (t *Table) FD(id int) int {
+	if fd, ok := t.fds[id]; ok {
+		return fd
+	}
+	return -1
+}
+
+// FDFor returns what to hand over for descriptor num that refers to image.File id: FD(id), except that of several standard
+// streams that shared one terminal each becomes the restore command's own stream of that number.
+func (t *Table) FDFor(id, num int) int {
+	if fd, ok := t.std[stdKey{id, num}]; ok {
+		return fd
+	}
+	return t.FD(id)
+}
+
+// Step is one system call to run inside a process after all its descriptors are in place and its credentials set.
+type Step struct {
+	Call   uint64        // number: SYS_FCNTL or SYS_EPOLL_CTL
+	Args   []uint64      // without the last one if that is a pointer
+	Data   []byte        // what the last argument points to; nil if it is none
+	Ignore syscall.Errno // an error that is as good as success, 0 for none
+	Want   string        // for messages: what the step restores
+}
+
+// Steps returns, in order, what process pid has to do itself: the kernel remembers which process took a lock, and the owner of
+// a description (F_SETOWN) must exist, and an epoll instance remembers under which number it got what it watches. No descriptor of the process may be closed afterwards: that would release its locks.
+func (t *Table) Steps(pid int) []Step {
+	var steps []Step
+	for i := range t.st.Files {
+		f := &t.st.Files[i]
+		if f.Owner != (image.FOwner{}) || f.Flags&unix.O_ASYNC != 0 {
+			if holder, num := t.holder(f.ID, 0); holder == pid {
+				steps = append(steps, ownerSteps(f, num)...)
+			}
+		}
+		steps = append(steps, t.epollSteps(f, pid)...)
+		steps = append(steps, t.lockSteps(f, pid)...)
+	}
+	return steps
+}
+
+// holder returns a process, pid or else the first one, that has description id open, and the descriptor; -1 if there is none.
+func (t *Table) holder(id, pid int) (int, int) {
+	for i := range t.st.Processes {
+		p := &t.st.Processes[i]
+		if pid != 0 && p.Pid != pid {
+			continue
+		}
+		if j := slices.IndexFunc(p.FDs, func(fd image.FD) bool { return fd.File == id }); j >= 0 {
+			return p.Pid, p.FDs[j].Num
+		}
+	}
+	return -1, -1
+}
+
+// Close closes all descriptors of the table. The processes must not run before: a pipe would never report its end.
+func (t *Table) Close() {
+	for _, fd := range t.fds {
+		_ = unix.Close(fd)
+	}
+	for _, fd := range t.extra {
+		_ = unix.Close(fd)
+	}
+	t.fds, t.std, t.extra, t.terms, t.grown = map[int]int{}, nil, nil, nil, nil
+}

@@ -1,0 +1,224 @@
+package fdtable
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// classifyOnDisk tells a real file or directory from what the kernel makes up under a file's mode.
+func (c *capturer) classifyOnDisk(d *desc, real string) (string, error) {
+	if real == kindRegular && strings.HasPrefix(d.Path, "/memfd:") {
+		return kindMemfd, nil
+	}
+	if strings.HasPrefix(d.Path, "(unreachable)") {
+		return "", d.refuse(fault.FDDeleted, "%s is on a file system that is not mounted here any more", d.Path)
+	}
+	if !strings.HasPrefix(d.Path, "/") {
+		return "", refuseAnon(d) // namespaces have the mode of a file
+	}
+	fs, err := c.fsType(d)
+	if err != nil {
+		return "", err
+	}
+	switch how, name := pseudoFS(fs); {
+	case how == pseudoReopen:
+		return kindPseudo, nil
+	case how == pseudoRefuse:
+		return "", d.refuse(fault.FDPseudo, "%s is on %s, whose files hold kernel state that cannot be put back", d.Path, name)
+	}
+	return real, nil
+}
+
+// captureRegular records a regular file: it is opened again by name, or becomes a Ghost if no name leads to it.
+func captureRegular(c *capturer, d *desc) error {
+	st, ok, err := c.named(d)
+	if err != nil {
+		return err
+	}
+	d.Size, d.MTime = st.Size, st.Mtim.Nano()
+	if ok {
+		return nil
+	}
+	if st.Nlink == 0 && (strings.HasPrefix(d.Path, "/dev/zero") || strings.HasPrefix(d.Path, "/SYSV")) {
+		return d.refuse(fault.FDState, "it is shared memory without a file (%s), which only mappings can be saved of", d.Path)
+	}
+	if st.Nlink > 0 {
+		return c.findLink(d, &st)
+	}
+	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, deletedSuffix))
+	if temporary(d.File) {
+		c.st.Ghosts[d.Ghost-1].Flags = d.Flags & (atOpen | unix.O_TMPFILE)
+	}
+	return nil
+}
+
+// temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for good.
+func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
+
+// findLink looks for another name of an unlinked file in the directory where it was.
+func (c *capturer) findLink(d *desc, st *unix.Stat_t) error {
+	path := strings.TrimSuffix(d.Path, deletedSuffix)
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(dir)
+	if err == nil {
+		for _, e := range entries {
+			var at unix.Stat_t
+			name := filepath.Join(dir, e.Name())
+			if e.Type().IsRegular() && unix.Lstat(name, &at) == nil && at.Dev == st.Dev && at.Ino == st.Ino {
+				d.Path = name
+				return nil
+			}
+		}
+	}
+	return d.refuse(fault.FDDeleted, "%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
+}
+
+// ghost returns the 1-based index of the Ghost of a file, which it makes if there is none yet.
+func (c *capturer) ghost(st *unix.Stat_t, path string) int {
+	for i := range c.st.Ghosts {
+		if c.st.Ghosts[i].Dev == st.Dev && c.st.Ghosts[i].Ino == st.Ino {
+			return i + 1
+		}
+	}
+	c.st.Ghosts = append(c.st.Ghosts, image.Ghost{
+		Path: path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
+	})
+	return len(c.st.Ghosts)
+}
+
+// openRegular opens the file again, by name or as what its Ghost became.
+func openRegular(b *builder, f *image.File) (int, error) {
+	if f.Ghost != 0 {
+		return b.reopenGhost(f)
+	}
+	if err := b.checkRegular(f); err != nil {
+		return -1, err
+	}
+	fd, err := b.openNamed(f, unix.S_IFREG)
+	if err != nil {
+		return -1, err
+	}
+	if err := b.noteGrowth(f, fd); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return b.seek(f, fd)
+}
+
+// checkRegular holds the file its name leads to now against the record.
+func (b *builder) checkRegular(f *image.File) error {
+	var st unix.Stat_t
+	if err := unix.Stat(f.Path, &st); err != nil {
+		return fileGone(f, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return fault.New(fault.FileChanged, f.Path, "it was a regular file and no longer is")
+	case st.Size < f.Size:
+		return fault.New(fault.FileChanged, f.Path, "it had %d bytes at the snapshot and has %d now", f.Size, st.Size)
+	case writable(f), b.written[fileKey{f.Dev, f.Ino}]:
+		return nil // whatever the tree wrote after the snapshot it will write again
+	case st.Size != f.Size:
+		return fault.New(fault.FileChanged, f.Path, "it had %d bytes at the snapshot and has %d now", f.Size, st.Size)
+	case st.Mtim.Nano() != f.MTime:
+		return fault.New(fault.FileChanged, f.Path, "it was written to after the snapshot, and it was open for reading")
+	}
+	return nil
+}
+
+// NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is still there
+// and else in the one for temporary files. The content is the caller's to fill in. If Ghost.Flags is not 0, the description itself is
+// one of the image, and RebuildOptions.Temp must return it.
+func NewGhost(g *image.Ghost) (*os.File, error) {
+	f, err := tmpFile(filepath.Dir(g.Path), g.Flags)
+	if err != nil {
+		f, err = tmpFile(os.TempDir(), g.Flags)
+	}
+	if err == nil {
+		err = dress(f, g)
+	}
+	if err != nil {
+		return nil, fault.New(fault.FDRebuild, g.Path, "make the deleted file again: %w", err)
+	}
+	return f, nil
+}
+
+// dress gives f owner, mode and size, and closes it if it cannot. The owner comes first: changing it clears set-id bits.
+func dress(f *os.File, g *image.Ghost) error {
+	fd := int(f.Fd())
+	err := unix.Fchown(fd, int(g.UID), int(g.GID))
+	if err == nil {
+		err = unix.Fchmod(fd, g.Mode&0o7777)
+	}
+	if err == nil {
+		err = unix.Ftruncate(fd, g.Size)
+	}
+	if err != nil {
+		_ = f.Close()
+	}
+	return err
+}
+
+// tmpFile makes a nameless file in dir: with O_TMPFILE, which leaves nothing behind whenever we die, else by unlinking.
+func tmpFile(dir string, flags uint32) (*os.File, error) {
+	if flags == 0 {
+		flags = unix.O_RDWR
+	}
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_CLOEXEC|int(flags&atOpen), 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir), nil
+	}
+	f, err := os.CreateTemp(dir, ".bpfckpt-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (b *builder) reopenGhost(f *image.File) (int, error) {
+	if f.Ghost > len(b.st.Ghosts) || b.o.Ghost == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Ghost, len(b.st.Ghosts))
+	}
+	if temporary(f) && b.st.Ghosts[f.Ghost-1].Flags != 0 {
+		return b.takeTemp(f)
+	}
+	ghost, err := b.o.Ghost(f.Ghost - 1)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := b.reopen(f, int(ghost.Fd()))
+	if err != nil {
+		return -1, err
+	}
+	return b.seek(f, fd)
+}
+
+// takeTemp takes the description that made the file as it is.
+func (b *builder) takeTemp(f *image.File) (int, error) {
+	if b.temps[f.Ghost] || b.o.Temp == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "deleted file %d was made by two descriptions", f.Ghost)
+	}
+	b.temps[f.Ghost] = true
+	temp, err := b.o.Temp(f.Ghost - 1)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.FcntlInt(temp.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "duplicate it: %w", err)
+	}
+	if fd, err = b.checkFlags(f, fd); err != nil {
+		return -1, err
+	}
+	return b.seek(f, fd)
+}

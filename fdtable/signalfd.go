@@ -1,0 +1,37 @@
+package fdtable
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// captureSignalFD records the signals a signalfd takes (fs/signalfd.c, signalfd_show_fdinfo). The signals themselves are pending in
+// the process.
+func captureSignalFD(c *capturer, d *desc) error {
+	info, err := c.ownInfo(d)
+	if err != nil {
+		return err
+	}
+	if len(info.Lines) != 1 {
+		return d.refuse(fault.FDInfo, "its fdinfo has %d lines about it", len(info.Lines))
+	}
+	l := info.Lines[0]
+	if d.SigMask, err = strconv.ParseUint(l.Value, 16, 64); err != nil || l.Key != "sigmask" {
+		return d.unknownLine(l)
+	}
+	return nil
+}
+
+func openSignalFD(b *builder, f *image.File) (int, error) {
+	var set unix.Sigset_t
+	set.Val[0] = f.SigMask
+	fd, err := unix.Signalfd(-1, &set, unix.SFD_CLOEXEC)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
+	}
+	return b.checkFlags(f, fd)
+}

@@ -1,0 +1,216 @@
+package fdtable
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// stateOf describes some of the test process's own descriptors the way a source would, as a tree of this one process.
+func stateOf(t *testing.T, fds ...int) *image.State {
+	t.Helper()
+	pid := os.Getpid()
+	st := &image.State{Root: pid, Processes: []image.Process{{Pid: pid, Pgid: unix.Getpgrp(), Threads: []image.Thread{{Tid: pid}}}}}
+	p := &st.Processes[0]
+	for _, fd := range fds {
+		id := 0
+		for _, other := range p.FDs {
+			if sameDescription(t, other.Num, fd) {
+				id = other.File
+			}
+		}
+		if id == 0 {
+			id = len(st.Files) + 1
+			st.Files = append(st.Files, describe(t, id, fd))
+		}
+		p.FDs = append(p.FDs, image.FD{Num: fd, File: id})
+	}
+	return st
+}
+
+// sameDescription asks kcmp(2) whether two descriptors share a description.
+func sameDescription(t *testing.T, a, b int) bool {
+	t.Helper()
+	const kcmpFile = 0
+	pid := uintptr(os.Getpid())
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, uintptr(a), uintptr(b), 0)
+	if errno != 0 {
+		t.Fatalf("kcmp: %v", errno)
+	}
+	return r == 0
+}
+
+func describe(t *testing.T, id, fd int) image.File {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Fstat(fd, &st))
+	info, err := procfs.Pid(os.Getpid()).FDInfo(fd)
+	must(t, err)
+	return image.File{
+		ID: id, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino, Rdev: st.Rdev,
+		Path: pathOf(t, fd),
+	}
+}
+
+func pathOf(t *testing.T, fd int) string {
+	t.Helper()
+	path, err := os.Readlink(selfLink(fd))
+	must(t, err)
+	return path
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dupOwn is Input.FD for a tree that is the test process itself.
+func dupOwn(pid, fd int) (int, error) {
+	if pid != os.Getpid() {
+		return -1, fmt.Errorf("pid %d is not ours", pid)
+	}
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// captured runs Capture and Finish and returns the state as an image would give it back.
+func captured(t *testing.T, fds ...int) (*image.State, []*fault.Error) {
+	t.Helper()
+	in := Input{State: stateOf(t, fds...)}
+	faults := append(Capture(context.Background(), in), Finish(context.Background(), in)...)
+	text, err := json.Marshal(in.State)
+	must(t, err)
+	var st image.State
+	must(t, json.Unmarshal(text, &st))
+	return &st, faults
+}
+
+// saved is captured where nothing may be refused.
+func saved(t *testing.T, fds ...int) *image.State {
+	t.Helper()
+	st, faults := captured(t, fds...)
+	for _, f := range faults {
+		t.Errorf("refused: %v", f)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return st
+}
+
+// memory stands in for the snapshot engine and the restore: it keeps the contents of Ghosts and Shmems.
+type memory struct {
+	ghosts, shmems map[int][]byte
+	files          map[string]*os.File // made so far
+}
+
+func keep(t *testing.T, st *image.State) *memory {
+	t.Helper()
+	m := &memory{ghosts: map[int][]byte{}, shmems: map[int][]byte{}, files: map[string]*os.File{}}
+	for _, fd := range st.Processes[0].FDs {
+		f := st.Files[fd.File-1]
+		if f.Ghost == 0 && f.Shmem == 0 {
+			continue
+		}
+		content, err := os.ReadFile(selfLink(fd.Num))
+		must(t, err)
+		if f.Ghost != 0 {
+			m.ghosts[f.Ghost-1] = content
+		} else {
+			m.shmems[f.Shmem-1] = content
+		}
+	}
+	return m
+}
+
+func (m *memory) ghost(st *image.State) func(i int) (*os.File, error) {
+	return func(i int) (*os.File, error) {
+		key := fmt.Sprint("ghost", i)
+		if f := m.files[key]; f != nil {
+			return f, nil
+		}
+		f, err := NewGhost(&st.Ghosts[i])
+		if err != nil {
+			return nil, err
+		}
+		m.files[key] = f
+		_, err = f.WriteAt(m.ghosts[i], 0)
+		return f, err
+	}
+}
+
+func (m *memory) shmem(st *image.State) func(i int) (*os.File, error) {
+	return func(i int) (*os.File, error) {
+		key := fmt.Sprint("shmem", i)
+		if f := m.files[key]; f != nil {
+			return f, nil
+		}
+		f, err := NewShmem(&st.Shmems[i])
+		if err != nil {
+			return nil, err
+		}
+		m.files[key] = f
+		if _, err = f.WriteAt(m.shmems[i], 0); err != nil {
+			return nil, err
+		}
+		return f, Seal(f, &st.Shmems[i])
+	}
+}
+
+func (m *memory) close() {
+	for _, f := range m.files {
+		_ = f.Close()
+	}
+	clear(m.files)
+}
+
+// rebuilt rebuilds a state; dir is where tails go.
+func rebuilt(t *testing.T, st *image.State, m *memory, dir string, o RebuildOptions) *Table {
+	t.Helper()
+	o.Ghost, o.Temp, o.Shmem = m.ghost(st), m.ghost(st), m.shmem(st)
+	table, err := rebuild(context.Background(), st, dir, "0123456789ab", o)
+	if err != nil {
+		t.Fatalf("rebuild: %v", err)
+	}
+	t.Cleanup(func() { table.Close(); m.close() })
+	return table
+}
+
+// mustFault checks the code of err and that its one line names all of words.
+func mustFault(t *testing.T, err error, code fault.Code, words ...string) {
+	t.Helper()
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		t.Fatalf("got %v, want a fault %s", err, code)
+	}
+	if f.Code != code {
+		t.Errorf("got %v, want code %s", f, code)
+	}
+	for _, w := range words {
+		if !strings.Contains(f.Error(), w) {
+			t.Errorf("%q does not name %q", f, w)
+		}
+	}
+	if f.Advice() == "" {
+		t.Errorf("%v has no remedy", f)
+	}
+}
+
+// openFDs counts the descriptors of this process.
+func openFDs(t *testing.T) int {
+	t.Helper()
+	names, err := readNames("/proc/self/fd")
+	must(t, err)
+	return len(names)
+}

@@ -1,0 +1,130 @@
+package fdtable
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// openStd attaches a description that led outside to the restore command's own stream.
+func (b *builder) openStd(f *image.File) (int, error) {
+	if f.Std < 1 || f.Std > len(b.o.Std) {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names standard stream %d", f.Std-1)
+	}
+	fd, err := b.attach(f, b.o.Std[f.Std-1])
+	if err != nil {
+		return -1, err
+	}
+	if f.Kind == kindTTY && f.Term > 0 && f.Term <= len(b.st.Terminals) && isTerminal(fd) {
+		b.table.terms = append(b.table.terms, termUse{fd: fd, term: &b.st.Terminals[f.Term-1]})
+	}
+	return fd, b.splitStd(f, fd)
+}
+
+// attach returns a descriptor for one of our streams. Terminals and pipes are opened anew, so that status flags the process has
+// set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a position.
+func (b *builder) attach(f *image.File, std *os.File) (int, error) {
+	if b.o.Detach || std == nil {
+		return b.openNull(f)
+	}
+	fd := int(std.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return b.openNull(f) // the stream is closed
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, std.Name(), "read its status flags: %w", err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFIFO || isTerminal(fd) {
+		mode := flags & unix.O_ACCMODE
+		if isTerminal(fd) {
+			mode = int(f.Flags & unix.O_ACCMODE)
+		}
+		own := int(f.Flags & (unix.O_NONBLOCK | unix.O_APPEND))
+		if anew, err := unix.Open(selfLink(fd), mode|own|unix.O_CLOEXEC|unix.O_NOCTTY, 0); err == nil {
+			return anew, nil
+		}
+	}
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, std.Name(), "duplicate it: %w", err)
+	}
+	return dup, nil
+}
+
+// goesOn returns our own standard stream if f is the same regular file, open as the same stream, and it is plain that the one continues
+// the other: ours stands where f stood, as in a script that runs the program twice, or our shell has cut the file short to write
+// it anew. Otherwise the file is opened again by name, with a position of its own.
+func (b *builder) goesOn(f *image.File) *os.File {
+	if f.Kind != kindRegular || b.o.Detach {
+		return nil
+	}
+	for i := range b.st.Processes {
+		for _, fd := range b.st.Processes[i].FDs {
+			if fd.File != f.ID || fd.Num >= len(b.o.Std) || b.o.Std[fd.Num] == nil {
+				continue
+			}
+			std := b.o.Std[fd.Num]
+			var st unix.Stat_t
+			if unix.Fstat(int(std.Fd()), &st) != nil || st.Dev != f.Dev || st.Ino != f.Ino {
+				continue
+			}
+			pos, err := unix.Seek(int(std.Fd()), 0, unix.SEEK_CUR)
+			if err == nil && (pos == f.Pos && pos > 0 || st.Size < f.Size) {
+				return std
+			}
+		}
+	}
+	return nil
+}
+
+// splitStd gives each standard stream that shared the description of f with another one its own: at a shell prompt all three are
+// one description of the terminal, and whoever redirects one of restore's streams means that one.
+func (b *builder) splitStd(f *image.File, first int) error {
+	for i := range b.st.Processes {
+		for _, fd := range b.st.Processes[i].FDs {
+			key := stdKey{f.ID, fd.Num}
+			if fd.File != f.ID || fd.Num > 2 || fd.Num < 0 || b.table.std[key] != 0 {
+				continue
+			}
+			if fd.Num == f.Std-1 || b.sameStream(fd.Num, f.Std-1) {
+				b.table.std[key] = first
+				continue
+			}
+			own, err := b.attach(f, b.o.Std[fd.Num])
+			if err != nil {
+				return err
+			}
+			b.table.extra = append(b.table.extra, own)
+			b.table.std[key] = own
+		}
+	}
+	return nil
+}
+
+// sameStream tells whether two of our streams lead to the same terminal, pipe or file.
+func (b *builder) sameStream(i, j int) bool {
+	if b.o.Detach {
+		return true
+	}
+	if b.o.Std[i] == nil || b.o.Std[j] == nil {
+		return false
+	}
+	var a, c unix.Stat_t
+	if unix.Fstat(int(b.o.Std[i].Fd()), &a) != nil || unix.Fstat(int(b.o.Std[j].Fd()), &c) != nil {
+		return false
+	}
+	return a.Dev == c.Dev && a.Ino == c.Ino && a.Mode&unix.S_IFMT == unix.S_IFCHR
+}
+
+// stdKey names one descriptor number of one description.
+type stdKey struct{ file, num int }
+
+// openStdOnly is for kinds that can only be standard streams.
+func openStdOnly(_ *builder, f *image.File) (int, error) {
+	return -1, fault.New(fault.FDRecord, fileObject(f), "a %s that is no standard stream", f.Kind)
+}

@@ -1,0 +1,162 @@
+package fdtable
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// termiosSize is the size of struct termios2 (include/uapi/asm-generic/termbits.h).
+const termiosSize = 44
+
+// captureTTY records a terminal. Descriptors of it become restore's own terminal, or its standard streams.
+func captureTTY(c *capturer, d *desc) error {
+	d.Std = d.std
+	fd, err := c.dup(d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := c.captureOwner(d, fd); err != nil {
+		return err
+	}
+	for i := range c.st.Terminals {
+		if c.st.Terminals[i].Rdev == d.Rdev {
+			d.Term = i + 1
+			return nil
+		}
+	}
+	t := image.Terminal{Rdev: d.Rdev, Path: d.Path}
+	tio, err := unix.IoctlGetTermios(fd, unix.TCGETS2)
+	switch {
+	case errors.Is(err, unix.EIO):
+		if d.std != 0 {
+			return nil // hung up: as a standard stream it gets a new far end, as any other does
+		}
+		return d.refuse(fault.FDState, "the terminal %s was hung up", d.Path)
+	case err != nil:
+		return d.refuse(fault.FDRead, "read the modes of terminal %s: %w", d.Path, err)
+	default:
+		if t.Termios, err = encodeTermios(tio); err != nil {
+			return d.refuse(fault.FDRead, "the modes of terminal %s: %w", d.Path, err)
+		}
+		if ws, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+			t.Rows, t.Cols = ws.Row, ws.Col
+		}
+	}
+	c.st.Terminals = append(c.st.Terminals, t)
+	d.Term = len(c.st.Terminals)
+	return nil
+}
+
+func encodeTermios(t *unix.Termios) ([]byte, error) {
+	var buf bytes.Buffer
+	if err := binary.Write(&buf, binary.NativeEndian, t); err != nil {
+		return nil, err
+	}
+	if buf.Len() != termiosSize {
+		return nil, fmt.Errorf("struct termios2 has %d bytes instead of %d", buf.Len(), termiosSize)
+	}
+	return buf.Bytes(), nil
+}
+
+func decodeTermios(b []byte) (*unix.Termios, error) {
+	var t unix.Termios
+	if len(b) != termiosSize {
+		return nil, fmt.Errorf("struct termios2 has %d bytes instead of %d", len(b), termiosSize)
+	}
+	return &t, binary.Read(bytes.NewReader(b), binary.NativeEndian, &t)
+}
+
+// openTTY attaches the description to restore's own terminal.
+func openTTY(b *builder, f *image.File) (int, error) {
+	if f.Term < 0 || f.Term > len(b.st.Terminals) {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names terminal %d of %d", f.Term, len(b.st.Terminals))
+	}
+	if b.o.Detach {
+		return b.openNull(f)
+	}
+	fd, err := b.openTerminal(f)
+	if err != nil {
+		return -1, err
+	}
+	if f.Term > 0 {
+		b.table.terms = append(b.table.terms, termUse{fd: fd, term: &b.st.Terminals[f.Term-1]})
+	}
+	return fd, nil
+}
+
+// openTerminal opens the controlling terminal, or else a standard stream that is one.
+func (b *builder) openTerminal(f *image.File) (int, error) {
+	flags := int(f.Flags&(unix.O_ACCMODE|unix.O_NONBLOCK|unix.O_APPEND)) | unix.O_CLOEXEC | unix.O_NOCTTY
+	fd, err := unix.Open("/dev/tty", flags, 0)
+	if err == nil {
+		return fd, nil
+	}
+	for _, std := range b.o.Std {
+		if std == nil || !isTerminal(int(std.Fd())) {
+			continue
+		}
+		if fd, err = unix.Open(selfLink(int(std.Fd())), flags, 0); err == nil {
+			return fd, nil
+		}
+	}
+	return -1, fault.New(fault.FDRebuild, fileObject(f), "the process has the terminal %s open, and this command has none: %w", f.Path, err).
+		WithRemedy("restore from a terminal, or with --detach")
+}
+
+func isTerminal(fd int) bool {
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS2)
+	return err == nil
+}
+
+// termUse is a rebuilt description of a terminal and what the terminal was like.
+type termUse struct {
+	fd   int
+	term *image.Terminal
+}
+
+// setTerminal puts the modes back if we are in the foreground of the terminal; a background job must not touch them. The size
+// belongs to whoever draws the terminal, and is set only where nobody has.
+func setTerminal(u termUse) error {
+	if len(u.term.Termios) == 0 || !foreground(u.fd) {
+		return nil
+	}
+	t, err := decodeTermios(u.term.Termios)
+	if err != nil {
+		return fault.New(fault.FDRecord, "terminal "+u.term.Path, "%w", err)
+	}
+	if err := unix.IoctlSetTermios(u.fd, unix.TCSETS2, t); err != nil {
+		return fault.New(fault.FDRebuild, "terminal "+u.term.Path, "set its modes: %w", err)
+	}
+	ws, err := unix.IoctlGetWinsize(u.fd, unix.TIOCGWINSZ)
+	if err == nil && ws.Row == 0 && ws.Col == 0 && u.term.Rows != 0 {
+		ws.Row, ws.Col = u.term.Rows, u.term.Cols
+		err = unix.IoctlSetWinsize(u.fd, unix.TIOCSWINSZ, ws)
+	}
+	if err != nil {
+		return fault.New(fault.FDRebuild, "terminal "+u.term.Path, "set its size: %w", err)
+	}
+	return nil
+}
+
+// foreground tells whether our process group is the terminal's foreground one.
+func foreground(fd int) bool {
+	pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && pgrp == unix.Getpgrp()
+}
+
+func (b *builder) openNull(f *image.File) (int, error) {
+	fd, err := unix.Open(os.DevNull, int(f.Flags&unix.O_ACCMODE)|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "open %s: %w", os.DevNull, err)
+	}
+	return fd, nil
+}
