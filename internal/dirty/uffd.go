@@ -1,0 +1,410 @@
+package dirty
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/pagemap"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// uffd follows writes by asynchronous write protection. A page is Clean if, now, its mapping is registered with our userfaultfd and its page table
+// entry carries the protection; everything that makes either untrue counts as a write. What the kernel does (fs/userfaultfd.c, mm/mremap.c,
+// mm/memory.c):
+//
+//   - A new mapping is not registered, whatever was at its place before; it does not become one with a registered neighbour.
+//   - A mapping that mremap(2) moves is not registered any more; one that grows in place has new pages without entries.
+//   - A page that vanishes takes its entry with it, and the next one at its place starts unprotected.
+//   - fork(2) gives the child unregistered mappings; the parent keeps its protection.
+//   - execve(2) makes a new address space without any registered mapping.
+//   - A protected huge page is split at the first write.
+type uffd struct {
+	base
+	procs map[int]*followed
+}
+
+// followed is a process with a userfaultfd of ours.
+type followed struct {
+	pid   int
+	start uint64 // start time, to tell it from a later process with the pid
+	fd    int    // the userfaultfd, -1 if it cannot be followed
+	why   string // why not
+	armed bool   // some mapping was registered
+}
+
+func newUffd() *uffd { return &uffd{procs: map[int]*followed{}} }
+
+func (t *uffd) Name() string { return UffdWP }
+
+// lookup returns what is known of a process, nil for one that is not that of Attach.
+func (t *uffd) lookup(pid int) *followed {
+	f := t.procs[pid]
+	if f == nil {
+		return nil
+	}
+	if st, err := procfs.Pid(pid).Stat(); err != nil || st.StartTime != f.start {
+		t.Forget(pid)
+		return nil
+	}
+	return f
+}
+
+func (t *uffd) Serves(pid int) (bool, string) {
+	f := t.lookup(pid)
+	if f == nil {
+		return false, ""
+	}
+	return f.fd >= 0, f.why
+}
+
+func (t *uffd) Live(pid int) bool {
+	followed, _ := t.Serves(pid)
+	return followed
+}
+
+func (t *uffd) Attach(g *ptrace.Group, pid int) error {
+	if t.lookup(pid) != nil {
+		return nil
+	}
+	st, err := procfs.Pid(pid).Stat()
+	if err != nil {
+		return err
+	}
+	f := &followed{pid: pid, start: st.StartTime, fd: -1}
+	if f.fd, err = makeInside(g, pid); err != nil {
+		if errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+			return err
+		}
+		f.fd, f.why = -1, err.Error()
+	}
+	t.procs[pid] = f
+	return nil
+}
+
+func (t *uffd) Forget(pid int) {
+	if f := t.procs[pid]; f != nil {
+		f.close()
+		delete(t.procs, pid)
+	}
+}
+
+// close gives the userfaultfd back: the kernel lifts all protection and unregisters every mapping.
+func (f *followed) close() {
+	if f.fd >= 0 {
+		_ = unix.Close(f.fd) // the last descriptor
+		f.fd = -1
+	}
+}
+
+// giveUp ends the following of a process for good.
+func (f *followed) giveUp(why string) {
+	f.close()
+	f.why = why
+}
+
+func (t *uffd) Keep(pids []int) {
+	for pid := range t.procs {
+		if !slices.Contains(pids, pid) {
+			t.Forget(pid)
+		}
+	}
+}
+
+func (t *uffd) Close() error {
+	for pid := range t.procs {
+		t.Forget(pid)
+	}
+	return nil
+}
+
+func (t *uffd) Arm(pid int) error {
+	return t.Rearm(pid, nil, func(Run) error { return nil })
+}
+
+func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
+	f := t.lookup(pid)
+	if f == nil || f.fd < 0 {
+		return nil
+	}
+	m, err := pagemap.Open(pid)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	maps, ok, err := t.registerAll(f, m)
+	if err != nil || !ok {
+		return err
+	}
+	if spans == nil {
+		spans = mapSpans(maps)
+	}
+	q := content()
+	q.All |= pagemap.WPAllowed | pagemap.Written
+	q.Return = 0
+	j := joiner{sink: sink}
+	for _, s := range spans {
+		add := func(r pagemap.Region) error { return j.add(Run{r.Start, r.End, Written}) }
+		if err := m.Protect(s.Start, s.End, q, add); err != nil {
+			return trackFault(pid, err)
+		}
+	}
+	return j.flush()
+}
+
+func trackFault(pid int, err error) error {
+	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
+}
+
+// registerAll registers every mapping that is not registered yet, with no page protected, and returns all that can be. It reports false if the process is no longer
+// followed.
+func (t *uffd) registerAll(f *followed, m *pagemap.Map) ([]procfs.Map, bool, error) {
+	maps, err := procfs.Pid(f.pid).Maps()
+	if err != nil {
+		return nil, false, err
+	}
+	maps = slices.DeleteFunc(maps, func(v procfs.Map) bool { return !followable(&v) })
+	fresh, err := unregistered(m, maps)
+	if err != nil {
+		return nil, false, trackFault(f.pid, err)
+	}
+	if f.armed && len(fresh) == len(maps) {
+		// Nothing of what was registered is left: another program runs, or the descriptor still belongs to the address space of the old one, which
+		// may live on elsewhere. It must not be touched.
+		t.Forget(f.pid)
+		return nil, false, nil
+	}
+	for i := range fresh {
+		switch err := f.register(&fresh[i]); {
+		case errors.Is(err, unix.EBUSY):
+			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd", fresh[i].Key()))
+			return nil, false, nil
+		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ESRCH):
+			t.Forget(f.pid) // its address space is gone
+			return nil, false, nil
+		}
+	}
+	return maps, true, nil
+}
+
+// followable reports whether a mapping may have content of the process's own. Pages of shared mappings are those of an object.
+func followable(v *procfs.Map) bool {
+	switch {
+	case v.Shared, strings.HasPrefix(v.Name, "[v"), v.Name == "[uprobes]", strings.HasPrefix(v.Name, "/anon_hugepage"):
+		return false
+	}
+	return true
+}
+
+// unregistered returns those of ascending maps that are not registered, or not as a whole.
+func unregistered(m *pagemap.Map, maps []procfs.Map) ([]procfs.Map, error) {
+	// The kernel skips mappings that are registered as a whole, and reports of the others every address.
+	q := pagemap.Query{Invert: pagemap.WPAllowed, All: pagemap.WPAllowed}
+	var out []procfs.Map
+	i := 0
+	for _, s := range mapSpans(maps) {
+		err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error {
+			for i < len(maps) && maps[i].End <= r.Start {
+				i++
+			}
+			for ; i < len(maps) && maps[i].Start < r.End; i++ {
+				out = append(out, maps[i])
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// spanGap is the width of a gap that is worth a walk of its own to leave it out.
+const spanGap = 1 << 30
+
+// mapSpans are the parts of the address space that mappings lie in.
+func mapSpans(maps []procfs.Map) []Span {
+	var out []Span
+	for i := range maps {
+		if n := len(out); n > 0 && maps[i].Start-out[n-1].End < spanGap {
+			out[n-1].End = maps[i].End
+			continue
+		}
+		out = append(out, Span{maps[i].Start, maps[i].End})
+	}
+	return out
+}
+
+// register registers one mapping. Up to Linux 6.12 a mapping that was registered once, and was moved, has entries that still look
+// protected while writes to them are not seen; so the protection of all entries is taken away first.
+func (f *followed) register(v *procfs.Map) error {
+	if err := register(f.fd, v.Start, v.End); err != nil {
+		return err // EINVAL, EPERM: of a kind that cannot be followed, its pages stay Written
+	}
+	f.armed = true
+	if err := unprotect(f.fd, v.Start, v.End); err != nil {
+		// The process runs and has unmapped a part of it. Next time.
+		_ = unregister(f.fd, v.Start, v.End)
+	}
+	return nil
+}
+
+func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
+	f := t.lookup(pid)
+	if f == nil || f.fd < 0 || !f.armed {
+		return everything(pid, spans, sink)
+	}
+	maps, err := procfs.Pid(pid).Maps()
+	if err != nil {
+		return err
+	}
+	m, err := pagemap.Open(pid)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := f.verify(m, maps); err != nil {
+		return trackFault(pid, err)
+	}
+	if f.fd < 0 {
+		return everything(pid, spans, sink)
+	}
+	q := content()
+	q.Return |= pagemap.WPAllowed | pagemap.Written | pagemap.Present
+	j := joiner{sink: sink}
+	c := classifier{maps: maps, sink: j.add}
+	for _, s := range spans {
+		if err := m.Walk(s.Start, s.End, q, c.add); err != nil {
+			return trackFault(pid, err)
+		}
+	}
+	return j.flush()
+}
+
+// verify makes sure that what is registered is registered with our descriptor, not with one of the process's own. Registering once more
+// does nothing then.
+func (f *followed) verify(m *pagemap.Map, maps []procfs.Map) error {
+	maps = slices.DeleteFunc(slices.Clone(maps), func(v procfs.Map) bool { return !followable(&v) })
+	fresh, err := unregistered(m, maps)
+	if err != nil {
+		return err
+	}
+	if len(fresh) == len(maps) {
+		return nil // another program
+	}
+	for i := range maps {
+		v := &maps[i]
+		if len(fresh) > 0 && fresh[0].Start == v.Start {
+			fresh = fresh[1:]
+			continue
+		}
+		if err := register(f.fd, v.Start, v.End); err != nil {
+			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd (%v)", v.Key(), err))
+			return nil
+		}
+	}
+	return nil
+}
+
+// classifier turns regions into runs.
+type classifier struct {
+	maps []procfs.Map
+	next int
+	sink func(Run) error
+}
+
+func (c *classifier) add(r pagemap.Region) error {
+	const ours = pagemap.WPAllowed | pagemap.Written
+	switch {
+	case r.Categories&pagemap.Guard != 0:
+		return c.sink(Run{r.Start, r.End, Guard})
+	case r.Categories&ours != pagemap.WPAllowed:
+		return c.sink(Run{r.Start, r.End, Written})
+	case r.Categories&pagemap.Present != 0:
+		return c.sink(Run{r.Start, r.End, Clean})
+	}
+	return c.swapped(r)
+}
+
+// swapped classifies pages whose entries are not present but carry the protection. In a file mapping that is also what is left of a page that
+// vanished (a marker, so that the protection survives), and then the file's page is the content.
+func (c *classifier) swapped(r pagemap.Region) error {
+	for c.next < len(c.maps) && c.maps[c.next].End <= r.Start {
+		c.next++
+	}
+	for i := c.next; i < len(c.maps) && c.maps[i].Start < r.End; i++ {
+		v := &c.maps[i]
+		out := Run{max(r.Start, v.Start), min(r.End, v.End), Clean}
+		if v.HasFile() {
+			out.State = Written
+		}
+		if err := c.sink(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeInside makes a userfaultfd inside a stopped process and returns our descriptor of it; the process keeps none.
+func makeInside(g *ptrace.Group, pid int) (int, error) {
+	in, err := g.Injector(pid, nil)
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	for _, th := range g.Of(pid) {
+		if fd, err = takeFrom(in, th); err == nil || !errors.Is(err, &fault.Error{Code: fault.InjectRoom}) && !errors.Is(err, &fault.Error{Code: fault.InjectState}) {
+			break // another thread would do no better
+		}
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err := handshake(fd); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("UFFDIO_API: %w", err)
+	}
+	return fd, nil
+}
+
+// takeFrom makes the userfaultfd with one thread, takes it and closes the thread's descriptor.
+func takeFrom(in *ptrace.Injector, th *ptrace.Thread) (fd int, err error) {
+	made := []ptrace.Syscall{{Nr: unix.SYS_USERFAULTFD, Args: [6]uint64{unix.O_CLOEXEC | unix.O_NONBLOCK | uffdUserModeOnly}}}
+	if err := in.Inject(th, made); err != nil {
+		return -1, err
+	}
+	if err := made[0].Err(); err != nil {
+		return -1, fmt.Errorf("userfaultfd: %w", err)
+	}
+	fd, err = takeFD(th.Pid, int(made[0].Ret))
+	done := []ptrace.Syscall{{Nr: unix.SYS_CLOSE, Args: [6]uint64{uint64(made[0].Ret)}}}
+	if e := in.Inject(th, done); e != nil {
+		err = errors.Join(err, e)
+	} else if e := done[0].Err(); e != nil {
+		err = errors.Join(err, fmt.Errorf("close the userfaultfd: %w", e))
+	}
+	if err != nil && fd >= 0 {
+		_ = unix.Close(fd)
+	}
+	return fd, err
+}
+
+// takeFD duplicates a descriptor of another process (pidfd_getfd(2), Linux 5.6).
+func takeFD(pid, theirs int) (int, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_getfd: %w", err)
+	}
+	unix.CloseOnExec(fd)
+	return fd, nil
+}
