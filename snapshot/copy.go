@@ -1,0 +1,187 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// parallelFrom is how much there must be to copy for a second worker to pay, bytes.
+const parallelFrom = 8 << 20
+
+// copier copies jobs, under the freeze.
+type copier struct {
+	ctx      context.Context
+	deadline time.Time // zero for none
+	started  time.Time
+	next     atomic.Int64
+	failed   atomic.Bool
+}
+
+// copyJobs fills the buffers of all jobs that have one, with several workers if that pays. It stops at the first error, at the
+// deadline and when ctx is done.
+func copyJobs(ctx context.Context, jobs []job, deadline time.Time) error {
+	total := 0
+	for i := range jobs {
+		total += jobs[i].size
+	}
+	c := &copier{ctx: ctx, deadline: deadline, started: time.Now()}
+	workers := 1
+	if total >= parallelFrom {
+		workers = min(2, runtime.GOMAXPROCS(0))
+	}
+	if workers == 1 {
+		return c.work(jobs)
+	}
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() { errs[i] = c.work(jobs) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (c *copier) work(jobs []job) error {
+	var ranges []ptrace.Range
+	for {
+		i := int(c.next.Add(1)) - 1
+		if i >= len(jobs) || c.failed.Load() {
+			return nil
+		}
+		if jobs[i].buf == nil {
+			continue
+		}
+		err := c.ctx.Err()
+		if err == nil && !c.deadline.IsZero() && time.Now().After(c.deadline) {
+			err = fault.New(fault.MaxFreeze, "", "after %d of %d parts of the memory were copied", i, len(jobs))
+		}
+		if err == nil {
+			ranges, err = jobs[i].copy(jobs[i].buf, ranges)
+		}
+		if err != nil {
+			c.failed.Store(true)
+			return err
+		}
+	}
+}
+
+// copy fills buf with the job's parts. It returns scratch for the next one.
+func (j *job) copy(buf []byte, scratch []ptrace.Range) ([]ptrace.Range, error) {
+	if j.from.file != nil {
+		return scratch, j.copyFile(buf)
+	}
+	if j.parts[0].forced {
+		return scratch, j.copyForced(buf, 0)
+	}
+	scratch = scratch[:0]
+	for _, p := range j.parts {
+		scratch = append(scratch, ptrace.Range{Addr: p.addr, Len: p.size})
+	}
+	n, err := ptrace.ReadMemory(j.from.pid, scratch, buf[:j.size])
+	if err != nil {
+		return scratch, j.copyForced(buf, n&^(image.PageSize-1))
+	}
+	return scratch, nil
+}
+
+// copyForced copies through /proc/PID/mem, which reads where the process itself may not, from byte done on.
+func (j *job) copyForced(buf []byte, done int) error {
+	th := ptrace.Thread{Pid: j.from.pid, Tid: j.from.pid}
+	at := 0
+	for _, p := range j.parts {
+		if skip := max(0, min(done-at, p.size)); skip < p.size {
+			if err := th.Peek(p.addr+uint64(skip), buf[at+skip:at+p.size]); err != nil {
+				return fault.New(fault.PageRead, fmt.Sprintf("memory %x-%x of %s", p.addr, p.addr+uint64(p.size), j.from.name), "%w", err)
+			}
+		}
+		at += p.size
+	}
+	return nil
+}
+
+// copyFile reads from the object's file; what lies beyond its end, in its last page, is zero.
+func (j *job) copyFile(buf []byte) error {
+	at := 0
+	for _, p := range j.parts {
+		n, err := j.from.file.ReadAt(buf[at:at+p.size], int64(p.addr))
+		if err != nil && (!errors.Is(err, io.EOF) || n <= p.size-image.PageSize) {
+			return fault.New(fault.PageRead, j.from.name, "read %d bytes at %d: %w", p.size, p.addr, err)
+		}
+		clear(buf[at+n : at+p.size])
+		at += p.size
+	}
+	return nil
+}
+
+// pageSink takes pages; image.Writer is one.
+type pageSink interface {
+	Write(space image.Space, addr uint64, data []byte) error
+	Compare(space image.Space, addr uint64, data []byte, from image.Space, at uint64) error
+}
+
+// lender is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given back after.
+type lender struct {
+	to   *image.Writer
+	from *arena
+}
+
+func (l lender) Write(space image.Space, addr uint64, data []byte) error {
+	return l.to.Lend(space, addr, data, func() { l.from.release(data) })
+}
+
+func (l lender) Compare(space image.Space, addr uint64, data []byte, from image.Space, at uint64) error {
+	defer l.from.release(data)
+	return l.to.Compare(space, addr, data, from, at)
+}
+
+// write hands the content of a job, in data, to the image.
+func (j *job) write(to pageSink, code *codeFiles, data []byte) error {
+	at := 0
+	for _, p := range j.parts {
+		piece := data[at : at+p.size]
+		var err error
+		switch {
+		case p.code != nil:
+			err = code.write(to, j.from.space, p, piece)
+		case j.from.parent != 0:
+			err = to.Compare(j.from.space, p.addr, piece, j.from.parent, p.addr)
+		default:
+			err = to.Write(j.from.space, p.addr, piece)
+		}
+		if err != nil {
+			return err
+		}
+		at += p.size
+	}
+	return nil
+}
+
+// interrupted turns the end of a context into the fault users see.
+func interrupted(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if !errors.Is(err, &fault.Error{Code: fault.Interrupt}) {
+			return fault.New(fault.Interrupt, "snapshot", "%w", err)
+		}
+	}
+	return err
+}
+
+// gone turns the errors of a process that was killed meanwhile into the fault that says so.
+func gone(pid int, err error) error {
+	if err != nil && errors.Is(err, unix.ESRCH) && !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+		return fault.New(fault.TargetGone, pidName(pid), "%w", err)
+	}
+	return err
+}

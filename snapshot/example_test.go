@@ -1,0 +1,61 @@
+package snapshot_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/snapshot"
+)
+
+func ExampleSnap() {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+
+	res, err := snapshot.Snap(context.Background(), cmd.Process.Pid, snapshot.Options{
+		Dir: dir, Name: "first", Compress: image.LevelFast,
+	})
+	var e *snapshot.Error
+	if errors.As(err, &e) {
+		fmt.Println(e.Code, "about", e.Object, "because", e.Cause, "so", e.Advice())
+		return
+	}
+	fmt.Println(len(res.Pids), "process in image", res.Name)
+	fmt.Println("stood still while it was written:", res.FreezeUS >= res.Phases.Publish)
+	// Output:
+	// 1 process in image first
+	// stood still while it was written: false
+}
+
+func ExampleCheck() {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+
+	report, err := snapshot.Check(context.Background(), cmd.Process.Pid)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, b := range report.Blockers {
+		fmt.Println(b)
+	}
+	fmt.Println(len(report.Blockers), "blockers")
+	// Output: 0 blockers
+}

@@ -1,0 +1,247 @@
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any more: once the
+// tree runs on it may unmap them, and then nothing leads to them.
+type identifier struct {
+	st       *image.State
+	known    map[image.MappedFile]image.MappedFile // as a source gave it -> complete
+	shmems   map[inode]int                         // 1-based index into st.Shmems
+	ghosts   map[inode]int                         // 1-based index into st.Ghosts
+	contents contents
+	blockers fault.List
+}
+
+type inode struct{ dev, ino uint64 }
+
+// contents are the open files of objects whose content belongs into the image.
+type contents struct {
+	shmems []*os.File // by index into State.Shmems
+	ghosts []*os.File // by index into State.Ghosts
+}
+
+func (c *contents) close() {
+	for _, f := range append(c.shmems, c.ghosts...) {
+		if f != nil {
+			_ = f.Close() // opened for reading only
+		}
+	}
+	c.shmems, c.ghosts = nil, nil
+}
+
+func newIdentifier(st *image.State) *identifier {
+	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}}
+	for i := range st.Shmems {
+		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
+	}
+	for i := range st.Ghosts {
+		id.ghosts[inode{st.Ghosts[i].Dev, st.Ghosts[i].Ino}] = i + 1
+	}
+	return id
+}
+
+// identify completes the mapped files of all processes, and State.Shmems and State.Ghosts with what is mapped.
+func (id *identifier) identify() error {
+	for i := range id.st.Processes {
+		p := &id.st.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		if err := id.file(&p.Exe, fmt.Sprintf("/proc/%d/exe", p.Pid), "executable of "+pidName(p.Pid)); err != nil {
+			return err
+		}
+		for j := range p.VMAs {
+			v := &p.VMAs[j]
+			if v.Kind != image.VMAFile && v.Kind != image.VMAShmem {
+				continue
+			}
+			link := fmt.Sprintf("/proc/%d/map_files/%x-%x", p.Pid, v.Start, v.End)
+			if v.Kind == image.VMAShmem && anonymousObject(v) {
+				if err := id.shmem(v, link, vmaName(p.Pid, v)); err != nil {
+					return err
+				}
+				continue
+			}
+			v.Kind = image.VMAFile // a deleted file of a tmpfs is a file: descriptors of it are treated alike
+			if err := id.file(&v.File, link, vmaName(p.Pid, v)); err != nil {
+				return err
+			}
+		}
+	}
+	return id.openRest()
+}
+
+// anonymousObject tells whether a mapping is of an object that never had a name: shared anonymous memory or a memfd.
+func anonymousObject(v *image.VMA) bool {
+	return strings.HasPrefix(v.File.Path, "/memfd:") || strings.HasPrefix(v.File.Path, "/dev/zero")
+}
+
+// file completes f, which is open or mapped through link in /proc.
+func (id *identifier) file(f *image.MappedFile, link, object string) error {
+	asked := *f
+	if done, ok := id.known[asked]; ok {
+		*f = done
+		return nil
+	}
+	var named unix.Stat_t
+	byName := unix.Stat(f.Path, &named)
+	if byName != nil || named.Dev != f.Dev || named.Ino != f.Ino {
+		// The kernel's tables number some file systems' files (btrfs, overlayfs) in another way than stat(2) does: ask stat.
+		var real unix.Stat_t
+		if err := unix.Stat(link, &real); err != nil {
+			return id.unreadable(object, f.Path, err)
+		}
+		f.Dev, f.Ino = real.Dev, real.Ino
+		if byName != nil || named.Dev != real.Dev || named.Ino != real.Ino {
+			return id.ghost(f, asked, link, object, &real)
+		}
+	}
+	setFacts(f, &named)
+	id.known[asked] = *f
+	return nil
+}
+
+// setFacts records what restore compares. A device node's size and time say nothing about it.
+func setFacts(f *image.MappedFile, st *unix.Stat_t) {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		f.Size, f.MTime = st.Size, st.Mtim.Nano()
+	}
+}
+
+// ghost records a mapped file whose name is gone or leads to another one.
+func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, object string, st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		id.blockers = append(id.blockers, fault.New(fault.Mapping, object, "it maps %s, which is no regular file and has lost its name", f.Path))
+		return nil
+	}
+	setFacts(f, st)
+	key := inode{st.Dev, st.Ino}
+	if id.ghosts[key] == 0 {
+		id.st.Ghosts = append(id.st.Ghosts, image.Ghost{
+			Path: f.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
+		})
+		id.ghosts[key] = len(id.st.Ghosts)
+	}
+	f.Ghost = id.ghosts[key]
+	id.known[asked] = *f
+	return openInto(&id.contents.ghosts, f.Ghost-1, link, object)
+}
+
+// shmem records a mapped shared memory object.
+func (id *identifier) shmem(v *image.VMA, link, object string) error {
+	var st unix.Stat_t
+	key := inode{v.File.Dev, v.File.Ino}
+	if id.shmems[key] == 0 {
+		if err := unix.Stat(link, &st); err != nil {
+			return id.unreadable(object, v.File.Path, err)
+		}
+		key = inode{st.Dev, st.Ino}
+	}
+	if id.shmems[key] == 0 {
+		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode}
+		if name, ok := strings.CutPrefix(v.File.Path, "/memfd:"); ok {
+			s.Kind, s.Name = "memfd", strings.TrimSuffix(name, " (deleted)")
+		}
+		id.st.Shmems = append(id.st.Shmems, s)
+		id.shmems[key] = len(id.st.Shmems)
+		i := len(id.st.Shmems) - 1
+		if err := openInto(&id.contents.shmems, i, link, object); err != nil {
+			return err
+		}
+		if s.Kind == "memfd" {
+			seals, err := unix.FcntlInt(id.contents.shmems[i].Fd(), unix.F_GET_SEALS, 0)
+			if err != nil {
+				return fault.New(fault.MappedRead, object, "read its seals: %w", err)
+			}
+			id.st.Shmems[i].Seals = uint32(seals)
+		}
+	}
+	v.Shmem = id.shmems[key]
+	return openInto(&id.contents.shmems, v.Shmem-1, link, object)
+}
+
+// openRest opens the objects that are open but not mapped, through a descriptor of the tree.
+func (id *identifier) openRest() error {
+	for _, p := range id.st.Processes {
+		for _, fd := range p.FDs {
+			f := id.fileOf(fd)
+			if f == nil || f.Shmem == 0 && f.Ghost == 0 {
+				continue
+			}
+			link := fmt.Sprintf("/proc/%d/fd/%d", p.Pid, fd.Num)
+			object := fmt.Sprintf("fd %d of pid %d", fd.Num, p.Pid)
+			if f.Shmem != 0 {
+				if err := openInto(&id.contents.shmems, f.Shmem-1, link, object); err != nil {
+					return err
+				}
+			}
+			if f.Ghost != 0 {
+				if err := openInto(&id.contents.ghosts, f.Ghost-1, link, object); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// fileOf finds the description of a descriptor. Sources number descriptions in order, so it is nearly always at its place.
+func (id *identifier) fileOf(fd image.FD) *image.File {
+	if i := fd.File - 1; i >= 0 && i < len(id.st.Files) && id.st.Files[i].ID == fd.File {
+		return &id.st.Files[i]
+	}
+	for i := range id.st.Files {
+		if id.st.Files[i].ID == fd.File {
+			return &id.st.Files[i]
+		}
+	}
+	return nil
+}
+
+func (id *identifier) unreadable(object, path string, err error) error {
+	return fault.New(fault.MappedRead, object, "%s: %w", path, err)
+}
+
+// openInto opens link for reading as element i of list, unless it is open already. A link of /proc opens the file itself, whatever
+// became of its name, as a description of its own.
+func openInto(list *[]*os.File, i int, link, object string) error {
+	for len(*list) <= i {
+		*list = append(*list, nil)
+	}
+	if (*list)[i] != nil {
+		return nil
+	}
+	f, err := os.OpenFile(link, os.O_RDONLY|unix.O_NOATIME, 0)
+	if err != nil {
+		return fault.New(fault.MappedRead, object, "%w", err)
+	}
+	(*list)[i] = f
+	return nil
+}
+
+// changing tells whether the tree itself can write to a ghost: then its content must be copied while the tree stands still.
+func changing(st *image.State, ghost int) bool {
+	for i := range st.Files {
+		if f := &st.Files[i]; f.Ghost == ghost && f.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			return true
+		}
+	}
+	for i := range st.Processes {
+		for j := range st.Processes[i].VMAs {
+			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared && (v.Prot&unix.PROT_WRITE != 0 || hasFlag(v, "mw")) {
+				return true
+			}
+		}
+	}
+	return false
+}

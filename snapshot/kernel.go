@@ -1,0 +1,76 @@
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
+)
+
+// readKernel describes the machine, except for what only the moment of the freeze tells.
+func readKernel() (image.Kernel, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return image.Kernel{}, fmt.Errorf("read the kernel's name: %w", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return image.Kernel{}, fmt.Errorf("read the boot id: %w", err)
+	}
+	return image.Kernel{
+		Release: unix.ByteSliceToString(u.Release[:]), Machine: unix.ByteSliceToString(u.Machine[:]),
+		BootID: strings.TrimSpace(string(boot)), CPUModel: cpuModel(),
+	}, nil
+}
+
+// cpuModel is for messages only: "" if /proc/cpuinfo does not name it.
+func cpuModel() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// readMoment adds what belongs to the moment of the freeze: the clocks, the vDSO and the register sets of the root process.
+func readMoment(k *image.Kernel, root *image.Process) error {
+	var wall unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
+		return fmt.Errorf("read the wall clock: %w", err)
+	}
+	now, err := timens.Now()
+	if err != nil {
+		return err
+	}
+	offsets, err := timens.Of(root.Pid)
+	if err != nil {
+		return err
+	}
+	k.Realtime, k.Monotonic, k.Boottime = wall.Nano(), now.Monotonic, now.Boottime
+	k.MonotonicOffset, k.BoottimeOffset = offsets.Monotonic, offsets.Boottime
+	if len(root.Threads) > 0 {
+		k.XFeatures = xfeatures(root.Threads[0].XState)
+	}
+	for _, v := range root.VMAs {
+		if v.Kind != image.VMAVDSO {
+			continue
+		}
+		pages := make([]byte, v.End-v.Start)
+		if _, err := ptrace.ReadMemory(root.Pid, []ptrace.Range{{Addr: v.Start, Len: len(pages)}}, pages); err != nil {
+			return fmt.Errorf("read the vDSO: %w", err)
+		}
+		k.VDSOHash = fmt.Sprintf("%016x", xxhash.Sum64(pages))
+	}
+	return nil
+}

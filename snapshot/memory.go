@@ -1,0 +1,194 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// memory decides which pages to save and copies them, under the freeze.
+func (s *session) memory(ctx context.Context) error {
+	s.number()
+	for i := range s.st.Processes {
+		if p := &s.st.Processes[i]; !p.Zombie {
+			if err := s.planProcess(p); err != nil {
+				return gone(p.Pid, err)
+			}
+		}
+	}
+	if err := s.addObjects(); err != nil {
+		return err
+	}
+	s.code.ghosts = s.contents.ghosts
+	if err := s.forgetEnded(); err != nil {
+		return err
+	}
+	jobs := s.plan.jobs
+	for i := range jobs {
+		jobs[i].buf = s.arena.take(jobs[i].size)
+	}
+	var deadline time.Time
+	if s.opts.MaxFreeze > 0 {
+		deadline = s.frozenAt.Add(s.opts.MaxFreeze)
+	}
+	if err := copyJobs(ctx, jobs, deadline); err != nil {
+		return gone(s.pid, err)
+	}
+	if err := s.stream(ctx, deadline); err != nil {
+		return err
+	}
+	return s.rearm()
+}
+
+// number gives each content in the image its space. Processes that pre-copy has seen have theirs.
+func (s *session) number() {
+	next := image.Space(len(s.track.spaces) + 1)
+	take := func() image.Space { next++; return next - 1 }
+	for i := range s.st.Processes {
+		p := &s.st.Processes[i]
+		if space, ok := s.track.spaces[p.Pid]; ok && !p.Zombie {
+			p.Space = space
+		} else if !p.Zombie {
+			p.Space = take()
+		}
+	}
+	for i := range s.st.Shmems {
+		s.st.Shmems[i].Space = take()
+	}
+	for i := range s.st.Ghosts {
+		s.st.Ghosts[i].Space = take()
+	}
+}
+
+// forgetEnded takes out of the image what was copied of processes that have ended since.
+func (s *session) forgetEnded() error {
+	for pid, space := range s.track.spaces {
+		if slices.Contains(s.pids, pid) {
+			continue
+		}
+		if err := s.writer.Discard(space, 0, s.track.tops[pid]/image.PageSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addObjects plans the content of shared memory objects and of those ghosts that the tree itself can change.
+func (s *session) addObjects() error {
+	for i := range s.st.Shmems {
+		o := &s.st.Shmems[i]
+		if err := s.addObject(o.Space, fmt.Sprintf("shared memory %s", o.Name), &o.Size, i, false); err != nil {
+			return err
+		}
+	}
+	for i := range s.st.Ghosts {
+		if o := &s.st.Ghosts[i]; changing(s.st, i+1) {
+			if err := s.addObject(o.Space, o.Path, &o.Size, i, true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addObject plans one object. Its size is read again: it is what counts together with the content.
+func (s *session) addObject(space image.Space, name string, size *int64, i int, ghost bool) error {
+	files := s.contents.shmems
+	if ghost {
+		files = s.contents.ghosts
+	}
+	if i >= len(files) || files[i] == nil {
+		return fault.New(fault.MappedRead, name, "no descriptor or mapping leads to it")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(files[i].Fd()), &st); err != nil {
+		return fault.New(fault.MappedRead, name, "%w", err)
+	}
+	*size = st.Size
+	if err := s.plan.addFile(&origin{space: space, file: files[i], name: name, parent: s.track.inodes[[2]uint64{uint64(st.Dev), st.Ino}]}, st.Size); err != nil {
+		return fault.New(fault.MappedRead, name, "%w", err)
+	}
+	return nil
+}
+
+// stream copies and writes the jobs for which the arena had no room.
+func (s *session) stream(ctx context.Context, deadline time.Time) error {
+	var buf []byte
+	for i := range s.plan.jobs {
+		j := &s.plan.jobs[i]
+		if j.buf != nil {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !deadline.IsZero() && time.Now().After(deadline) {
+			return fault.New(fault.MaxFreeze, "", "the memory does not fit into ours and has to be written during the freeze")
+		}
+		if buf == nil {
+			buf = make([]byte, jobBytes)
+		}
+		if _, err := j.copy(buf, nil); err != nil {
+			return gone(s.pid, err)
+		}
+		if err := j.write(s.writer, &s.code, buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encode hands everything that was copied to the image, then the ghosts that nobody can change.
+func (s *session) encode(ctx context.Context) error {
+	s.expected = s.done
+	for i := range s.plan.jobs {
+		j := &s.plan.jobs[i]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if j.buf != nil {
+			if err := j.write(lender{s.writer, s.arena}, &s.code, j.buf); err != nil {
+				return err
+			}
+			j.buf = nil
+		}
+		s.report(j.size)
+	}
+	return s.encodeGhosts(ctx)
+}
+
+func (s *session) encodeGhosts(ctx context.Context) error {
+	var quiet planner
+	for i := range s.st.Ghosts {
+		if g := &s.st.Ghosts[i]; !changing(s.st, i+1) {
+			if i >= len(s.contents.ghosts) || s.contents.ghosts[i] == nil {
+				return fault.New(fault.MappedRead, g.Path, "no descriptor or mapping leads to it")
+			}
+			if err := quiet.addFile(&origin{space: g.Space, file: s.contents.ghosts[i], name: g.Path}, g.Size); err != nil {
+				return fault.New(fault.MappedRead, g.Path, "%w", err)
+			}
+		}
+	}
+	if len(quiet.jobs) == 0 {
+		return nil
+	}
+	buf := make([]byte, jobBytes)
+	for i := range quiet.jobs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := quiet.jobs[i].copy(buf, nil); err != nil {
+			return err
+		}
+		if err := quiet.jobs[i].write(s.writer, &s.code, buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package snapshot
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/pagemap"
+)
+
+// origin is where the content of a space is read: the memory of a process, or a file that holds a shared object.
+type origin struct {
+	space image.Space
+	pid   int      // of a process
+	file  *os.File // of an object
+	name  string   // for messages
+
+	parent image.Space // what to compare it with in the parent image, 0 for nothing
+}
+
+// part is a run of pages to copy.
+type part struct {
+	addr   uint64
+	size   int
+	forced bool       // not readable by the process itself: only /proc/PID/mem reads it
+	code   *image.VMA // the mapping, if it is one of code that may hold breakpoints
+}
+
+// job is what one worker copies at a time: parts of one origin, into one buffer.
+type job struct {
+	from  *origin
+	parts []part
+	size  int
+	buf   []byte // nil if the arena has no room: then it is copied and written at once
+}
+
+// Bounds of a job: small enough to spread over workers and to keep a deadline, large enough for one process_vm_readv call.
+const (
+	jobBytes = 4 << 20
+	jobParts = 512
+)
+
+// planner collects the jobs of a snapshot.
+type planner struct {
+	jobs  []job
+	bytes int64
+}
+
+// add plans a run of pages, in pieces that fit into jobs. Runs of neighbouring mappings become one: the fewer parts, the faster the copy.
+func (pl *planner) add(from *origin, p part) {
+	pl.bytes += int64(p.size)
+	for p.size > 0 {
+		j := pl.room(from, p.forced)
+		piece := p
+		piece.size = min(p.size, jobBytes-j.size)
+		if last := len(j.parts) - 1; last >= 0 && j.parts[last].code == p.code && j.parts[last].addr+uint64(j.parts[last].size) == p.addr {
+			j.parts[last].size += piece.size
+		} else {
+			j.parts = append(j.parts, piece)
+		}
+		j.size += piece.size
+		p.addr += uint64(piece.size)
+		p.size -= piece.size
+	}
+}
+
+// room returns the last job if it takes more parts of this sort, else a new one.
+func (pl *planner) room(from *origin, forced bool) *job {
+	if n := len(pl.jobs); n > 0 {
+		j := &pl.jobs[n-1]
+		if j.from == from && j.size < jobBytes && len(j.parts) < jobParts && j.parts[0].forced == forced {
+			return j
+		}
+	}
+	pl.jobs = append(pl.jobs, job{from: from})
+	return &pl.jobs[len(pl.jobs)-1]
+}
+
+// privatePages selects what a process has for itself: anonymous pages and those of private file mappings that it has changed. What
+// the file still has, and the zero page, a new mapping brings by itself.
+func privatePages() pagemap.Query {
+	return pagemap.Query{
+		Invert: pagemap.File | pagemap.PFNZero,
+		All:    pagemap.File | pagemap.PFNZero,
+		Any:    pagemap.Present | pagemap.Swapped,
+		Return: pagemap.Guard,
+	}
+}
+
+// addProcess plans the private pages of a process and notes its guard regions in the VMAs.
+func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
+	if len(p.VMAs) == 0 {
+		return nil
+	}
+	m, err := pagemap.Open(p.Pid)
+	if err != nil {
+		return memoryFault(p.Pid, err)
+	}
+	defer m.Close()
+	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: parent}
+	c := cutter{vmas: p.VMAs, sink: func(v *image.VMA, start, end uint64, guard bool) {
+		switch {
+		case guard:
+			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
+		case holdsContent(v):
+			p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
+			if isCode(v) {
+				p.code = v
+			}
+			pl.add(from, p)
+		}
+	}}
+	for _, s := range spans(p.VMAs) {
+		err := m.Walk(s.Start, s.End, privatePages(), func(r pagemap.Region) error {
+			c.cut(r.Start, r.End, r.Categories&pagemap.Guard != 0)
+			return nil
+		})
+		if err != nil {
+			return memoryFault(p.Pid, err)
+		}
+	}
+	return nil
+}
+
+// spanGap is the width of unmapped space, bytes, from which it is worth a walk of its own to leave it out. PAGEMAP_SCAN skips holes by
+// itself, but without it a walk reads eight bytes for each page, mapped or not, and an address space has 2^35 of them.
+const spanGap = 4 << 20
+
+// spans are the parts of the address space that mappings lie in, without the wide gaps between them.
+func spans(vmas []image.VMA) []image.Range {
+	var out []image.Range
+	for i := range vmas {
+		v := &vmas[i]
+		if n := len(out); n > 0 && v.Start-out[n-1].End < spanGap {
+			out[n-1].End = v.End
+			continue
+		}
+		out = append(out, image.Range{Start: v.Start, End: v.End})
+	}
+	return out
+}
+
+func memoryFault(pid int, err error) error {
+	return fault.New(fault.PageRead, pidName(pid), "%w", err)
+}
+
+// holdsContent tells whether private pages of a mapping belong into the image. Those of a droppable one (MAP_DROPPABLE, Linux 6.11)
+// do not: the kernel may drop them at any time, and it is where vgetrandom(2) keeps random numbers that must not come twice.
+func holdsContent(v *image.VMA) bool {
+	switch v.Kind {
+	case image.VMAAnon, image.VMAFile, image.VMAShmem:
+		return !hasFlag(v, "dp")
+	}
+	return false
+}
+
+func hasFlag(v *image.VMA, flag string) bool {
+	for _, f := range v.Flags {
+		if f == flag {
+			return true
+		}
+	}
+	return false
+}
+
+// cutter cuts ascending page runs at the borders of ascending mappings.
+type cutter struct {
+	vmas []image.VMA
+	next int // first mapping that does not end before the current run
+	sink func(v *image.VMA, start, end uint64, guard bool)
+}
+
+// cut hands each part of [start, end) that lies in a mapping to the sink.
+func (c *cutter) cut(start, end uint64, guard bool) {
+	for c.next < len(c.vmas) && c.vmas[c.next].End <= start {
+		c.next++
+	}
+	for i := c.next; i < len(c.vmas) && c.vmas[i].Start < end; i++ {
+		v := &c.vmas[i]
+		c.sink(v, max(start, v.Start), min(end, v.End), guard)
+	}
+}
+
+// addFile plans the content of an object of size bytes, without its holes.
+func (pl *planner) addFile(from *origin, size int64) error {
+	return dataRuns(from.file, size, func(start, end int64) error {
+		pl.add(from, part{addr: uint64(start), size: int(end - start)})
+		return nil
+	})
+}
+
+// dataRuns calls sink with the page-aligned runs of a file that are not holes (lseek(2), SEEK_DATA), ascending and disjoint.
+func dataRuns(f *os.File, size int64, sink func(start, end int64) error) error {
+	fd := int(f.Fd())
+	for at := int64(0); at < size; {
+		start, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return nil // only holes follow
+		}
+		if err != nil {
+			return fmt.Errorf("find data after %d in %s: %w", at, f.Name(), err)
+		}
+		end, err := unix.Seek(fd, start, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("find a hole after %d in %s: %w", start, f.Name(), err)
+		}
+		start = max(at, start&^(image.PageSize-1)) // blocks may be smaller than pages
+		end = int64(roundUp(int(min(end, size))))
+		if err := sink(start, end); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+package snapshot
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// Bounds of pre-copy.
+const (
+	precopyRounds = 12
+	precopyEnough = 4 << 20 // bytes of a round after which the rest is copied under the freeze
+	precopyShrink = 0.8     // a round that leaves more than this share of the one before it does not converge
+	restSlack     = 4 << 20
+	restArena     = 80 << 20 // most that is kept in memory of what pre-copy leaves; more is written under the freeze
+)
+
+// precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is still clean then. It goes
+// on in rounds, each of what was written during the one before, until little is left or it no longer gets less.
+func (s *session) precopy(ctx context.Context, live []int) error {
+	t := &s.track
+	if t.tr == nil {
+		return s.reserve(live, 0)
+	}
+	if err := timed(&s.res.Phases.Attach, func() error { return s.attach(ctx, live) }); err != nil {
+		return err
+	}
+	var rest []int // processes that are copied under the freeze
+	err := timed(&s.res.Phases.Precopy, func() (err error) {
+		rest, err = s.rounds(ctx, live)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.reserve(rest, t.rest)
+}
+
+// rounds runs the rounds, and returns the processes that could not take part.
+func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error) {
+	t := &s.track
+	var take []int
+	for _, pid := range live {
+		switch {
+		case t.tr.Live(pid) && !direct(pid):
+			take = append(take, pid)
+			continue
+		case t.base == "" || t.parent[pid].space == 0:
+			rest = append(rest, pid)
+		}
+		if _, why := t.tr.Serves(pid); why != "" && t.tr.Name() != dirty.Compare {
+			s.note("writes of pid %d are not tracked, all its memory is read: %s", pid, why)
+		}
+		if err := s.keep(pid); err != nil { // what is clean since the base needs no round
+			return nil, err
+		}
+	}
+	for round := 1; len(take) > 0 && round <= precopyRounds; round++ {
+		before := t.rest
+		t.rest = 0
+		for _, pid := range take {
+			n, err := s.round(ctx, pid, round == 1)
+			t.rest += n
+			switch {
+			case isGone(err): // it ended; the freeze will tell
+			case err != nil:
+				return nil, err
+			}
+		}
+		s.res.Rounds = round
+		if t.rest <= precopyEnough || round > 1 && float64(t.rest) > precopyShrink*float64(before) {
+			break
+		}
+	}
+	return rest, nil
+}
+
+// round copies what a process has written since the last one, in the first round all that is not in the base.
+func (s *session) round(ctx context.Context, pid int, first bool) (copied int64, err error) {
+	t := &s.track
+	maps, err := procfs.Pid(pid).Maps()
+	if err != nil {
+		return 0, err
+	}
+	if first {
+		// Before any page is written. A process that executes another program from here on is noticed when the image is finished.
+		if err := s.keep(pid); err != nil {
+			return 0, err
+		}
+	}
+	c := &liveCopy{ctx: ctx, s: s, pid: pid, maps: maps, from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)}}
+	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
+		return 0, err
+	}
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	followed, _ := t.tr.Serves(pid)
+	// If it was reading directly from a device meanwhile, or is no longer followed, nothing of it counts as copied.
+	t.covers[pid] = followed && !direct(pid) && (first || t.covers[pid])
+	return c.bytes, nil
+}
+
+// liveCopy copies pages of a running process as they are armed.
+type liveCopy struct {
+	ctx   context.Context
+	s     *session
+	pid   int
+	maps  []procfs.Map
+	next  int
+	from  *origin
+	plan  planner
+	bytes int64
+}
+
+// add takes a run of pages that were just armed.
+func (c *liveCopy) add(r dirty.Run) error {
+	for c.next < len(c.maps) && c.maps[c.next].End <= r.Start {
+		c.next++
+	}
+	tops := c.s.track.tops
+	tops[c.pid] = max(tops[c.pid], r.End)
+	at := r.Start
+	for i := c.next; i < len(c.maps) && c.maps[i].Start < r.End; i++ {
+		m := &c.maps[i]
+		if m.Start > at {
+			c.owe(at, m.Start) // mapped after we looked
+			at = m.Start
+		}
+		end := min(r.End, m.End)
+		if m.Prot&unix.PROT_EXEC != 0 {
+			c.owe(at, end) // breakpoints of others come and go
+			at = end
+			continue
+		}
+		c.plan.add(c.from, part{addr: at, size: int(end - at), forced: m.Prot&unix.PROT_READ == 0})
+		at = end
+	}
+	if at < r.End {
+		c.owe(at, r.End)
+	}
+	for len(c.plan.jobs) > 1 || len(c.plan.jobs) == 1 && c.plan.jobs[0].size == jobBytes {
+		if err := c.copyFirst(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// owe notes pages that are to be copied under the freeze, whatever the tracker says of them.
+func (c *liveCopy) owe(start, end uint64) {
+	owed := c.s.track.owed
+	owed[c.pid] = append(owed[c.pid], dirty.Span{Start: start, End: end})
+}
+
+func (c *liveCopy) flush() error {
+	for len(c.plan.jobs) > 0 {
+		if err := c.copyFirst(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFirst copies and writes the first job.
+func (c *liveCopy) copyFirst() error {
+	j := &c.plan.jobs[0]
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	s := c.s
+	if s.scratch == nil {
+		s.scratch = make([]byte, jobBytes)
+	}
+	if _, err := j.copy(s.scratch, nil); err != nil {
+		// The process has unmapped something since. The rest of the job is copied part by part.
+		if err := c.copyParts(j); err != nil {
+			return err
+		}
+	} else if err := j.write(s.writer, &s.code, s.scratch); err != nil {
+		return err
+	}
+	c.bytes += int64(j.size)
+	s.report(j.size)
+	c.plan.jobs = append(c.plan.jobs[:0], c.plan.jobs[1:]...)
+	return nil
+}
+
+func (c *liveCopy) copyParts(j *job) error {
+	th := ptrace.Thread{Pid: c.pid, Tid: c.pid}
+	for _, p := range j.parts {
+		if err := th.Peek(p.addr, c.s.scratch[:p.size]); err != nil {
+			c.owe(p.addr, p.addr+uint64(p.size))
+			continue
+		}
+		if err := c.s.writer.Write(j.from.space, p.addr, c.s.scratch[:p.size]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// report counts bytes that are on their way into the image.
+func (s *session) report(n int) {
+	if s.done += int64(n); s.opts.Progress != nil {
+		s.opts.Progress(s.done, max(s.done, s.expected+s.plan.bytes))
+	}
+}
+
+// tooMuch gives up before the freeze if what is left cannot be copied within the time it may take.
+func (s *session) tooMuch(need int64) error {
+	guess := time.Duration(need>>10) * freezePerByte
+	if s.opts.MaxFreeze == 0 || guess <= s.opts.MaxFreeze {
+		return nil
+	}
+	if s.res.Rounds > 0 {
+		return fault.New(fault.MaxFreeze, pidName(s.pid), "it writes faster than it can be copied: after %d rounds of pre-copy %d KiB are left, which would take about %v",
+			s.res.Rounds, need>>10, guess.Round(10*time.Microsecond))
+	}
+	return fault.New(fault.MaxFreeze, pidName(s.pid), "copying its %d KiB would take about %v", need>>10, guess.Round(10*time.Microsecond))
+}
+
+// planProcess decides which pages of a process are copied under the freeze, and which of those that are in the image are no longer true.
+func (s *session) planProcess(p *image.Process) error {
+	t := &s.track
+	if t.tr == nil {
+		return s.plan.addProcess(p, t.parent[p.Pid].space)
+	}
+	covers := t.covers[p.Pid]
+	_, early := t.spaces[p.Pid]
+	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: t.parent[p.Pid].space}
+	if t.base != "" && covers {
+		from.parent = 0 // what was written differs, most likely
+	}
+	g := gaps{sink: func(start, end uint64) error {
+		if !early {
+			return nil // nothing was written for it
+		}
+		return s.writer.Discard(p.Space, start, (end-start)/image.PageSize)
+	}}
+	owed := t.owed[p.Pid]
+	var failed error
+	c := cutter{vmas: p.VMAs}
+	state := dirty.Clean
+	c.sink = func(v *image.VMA, start, end uint64, guard bool) {
+		switch {
+		case guard:
+			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
+			return
+		case !holdsContent(v):
+			return
+		}
+		if err := g.content(start, end); err != nil {
+			failed = err
+		}
+		split(start, end, state == dirty.Written || !covers, owed, func(start, end uint64) {
+			p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
+			if isCode(v) {
+				p.code = v
+			}
+			s.plan.add(from, p)
+		})
+	}
+	ranges := spans(p.VMAs)
+	in := make([]dirty.Span, len(ranges))
+	for i, r := range ranges {
+		in[i] = dirty.Span{Start: r.Start, End: r.End}
+	}
+	err := t.tr.Dirty(p.Pid, in, func(r dirty.Run) error {
+		state = r.State
+		c.cut(r.Start, r.End, r.State == dirty.Guard)
+		return failed
+	})
+	if err != nil {
+		return err
+	}
+	return g.close(t.tops[p.Pid])
+}
+
+// split calls sink with the parts of [start, end) that are to be copied: all, or those that are owed.
+func split(start, end uint64, all bool, owed []dirty.Span, sink func(start, end uint64)) {
+	if all {
+		sink(start, end)
+		return
+	}
+	for _, o := range owed {
+		if a, b := max(start, o.Start), min(end, o.End); a < b {
+			sink(a, b)
+		}
+	}
+}
+
+// gaps calls sink with the addresses between runs of content.
+type gaps struct {
+	pos  uint64
+	sink func(start, end uint64) error
+}
+
+func (g *gaps) content(start, end uint64) error {
+	pos := g.pos
+	g.pos = end
+	if start > pos {
+		return g.sink(pos, start)
+	}
+	return nil
+}
+
+func (g *gaps) close(top uint64) error {
+	if top <= g.pos {
+		return nil
+	}
+	return g.sink(g.pos, top)
+}

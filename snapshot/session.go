@@ -1,0 +1,331 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// Bounds of the freeze.
+const (
+	stopTimeout  = 500 * time.Millisecond // for all threads to stop
+	stopAttempts = 4
+	stopPause    = 30 * time.Millisecond // before the second attempt, twice as long before the third
+	treeRounds   = 20                    // for the tree to hold still
+)
+
+// session is one snapshot under way.
+type session struct {
+	pid  int
+	opts Options
+	res  *Result
+
+	around    *surroundings
+	opened    func() (kstate.Source, error) // waits for the source that is being opened
+	source    kstate.Source
+	unprepare func() // undoes prepareSource; nil before it
+	writer    *image.Writer
+	tracer    *ptrace.Tracer
+	group     *ptrace.Group // nil while nothing is stopped
+	arena     *arena
+
+	frozenAt time.Time
+	starts   map[int]uint64 // start times of the processes, to tell them from later ones with the same pid
+	pids     []int          // the tree, parents first
+	zombies  []int
+	st       *image.State
+	contents contents
+	code     codeFiles
+	plan     planner
+
+	track    tracking
+	live     []int  // the tree as it was before the freeze
+	scratch  []byte // for copies that are written at once
+	done     int64  // bytes handed to the image
+	expected int64  // and to be handed to it, before the freeze tells
+}
+
+// close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on every way out, a
+// panic included.
+func (s *session) close() {
+	s.settleSource()
+	s.track.close()
+	if s.tracer != nil {
+		if s.group != nil {
+			_ = s.group.Thaw() // the end of the tracing thread detaches what is left
+		}
+		s.tracer.Close()
+	}
+	if s.writer != nil {
+		s.writer.Abort() // harmless after Commit
+	}
+	if s.arena != nil {
+		s.arena.free()
+	}
+	if s.opened != nil {
+		if src, err := s.opened(); err == nil {
+			_ = src.Close() // its objects go with its descriptors
+		}
+	}
+	s.contents.close()
+	s.code.close()
+}
+
+// timed adds how long f takes to *us.
+func timed(us *int64, f func() error) error {
+	start := time.Now()
+	defer func() { *us += time.Since(start).Microseconds() }()
+	return f()
+}
+
+// prepare does everything that needs no stopped target.
+func (s *session) prepare(ctx context.Context) error {
+	if err := preflight(s.pid); err != nil {
+		return err
+	}
+	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
+		s.opened = opening(s.opts.Source)
+	}
+	tree, err := findTree(s.pid)
+	if err != nil {
+		return err
+	}
+	live, _, err := splitZombies(tree)
+	if err != nil {
+		return err
+	}
+	root, err := procfs.Pid(s.pid).Stat()
+	if err != nil {
+		return err
+	}
+	s.starts = map[int]uint64{s.pid: root.StartTime}
+	if s.around, err = readSurroundings(s.pid); err != nil {
+		return err
+	}
+	if list := s.around.settledBlockers(live); len(list) > 0 {
+		return allBlockers(ctx, s.pid, list)
+	}
+	s.st = &image.State{Root: s.pid}
+	if s.st.Kernel, err = readKernel(); err != nil {
+		return err
+	}
+	parent, err := s.chooseTracking(live)
+	if err != nil {
+		return err
+	}
+	if s.track.tr == nil { // without pre-copy it is known now whether it would take too long
+		if err := s.reserve(live, 0); err != nil {
+			return err
+		}
+	}
+	if s.source, err = s.opened(); err != nil {
+		return err
+	}
+	if err := s.create(parent); err != nil {
+		return err
+	}
+	s.tracer = ptrace.New()
+	s.live = live
+	return ctx.Err()
+}
+
+// allBlockers completes a list of blockers with what only a look at the whole tree tells.
+func allBlockers(ctx context.Context, pid int, list fault.List) error {
+	if r, err := Check(ctx, pid); err == nil {
+		list = distinct(append(list, r.Blockers...))
+	}
+	return list.OrNil()
+}
+
+// Shares of memory for the copy.
+const (
+	estimateSlack = 2 << 20                            // bytes beyond the estimate that are made ready
+	freezePerByte = 165 * time.Millisecond / (1 << 20) // per KiB of memory, a slow guess: one process_vm_readv pass at 165 ms/GiB
+)
+
+// reserve gets the buffers for the copy ready: for all memory of pids, and for what others are expected to write before the freeze.
+func (s *session) reserve(pids []int, rest int64) error {
+	need, err := estimate(pids)
+	if err != nil {
+		return err
+	}
+	if err := s.tooMuch(need + rest); err != nil {
+		return err
+	}
+	s.expected = s.done + need + rest
+	if s.track.tr != nil {
+		need += min(rest+rest/4+restSlack, restArena)
+	}
+	free, err := memoryAvailable()
+	if err != nil {
+		return err
+	}
+	// What does not fit is written while the tree stands still: slower, never wrong.
+	ready := min(need+need/16+estimateSlack, free/2)
+	s.arena, err = newArena(int(ready), int(max(ready, min(2*ready, free/2))))
+	return err
+}
+
+// freeze stops every thread of the tree. What keeps a thread from stopping may pass: a page that is being read, a parent in vfork(2) whose child
+// has not called execve yet. The tree is not held for that: everything runs on, and after a pause it is tried again.
+func (s *session) freeze(ctx context.Context) error {
+	timeout := stopTimeout
+	if s.opts.MaxFreeze > 0 {
+		timeout = min(timeout, s.opts.MaxFreeze)
+	}
+	for attempt := 1; ; attempt++ {
+		s.group, s.pids, s.frozenAt = nil, nil, time.Now()
+		err := s.freezeTree(ctx, timeout)
+		if err == nil || attempt == stopAttempts || ctx.Err() != nil ||
+			!errors.Is(err, &fault.Error{Code: fault.Freeze}) && !isGone(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(attempt) * stopPause):
+		}
+	}
+}
+
+// freezeTree stops the tree, again and again until it has no member that runs. After an error nothing is stopped.
+func (s *session) freezeTree(ctx context.Context, timeout time.Duration) error {
+	for range treeRounds {
+		tree, err := findTree(s.pid)
+		if err != nil {
+			return errors.Join(err, s.letGo())
+		}
+		live, zombies, err := splitZombies(tree)
+		if err != nil {
+			return errors.Join(err, s.letGo())
+		}
+		if !slices.Contains(live, s.pid) {
+			return errors.Join(fault.New(fault.TargetGone, pidName(s.pid), "it ended"), s.letGo())
+		}
+		fresh := slices.DeleteFunc(slices.Clone(live), func(pid int) bool { return slices.Contains(s.pids, pid) })
+		if s.group != nil && len(fresh) == 0 {
+			s.pids, s.zombies = live, zombies
+			return s.sameProcesses()
+		}
+		if err := s.stop(ctx, fresh, timeout); err != nil {
+			return err
+		}
+		s.pids = append(s.pids, fresh...)
+	}
+	return errors.Join(fault.New(fault.TreeMoves, pidName(s.pid), "processes were still appearing after %d rounds", treeRounds), s.letGo())
+}
+
+// letGo thaws whatever is stopped.
+func (s *session) letGo() error {
+	if s.group == nil {
+		return nil
+	}
+	g := s.group
+	s.group = nil
+	return g.Thaw()
+}
+
+// stop freezes more processes. After an error nothing is frozen.
+func (s *session) stop(ctx context.Context, pids []int, timeout time.Duration) (err error) {
+	if s.group != nil {
+		if err = s.group.Add(ctx, pids, timeout); err != nil {
+			s.group = nil
+		}
+		return err
+	}
+	s.group, err = s.tracer.Freeze(ctx, pids, timeout)
+	return err
+}
+
+// sameProcesses notes who was stopped, and makes sure that the root is still who it was.
+func (s *session) sameProcesses() error {
+	before := s.starts[s.pid]
+	s.starts = map[int]uint64{}
+	for _, pid := range s.pids {
+		st, err := procfs.Pid(pid).Stat()
+		if err != nil {
+			return err
+		}
+		s.starts[pid] = st.StartTime
+	}
+	if before != 0 && before != s.starts[s.pid] {
+		return fault.New(fault.TargetGone, pidName(s.pid), "it ended, and another process has its pid now")
+	}
+	return nil
+}
+
+// collect reads everything but memory from the stopped tree, and lists all that cannot be saved.
+func (s *session) collect(ctx context.Context) error {
+	ph := &s.res.Phases
+	var all []told
+	if err := timed(&ph.Regs, func() (err error) {
+		all, err = readThreads(s.group)
+		return err
+	}); err != nil {
+		return err
+	}
+	var list fault.List
+	if err := timed(&ph.State, func() error {
+		blockers, err := s.collectState(ctx, all)
+		list = append(list, blockers...)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := timed(&ph.FDs, func() error {
+		for _, b := range fdtable.Capture(ctx, fdtable.Input{State: s.st}) {
+			list = append(list, b)
+		}
+		id := newIdentifier(s.st)
+		defer func() { s.contents = id.contents }()
+		err := id.identify()
+		list = append(list, id.blockers...)
+		return err
+	}); err != nil && len(list) == 0 {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return distinct(list).OrNil()
+}
+
+// collectState asks the source and ptrace's answers for everything but descriptors.
+func (s *session) collectState(ctx context.Context, all []told) (fault.List, error) {
+	got, err := s.source.Collect(ctx, s.pids, s.group)
+	if err != nil {
+		return nil, fmt.Errorf("read kernel state: %w", err)
+	}
+	s.res.Table = Table{Source: s.source.Name(), Events: got.Events, Lost: got.Lost, Drift: got.Drift}
+	s.st.Processes, s.st.Files = got.Processes, got.Files
+	withoutTracking(s.st)
+	for _, pid := range s.zombies {
+		z, err := zombieProcess(pid)
+		if err != nil {
+			return nil, err
+		}
+		s.st.Processes = append(s.st.Processes, z)
+	}
+	list := slices.Clone(got.Blockers)
+	more, err := mergeThreads(s.st.Processes, all)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, more...)
+	list = append(list, stateBlockers(s.st)...)
+	list = append(list, s.around.frozenBlockers(s.source, s.pids)...)
+	root := slices.IndexFunc(s.st.Processes, func(p image.Process) bool { return p.Pid == s.pid })
+	if root < 0 {
+		return nil, fmt.Errorf("source %s says nothing about pid %d", s.source.Name(), s.pid)
+	}
+	return list, readMoment(&s.st.Kernel, &s.st.Processes[root])
+}

@@ -1,0 +1,87 @@
+package snapshot
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// TestMemoryThatDoesNotFit takes a snapshot with no room for the copy at all: pages are written while the target stands still.
+func TestMemoryThatDoesNotFit(t *testing.T) {
+	tg := start(t, "vmas", "shared-anon")
+	store := filepath.Join(t.TempDir(), "store")
+	s := &session{pid: tg.pid(), opts: Options{Dir: store, Stop: true, Source: "proc"}, res: &Result{}}
+	defer s.close()
+	if err := s.prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.arena.free()
+	if _, err := s.take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.finish(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := image.Open(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	awaitState(t, tg.pid(), "T")
+	sameMemory(t, r, &r.State().Processes[0])
+	kill(t, tg.pid(), unix.SIGCONT)
+	tg.finish()
+}
+
+// TestPanicLetsGo panics in the middle of a freeze.
+func TestPanicLetsGo(t *testing.T) {
+	tg := waiting(t)
+	before := observe(t, tg.pid())
+	func() {
+		defer func() { _ = recover() }()
+		s := &session{pid: tg.pid(), opts: Options{Dir: filepath.Join(t.TempDir(), "store"), Source: "proc"}, res: &Result{}}
+		defer s.close()
+		if err := s.prepare(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.freeze(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		panic("a slip")
+	}()
+	unchanged(t, tg.pid(), before)
+	tg.finish()
+}
+
+func TestCopyStopsAtDeadline(t *testing.T) {
+	var pl planner
+	pl.add(&origin{space: 1, pid: 1}, part{size: image.PageSize})
+	pl.jobs[0].buf = make([]byte, image.PageSize)
+	wantFault(t, copyJobs(context.Background(), pl.jobs, time.Now().Add(-time.Second)), fault.MaxFreeze)
+}
+
+// TestUsageOfEarlierLives finds in the image what a restore noted for the process.
+func TestUsageOfEarlierLives(t *testing.T) {
+	tg := waiting(t)
+	st, err := procfs.Pid(tg.pid()).Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := image.Usage{UTime: 3e9, STime: 1e9, Wall: 7e9}
+	if err := carry.Put(tg.pid(), st.StartTime, want); err != nil {
+		t.Fatal(err)
+	}
+	_, r := snap(t, tg.pid(), Options{Source: "proc"})
+	if got := r.State().Processes[0].Carried; got != want {
+		t.Errorf("got %+v", got)
+	}
+	tg.finish()
+}

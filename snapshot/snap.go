@@ -1,0 +1,219 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// Snap saves the tree of processes below and including pid to an image.
+//
+// The tree stands still only while its state is read; with Stop or Kill until the image is published. If anything fails, it runs on as
+// if nothing had happened, and no part of an image stays. Errors are *Error, or a fault.List of them if several things keep the tree
+// from being saved; when ctx ends early it is fault.Interrupt.
+func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
+	start := time.Now()
+	if o.Dir == "" {
+		o.Dir = fmt.Sprintf("ckpt-%d", pid)
+	}
+	if o.Stop && o.Kill {
+		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
+	}
+	r, err := snapOnce(ctx, pid, o)
+	if o.Incremental && errors.Is(err, &fault.Error{Code: fault.StoreParent}) {
+		// It has executed another program after the first of its pages were taken from the parent.
+		cause := err
+		o.Incremental = false
+		if r, err = snapOnce(ctx, pid, o); err == nil {
+			r.Notes = append(r.Notes, fmt.Sprintf("the image is a full one: %v", cause))
+		}
+	}
+	if r != nil {
+		r.WallUS = time.Since(start).Microseconds()
+	}
+	return r, err
+}
+
+// snapOnce is one attempt of Snap.
+func snapOnce(ctx context.Context, pid int, o Options) (*Result, error) {
+	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
+	defer s.close()
+	info, err := s.run(ctx)
+	if err != nil {
+		return nil, interrupted(err)
+	}
+	r := s.res
+	r.Dir, r.ID, r.Name, r.Parent = info.Dir, info.ID, info.Name, info.Parent
+	r.PagesWritten, r.PagesZero, r.PagesShared = info.PagesWritten, info.PagesZero, info.PagesShared
+	r.BytesRaw, r.BytesWritten = info.BytesRaw, info.BytesWritten
+	for _, p := range s.st.Processes {
+		r.Pids = append(r.Pids, p.Pid)
+	}
+	if err := s.finish(); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// run goes through the phases up to the published image.
+func (s *session) run(ctx context.Context) (image.Info, error) {
+	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepare(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	if s.track.tr != nil {
+		if err := s.precopy(ctx, s.live); err != nil {
+			return image.Info{}, err
+		}
+	}
+	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepareSource(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	return s.take(ctx)
+}
+
+// take goes through the phases that follow prepare.
+func (s *session) take(ctx context.Context) (image.Info, error) {
+	ph := &s.res.Phases
+	if err := timed(&ph.Freeze, func() error { return s.freeze(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	if err := s.collect(ctx); err != nil {
+		return image.Info{}, err
+	}
+	if err := s.overdue(); err != nil {
+		return image.Info{}, err
+	}
+	if err := timed(&ph.Memory, func() error { return s.memory(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	if !s.opts.Stop && !s.opts.Kill {
+		if err := s.thaw(); err != nil {
+			return image.Info{}, err
+		}
+	}
+	if err := timed(&ph.Files, func() error { return s.complete(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	if err := timed(&ph.Encode, func() error { return s.encode(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	var info image.Info
+	err := timed(&ph.Publish, func() (err error) {
+		if err = ctx.Err(); err != nil {
+			return err
+		}
+		freeze := s.res.FreezeUS * int64(time.Microsecond)
+		if s.group != nil { // to be stopped or killed: from here on it does not stand still for us
+			freeze = time.Since(s.frozenAt).Nanoseconds()
+		}
+		s.writer.Note(image.Notes{Freeze: freeze, Tracking: s.res.Tracking})
+		if info, err = s.writer.Commit(s.st); err == nil {
+			s.settle(info)
+		}
+		return err
+	})
+	return info, err
+}
+
+// overdue gives up when the freeze has lasted as long as it may.
+func (s *session) overdue() error {
+	took := time.Since(s.frozenAt)
+	if s.opts.MaxFreeze == 0 || took <= s.opts.MaxFreeze {
+		return nil
+	}
+	return fault.New(fault.MaxFreeze, pidName(s.pid), "reading its state took %v", took.Round(time.Microsecond))
+}
+
+// thaw lets the tree run on and ends the time of the freeze.
+func (s *session) thaw() error {
+	err := timed(&s.res.Phases.Thaw, func() error { return s.group.Thaw() })
+	s.res.FreezeUS = time.Since(s.frozenAt).Microseconds()
+	s.group = nil
+	s.settleSource()
+	s.track.close()
+	if err != nil {
+		return fault.New(fault.Ptrace, pidName(s.pid), "let it go: %w", err)
+	}
+	return nil
+}
+
+// complete adds to the state what needs no freeze, but a tree that still lives.
+func (s *session) complete(ctx context.Context) error {
+	var list fault.List
+	for _, b := range fdtable.Finish(ctx, fdtable.Input{State: s.st}) {
+		list = append(list, b)
+	}
+	if err := list.OrNil(); err != nil {
+		return err
+	}
+	addBuildIDs(s.st)
+	for i := range s.st.Processes {
+		p := &s.st.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		p.Start = s.starts[p.Pid]
+		u, ok, err := carry.Get(p.Pid, s.starts[p.Pid])
+		if err != nil {
+			return err
+		}
+		if ok {
+			p.Carried = u
+		}
+	}
+	return nil
+}
+
+// finish stops or kills the tree, if that was asked for, and lets go of it. The image is published.
+func (s *session) finish() error {
+	if s.group == nil {
+		return nil
+	}
+	sig := unix.SIGSTOP
+	if s.opts.Kill {
+		sig = unix.SIGKILL
+	}
+	// A stopped thread gets the signal before it returns to its program: not one more instruction of it runs.
+	var errs []error
+	for _, pid := range s.pids {
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fault.New(fault.Signal, pidName(pid), "%v: %w", sig, err))
+		}
+	}
+	err := s.thaw()
+	if s.opts.Kill {
+		err = nil // a thread that is dying cannot be detached and need not be
+		errs = append(errs, awaitEnd(s.pids))
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// endTimeout is how long killed processes may take to end.
+const endTimeout = 5 * time.Second
+
+// awaitEnd waits until every process has ended: until it is a zombie, or reaped. Then its pid is as free as its parent lets it be.
+func awaitEnd(pids []int) error {
+	end := time.Now().Add(endTimeout)
+	for _, pid := range pids {
+		for {
+			st, err := procfs.Pid(pid).Stat()
+			if err != nil || isZombie(&st) {
+				break
+			}
+			if time.Now().After(end) {
+				return fault.New(fault.Signal, pidName(pid), "it was killed and has not ended after %v", endTimeout)
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/kstate/proc"
+	"github.com/bpfckpt/bpfckpt/tracer"
+)
+
+// opener makes a source, or says why it cannot.
+type opener struct {
+	name string
+	open func() (kstate.Source, error)
+}
+
+// sources lists the sources of kernel state, the best first.
+func sources() []opener {
+	return []opener{
+		{"iter", func() (kstate.Source, error) { return tracer.NewIter() }},
+		{"proc", func() (kstate.Source, error) { return proc.New() }},
+	}
+}
+
+// opening starts openSource in the background and returns a function that waits for its result: loading BPF programs takes longer than all else
+// that comes before a freeze.
+func opening(name string) func() (kstate.Source, error) {
+	open := sync.OnceValues(func() (kstate.Source, error) { return openSource(sources(), name) })
+	go func() { _, _ = open() }() // the result stays in open
+	return open
+}
+
+// lent returns a source that is someone else's to close.
+func lent(src kstate.Source) func() (kstate.Source, error) {
+	return func() (kstate.Source, error) { return borrowed{src}, nil }
+}
+
+// preparer is a source that has something to do before a freeze, and to undo after it: a watch takes its breakpoints out of the code.
+type preparer interface {
+	Prepare(ctx context.Context) error
+	Finish()
+}
+
+// prepareSource gets a lent source ready as the last thing before the freeze. The function it sets undoes that once.
+func (s *session) prepareSource(ctx context.Context) error {
+	p, ok := s.opts.Live.(preparer)
+	if !ok {
+		return nil
+	}
+	s.unprepare = sync.OnceFunc(p.Finish)
+	return p.Prepare(ctx)
+}
+
+// settleSource undoes prepareSource, if it was called.
+func (s *session) settleSource() {
+	if s.unprepare != nil {
+		s.unprepare()
+	}
+}
+
+// borrowed is a source that Close leaves open.
+type borrowed struct{ kstate.Source }
+
+// Close does nothing.
+func (borrowed) Close() error { return nil }
+
+// openSource opens the source with the given name, or, for "", the first of all that can be opened.
+func openSource(from []opener, name string) (kstate.Source, error) {
+	var errs []error
+	var names []string
+	for _, o := range from {
+		names = append(names, o.name)
+		if name != "" && o.name != name {
+			continue
+		}
+		src, err := o.open()
+		if err == nil {
+			return src, nil
+		}
+		if name != "" {
+			return nil, fault.New(fault.NoSource, "source "+name, "%w", err)
+		}
+		errs = append(errs, err)
+	}
+	if name != "" {
+		return nil, fault.New(fault.BadOption, "source "+name, "the sources are %s", strings.Join(names, ", "))
+	}
+	return nil, fault.New(fault.NoSource, "", "%w", errors.Join(errs...))
+}

@@ -1,0 +1,167 @@
+package snapshot
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// told is what ptrace tells of a stopped thread and no other source knows.
+type told struct {
+	th       *ptrace.Thread
+	regs     []byte
+	xstate   []byte
+	mask     uint64
+	pending  []image.SigInfo
+	shared   []image.SigInfo // of the process; read from its first thread only
+	rseq     image.Rseq
+	sud      image.SUD
+	blockers fault.List
+}
+
+// readThreads asks ptrace about every thread of a group, in one visit to the tracing thread.
+func readThreads(g *ptrace.Group) ([]told, error) {
+	threads := g.Threads()
+	all := make([]told, len(threads))
+	scratch := make([]byte, 0, xstateRoom)
+	err := g.Tracer().Do(func() error {
+		for i, th := range threads {
+			first := i == 0 || threads[i-1].Pid != th.Pid
+			if err := all[i].read(th, first, scratch); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// xstateRoom is what ptrace.Thread.XState asks of a buffer.
+const xstateRoom = 16 << 10
+
+func (t *told) read(th *ptrace.Thread, first bool, scratch []byte) error {
+	t.th = th
+	regs, err := th.Regs()
+	if err != nil {
+		return err
+	}
+	t.regs = bytes.Clone(regs.Bytes())
+	xstate, err := th.XState(scratch)
+	if err != nil {
+		return err
+	}
+	t.xstate = bytes.Clone(xstate)
+	if t.mask, err = th.SigMask(); err != nil {
+		return err
+	}
+	if t.pending, err = pending(th, false); err != nil {
+		return err
+	}
+	if first {
+		if t.shared, err = pending(th, true); err != nil {
+			return err
+		}
+	}
+	rseq, err := th.Rseq()
+	if err != nil {
+		return err
+	}
+	t.rseq = image.Rseq{Ptr: rseq.Ptr, Size: rseq.Size, Sig: rseq.Sig}
+	sud, err := th.SUD()
+	if err != nil && !errors.Is(err, unix.EIO) { // Linux before 6.4 cannot tell
+		return err
+	}
+	t.sud = image.SUD{Mode: sud.Mode, Selector: sud.Selector, Offset: sud.Offset, Len: sud.Len}
+	return t.readHardware()
+}
+
+func (t *told) readHardware() error {
+	for _, q := range []struct {
+		ask  func() (bool, error)
+		what string
+	}{
+		{t.th.HardwareBreakpoints, "it has hardware breakpoints in its debug registers"},
+		{t.th.IOPorts, "it has access to I/O ports (ioperm)"},
+	} {
+		yes, err := q.ask()
+		if err != nil {
+			return err
+		}
+		if yes {
+			t.blockers = append(t.blockers, fault.New(fault.ThreadState, threadName(t.th.Pid, t.th.Tid), "%s", q.what))
+		}
+	}
+	return nil
+}
+
+func pending(th *ptrace.Thread, shared bool) ([]image.SigInfo, error) {
+	infos, err := th.Pending(shared)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]image.SigInfo, len(infos))
+	for i, info := range infos {
+		list[i] = info
+	}
+	return list, nil
+}
+
+// mergeThreads puts what ptrace told into the processes of a source. Both must know the same threads.
+func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
+	byTid := make(map[int]*told, len(all))
+	for i := range all {
+		byTid[all[i].th.Tid] = &all[i]
+	}
+	var list fault.List
+	for i := range processes {
+		p := &processes[i]
+		if p.Zombie {
+			continue
+		}
+		for j := range p.Threads {
+			th := &p.Threads[j]
+			t := byTid[th.Tid]
+			if t == nil || t.th.Pid != p.Pid {
+				return nil, fault.New(fault.TreeMoves, threadName(p.Pid, th.Tid), "it appeared while the tree was stopped")
+			}
+			delete(byTid, th.Tid)
+			if j == 0 {
+				p.Pending, p.Stopped = t.shared, t.th.JobStop
+			}
+			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq, t.sud
+			list = append(list, t.blockers...)
+			if th.Seccomp.Mode == seccompFilter {
+				if err := readFilters(t.th, th); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for i := range processes {
+		expired(&processes[i])
+	}
+	for tid, t := range byTid {
+		return nil, fault.New(fault.TreeMoves, threadName(t.th.Pid, tid), "it ended while the tree was stopped")
+	}
+	return list, nil
+}
+
+const seccompFilter = 2 // SECCOMP_MODE_FILTER
+
+func readFilters(from *ptrace.Thread, th *image.Thread) error {
+	progs, flags, err := from.SeccompFilters()
+	if err != nil {
+		return fmt.Errorf("seccomp filters: %w", err)
+	}
+	th.Seccomp.Filters = make([]image.SeccompFilter, len(progs))
+	for i := range progs {
+		th.Seccomp.Filters[i] = image.SeccompFilter{Prog: progs[i], Flags: flags[i]}
+	}
+	return nil
+}

@@ -1,0 +1,256 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// precopyFrom is how much memory a tree must have for pre-copy to pay, bytes: a copy of less is a few milliseconds, and getting a process ready
+// stops it for one.
+const precopyFrom = 32 << 20
+
+// tracking is what a session does with dirty page tracking. Without a tracker all of it is empty.
+type tracking struct {
+	tr     dirty.Tracker
+	own    bool   // made for this snapshot: nothing outlives it
+	base   string // id of the image whose pages may be kept unseen, "" for none
+	spaces map[int]image.Space
+	covers map[int]bool              // processes whose clean pages are in the image already: copied, or kept from the base
+	owed   map[int][]dirty.Span      // pages that are clean and could not be read when they were armed
+	parent map[int]former            // what the parent image has, by pid
+	tops   map[int]uint64            // the end of what is in the image of a process before the freeze
+	inodes map[[2]uint64]image.Space // the same of objects, by device and inode
+	rest   int64                     // bytes written during the last round of pre-copy
+}
+
+// former is a process in the parent image.
+type former struct {
+	space  image.Space
+	ranges []image.Range // where its mappings were
+}
+
+// chooseTracking decides how writes are tracked, and which image the new one continues.
+func (s *session) chooseTracking(live []int) (parent string, err error) {
+	t := &s.track
+	t.spaces, t.covers, t.owed = map[int]image.Space{}, map[int]bool{}, map[int][]dirty.Span{}
+	t.tops = map[int]uint64{}
+	if parent, err = s.parent(); err != nil {
+		return "", err
+	}
+	if t.tr = s.opts.Tracker; t.tr != nil {
+		s.res.Tracking = t.tr.Name()
+		dir, id := t.tr.Base()
+		if abs, e := filepath.Abs(s.opts.Dir); s.opts.Incremental && e == nil && abs == dir && id != "" {
+			t.base, parent = id, id
+		}
+		// From the first page that is armed on, what is clean says nothing about the base.
+		t.tr.SetBase("", "")
+		t.tr.Keep(live)
+		return parent, nil
+	}
+	if s.opts.Incremental {
+		s.res.Tracking = dirty.Compare
+	}
+	need, err := estimate(live)
+	if err != nil || need < precopyFrom || !s.opts.Precopy {
+		return parent, err
+	}
+	// Soft-dirty bits are one for each page, and may be somebody else's. A userfaultfd is ours alone.
+	if tr, err := dirty.New(dirty.UffdWP); err == nil {
+		t.tr, t.own = tr, true
+		s.res.Tracking = tr.Name()
+	}
+	return parent, nil
+}
+
+// parent finds the image in the store that the new one continues: the last one of this process, or the one it was restored from.
+func (s *session) parent() (string, error) {
+	root := image.Root{Boot: s.st.Kernel.BootID, Pid: s.pid, Start: s.starts[s.pid]}
+	rec, _, err := carry.GetRecord(root.Pid, root.Start)
+	if err != nil {
+		return "", err
+	}
+	id, _, err := image.ParentOf(s.opts.Dir, image.Origin{Root: root, Restored: rec.Image})
+	return id, err
+}
+
+// create begins the image. A base that is no longer in the store makes it a full one.
+func (s *session) create(parent string) error {
+	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress}
+	w, err := image.Create(s.opts.Dir, o)
+	if err != nil && s.track.base != "" && parent == s.track.base && errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
+		s.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
+		s.track.base = ""
+		if o.Parent, err = s.parent(); err != nil {
+			return err
+		}
+		w, err = image.Create(s.opts.Dir, o)
+	}
+	if err != nil {
+		return err
+	}
+	s.writer = w
+	return s.openParent(o.Parent)
+}
+
+// openParent notes which spaces of the parent an incremental image is compared with.
+func (s *session) openParent(parent string) error {
+	if parent == "" || !s.opts.Incremental {
+		return nil
+	}
+	st, err := s.writer.Parent()
+	if err != nil {
+		return err
+	}
+	t := &s.track
+	t.parent, t.inodes = map[int]former{}, map[[2]uint64]image.Space{}
+	for i := range st.Processes {
+		if p := &st.Processes[i]; !p.Zombie {
+			t.parent[p.Pid] = former{p.Space, spans(p.VMAs)}
+		}
+	}
+	for _, o := range st.Shmems {
+		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
+	}
+	for _, o := range st.Ghosts {
+		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
+	}
+	return nil
+}
+
+// note adds a remark to the result.
+func (s *session) note(format string, args ...any) {
+	s.res.Notes = append(s.res.Notes, fmt.Sprintf(format, args...))
+}
+
+// attach gets the tracker ready for every process of the tree; those that are not yet are stopped for it, a millisecond or so.
+func (s *session) attach(ctx context.Context, live []int) error {
+	tr := s.track.tr
+	ready := func(pid int) bool {
+		followed, why := tr.Serves(pid)
+		return followed || why != ""
+	}
+	if tr.Name() != dirty.UffdWP || !slices.ContainsFunc(live, func(pid int) bool { return !ready(pid) }) {
+		return nil
+	}
+	if err := s.freeze(ctx); err != nil {
+		return err
+	}
+	err := s.attachStopped()
+	return errors.Join(err, s.letGo())
+}
+
+// attachStopped is attach for a tree that stands still.
+func (s *session) attachStopped() error {
+	for _, pid := range s.pids {
+		if err := s.track.tr.Attach(s.group, pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// space returns the space of a process that has none yet.
+func (t *tracking) space(pid int) image.Space {
+	if t.spaces[pid] == 0 {
+		t.spaces[pid] = image.Space(len(t.spaces) + 1)
+	}
+	return t.spaces[pid]
+}
+
+// keep takes every page of a process from the base. What has changed since is written, or discarded, on top.
+func (s *session) keep(pid int) error {
+	t := &s.track
+	from, ok := t.parent[pid]
+	followed, _ := t.tr.Serves(pid)
+	if t.base == "" || !ok || !followed {
+		return nil
+	}
+	for _, r := range from.ranges {
+		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/image.PageSize, from.space, r.Start); err != nil {
+			return err
+		}
+		t.tops[pid] = max(t.tops[pid], r.End)
+	}
+	t.covers[pid] = true
+	return nil
+}
+
+// rearm makes everything clean for the next image, at the end of the freeze.
+func (s *session) rearm() error {
+	t := &s.track
+	if t.tr == nil || t.own || s.opts.Kill {
+		return nil
+	}
+	if err := s.attachStopped(); err != nil {
+		return err
+	}
+	for _, pid := range s.pids {
+		if err := t.tr.Arm(pid); err != nil {
+			return gone(pid, err)
+		}
+	}
+	return nil
+}
+
+// settle remembers the published image as what later ones can keep pages of.
+func (s *session) settle(info image.Info) {
+	t := &s.track
+	if t.tr == nil || t.own || s.opts.Kill {
+		return
+	}
+	if abs, err := filepath.Abs(info.Dir); err == nil {
+		t.tr.SetBase(abs, info.ID)
+	}
+}
+
+// close gives back a tracker of our own.
+func (t *tracking) close() {
+	if t.own && t.tr != nil {
+		_ = t.tr.Close() // descriptors only
+		t.tr = nil
+	}
+}
+
+// direct reports whether a process has files open for direct input and output. The device writes to the pages of such a read while no page
+// table entry says so: a page armed meanwhile would stay clean. Under the freeze no such read is under way, because its thread cannot be
+// stopped before it ends.
+func direct(pid int) bool {
+	d := procfs.Pid(pid)
+	fds, err := d.FDs()
+	if err != nil {
+		return true // nothing is known
+	}
+	for _, fd := range fds {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || !strings.HasPrefix(path, "/") {
+			continue // closed meanwhile; or a pipe, where the flag means packets
+		}
+		if info, err := d.FDInfo(fd); err == nil && info.Flags&unix.O_DIRECT != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutTracking takes the mark of our own tracking, or that of a watch, off the mappings: a restored process is not tracked.
+func withoutTracking(st *image.State) {
+	for i := range st.Processes {
+		for j := range st.Processes[i].VMAs {
+			v := &st.Processes[i].VMAs[j]
+			v.Flags = slices.DeleteFunc(v.Flags, func(f string) bool { return f == "uw" })
+		}
+	}
+}

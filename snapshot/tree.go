@@ -1,0 +1,93 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+func pidName(pid int) string { return fmt.Sprintf("pid %d", pid) }
+
+// isGone tells whether err says that a process or thread has ended.
+func isGone(err error) bool { return errors.Is(err, &fault.Error{Code: fault.TargetGone}) }
+
+// isZombie tells whether a process has ended and waits for its parent, or is just being removed.
+func isZombie(s *procfs.Stat) bool { return s.State == 'Z' || s.State == 'X' }
+
+// findTree returns pid and all its descendants, parents before their children. The list is exact only while the tree is stopped:
+// /proc/PID/task/TID/children may miss some of the children of a running process (proc_tid_children(5)).
+func findTree(pid int) ([]int, error) {
+	tree := []int{pid}
+	for i := 0; i < len(tree); i++ {
+		children, err := childrenOf(tree[i])
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range children {
+			if !slices.Contains(tree, c) { // it may move within the tree while we look
+				tree = append(tree, c)
+			}
+		}
+	}
+	return tree, nil
+}
+
+// childrenOf lists the children of all threads of a process, zombies too. CONFIG_PROC_CHILDREN makes the file; a kernel without it
+// is refused, since children that are not seen would not be saved.
+func childrenOf(pid int) ([]int, error) {
+	tids, err := procfs.Pid(pid).Tasks()
+	if isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []int
+	for _, tid := range tids {
+		children, err := procfs.Task(pid, tid).Children()
+		switch {
+		case isGone(err):
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, fault.New(fault.NoSource, pidName(pid), "this kernel does not list children (CONFIG_PROC_CHILDREN)")
+		case err != nil:
+			return nil, err
+		}
+		list = append(list, children...)
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// splitZombies separates the processes that can be stopped from those that have ended and wait for their parent.
+func splitZombies(pids []int) (live, zombies []int, err error) {
+	for _, pid := range pids {
+		s, err := procfs.Pid(pid).Stat()
+		switch {
+		case isGone(err): // reaped since the tree was listed
+		case err != nil:
+			return nil, nil, err
+		case isZombie(&s):
+			zombies = append(zombies, pid)
+		default:
+			live = append(live, pid)
+		}
+	}
+	return live, zombies, nil
+}
+
+// zombieProcess is what is left of a process that has ended.
+func zombieProcess(pid int) (image.Process, error) {
+	s, err := procfs.Pid(pid).Stat()
+	if err != nil {
+		return image.Process{}, err
+	}
+	return image.Process{
+		Pid: pid, PPid: s.PPid, Pgid: s.Pgrp, Sid: s.Session,
+		ExitSignal: s.ExitSignal, Zombie: true, ExitCode: s.ExitCode, Args: []string{s.Comm},
+	}, nil
+}
