@@ -1,0 +1,61 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
+)
+
+// setClocks gives the tree a time namespace if CLOCK_MONOTONIC and CLOCK_BOOTTIME would otherwise run backwards or jump for it: after a
+// reboot, on another machine, or if it had one before. A program may have stored points in time of these clocks, as deadlines
+// for example. On the same boot without a time namespace nothing is needed: the clocks have gone on.
+func (r *restorer) setClocks() error {
+	offsets, err := r.clockOffsets()
+	if err != nil || offsets == (timens.Offsets{}) {
+		return err
+	}
+	s := r.stub
+	if _, err := s.call("make a time namespace", unix.SYS_UNSHARE, unix.CLONE_NEWTIME); err != nil {
+		return fault.New(fault.RestoreState, "time namespace", "the image is from another boot, whose clocks were elsewhere: %w", err)
+	}
+	if err := offsets.Set(s.pid); err != nil {
+		return fault.New(fault.RestoreState, "time namespace", "%w", err)
+	}
+	own, err := timens.Of(os.Getpid())
+	r.shift = timens.Offsets{Monotonic: offsets.Monotonic - own.Monotonic, Boottime: offsets.Boottime - own.Boottime}
+	return err
+}
+
+// shiftOf is what the tree's clock is ahead of ours, ns.
+func (r *restorer) shiftOf(clock int32) int64 {
+	switch clock {
+	case unix.CLOCK_MONOTONIC, unix.CLOCK_MONOTONIC_RAW, unix.CLOCK_MONOTONIC_COARSE:
+		return r.shift.Monotonic
+	case unix.CLOCK_BOOTTIME, unix.CLOCK_BOOTTIME_ALARM:
+		return r.shift.Boottime
+	}
+	return 0
+}
+
+// clockOffsets returns the offsets the tree needs to see its clocks go on.
+func (r *restorer) clockOffsets() (timens.Offsets, error) {
+	k := &r.st.Kernel
+	had := timens.Offsets{Monotonic: k.MonotonicOffset, Boottime: k.BoottimeOffset}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return had, fmt.Errorf("read the boot id: %w", err)
+	}
+	if strings.TrimSpace(string(boot)) == k.BootID {
+		return had, nil
+	}
+	now, err := timens.Now()
+	return timens.Offsets{
+		Monotonic: k.Monotonic + had.Monotonic - now.Monotonic,
+		Boottime:  k.Boottime + had.Boottime - now.Boottime,
+	}, err
+}

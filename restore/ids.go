@@ -1,0 +1,190 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// zombieGrace is how long a taken id may stay taken by a dead process: an init that reaps only now and then holds it for a while.
+const zombieGrace = 5 * time.Second
+
+// occupant is what has an id that the image needs.
+type occupant struct {
+	id    int
+	role  string // "process", "thread", "process group", "session"
+	pid   int    // a process to name
+	comm  string
+	state string // as in /proc/PID/stat
+}
+
+func (o occupant) dead() bool { return o.state == "Z" || o.state == "X" }
+
+func (o occupant) fault() error {
+	who := fmt.Sprintf("taken by a %s", o.role)
+	switch {
+	case o.pid == o.id:
+		who = fmt.Sprintf("taken by %s %q, state %s", o.role, o.comm, o.state)
+	case o.pid != 0:
+		who = fmt.Sprintf("taken by a %s of pid %d %q", o.role, o.pid, o.comm)
+	}
+	return fault.New(fault.PidTaken, fmt.Sprintf("id %d", o.id), "%s", who)
+}
+
+// chooseIDs decides whether the ids of the image can be used here or a new pid namespace is needed.
+func (r *restorer) chooseIDs() error {
+	switch r.o.PidNS {
+	case PidNSAlways:
+		r.pidNS = true
+		return nil
+	case PidNSNever, "", PidNSAuto:
+	default:
+		return fault.New(fault.RestoreState, "pid namespace", "unknown choice %q", r.o.PidNS)
+	}
+	taken, err := r.awaitFreeIDs()
+	if err != nil {
+		return err
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	if r.o.PidNS == PidNSAuto {
+		r.pidNS = true
+		r.notes = append(r.notes, fmt.Sprintf("id %d is taken by %q: restored in a pid namespace of its own", taken[0].id, taken[0].comm))
+		return nil
+	}
+	return taken[0].fault()
+}
+
+// awaitFreeIDs returns who has ids of the image, after giving dead occupants time to go.
+func (r *restorer) awaitFreeIDs() ([]occupant, error) {
+	want := r.wantedIDs()
+	end := time.Now().Add(zombieGrace)
+	for {
+		taken, err := occupants(want)
+		if err != nil || len(taken) == 0 {
+			return nil, err
+		}
+		living := slices.IndexFunc(taken, func(o occupant) bool { return !o.dead() })
+		if living >= 0 {
+			return taken[living:], nil
+		}
+		if time.Now().After(end) {
+			return taken, nil
+		}
+		select {
+		case <-r.ctx.Done():
+			return nil, r.ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// wantedIDs returns every process and thread id of the image.
+func (r *restorer) wantedIDs() map[int]bool {
+	want := map[int]bool{}
+	for i := range r.st.Processes {
+		rec := &r.st.Processes[i]
+		want[rec.Pid] = true
+		for j := range rec.Threads {
+			want[rec.Threads[j].Tid] = true
+		}
+	}
+	return want
+}
+
+// occupants returns who has one of the ids as process, thread, process group or session: each of these keeps the kernel from giving
+// the id to a new process.
+func occupants(want map[int]bool) ([]occupant, error) {
+	var taken []occupant
+	for id := range want {
+		if o, ok := lookup(id); ok {
+			taken = append(taken, o)
+		}
+	}
+	if len(taken) > 0 {
+		slices.SortFunc(taken, func(a, b occupant) int { return a.id - b.id })
+		return taken, nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		f, ok := statFields(pid)
+		if !ok {
+			continue
+		}
+		for _, g := range []struct {
+			role  string
+			field string
+		}{{"process group", f[2]}, {"session", f[3]}} {
+			if id, err := strconv.Atoi(g.field); err == nil && want[id] {
+				taken = append(taken, occupant{id: id, role: g.role, pid: pid, comm: comm(pid), state: f[0]})
+			}
+		}
+	}
+	return taken, nil
+}
+
+// lookup finds the process or thread with an id.
+func lookup(id int) (occupant, bool) {
+	f, ok := statFields(id) // /proc/TID exists for threads too
+	if !ok {
+		return occupant{}, false
+	}
+	o := occupant{id: id, role: "process", pid: id, comm: comm(id), state: f[0]}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", id, id)); errors.Is(err, os.ErrNotExist) {
+		return occupant{}, false
+	}
+	if tgid := tgidOf(id); tgid != 0 && tgid != id {
+		o.role, o.pid, o.comm = "thread", tgid, comm(tgid)
+	}
+	return o, true
+}
+
+// statFields returns the fields of /proc/PID/stat from the state on (proc_pid_stat(5)): state, ppid, pgrp, session, ...
+func statFields(pid int) ([]string, bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, false
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	if i := strings.LastIndex(string(b), ") "); i >= 0 { // the command's name may hold parentheses
+		rest = string(b)[i+2:]
+	}
+	f := strings.Fields(rest)
+	return f, ok && len(f) > 20
+}
+
+func comm(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimSuffix(string(b), "\n")
+}
+
+func tgidOf(tid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			n, _ := strconv.Atoi(strings.TrimSpace(v)) // the kernel prints a number
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,98 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// fillMemory copies the page contents of a process into its mappings.
+func (r *restorer) fillMemory(p *process) error {
+	if err := r.step("fill memory"); err != nil {
+		return err
+	}
+	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", p.pid), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("open memory of %s: %w", p.object(), err)
+	}
+	defer mem.Close()
+	f := filler{p: p, mem: mem}
+	if err := f.zero(r.img.Runs(p.rec.Space)); err != nil {
+		return err
+	}
+	return r.img.Load(r.ctx, p.rec.Space, workers(), f.write)
+}
+
+// filler writes to the memory of one process. Its methods may be called concurrently.
+type filler struct {
+	p   *process
+	mem *os.File // /proc/PID/mem, which writes to private mappings whatever their protection
+}
+
+// write puts data at addr, mapping by mapping: process_vm_writev(2) where the mapping can be written, /proc/PID/mem where not.
+func (f *filler) write(addr uint64, data []byte) error {
+	for len(data) > 0 {
+		v := f.vmaAt(addr)
+		if v == nil {
+			return fault.New(fault.RestoreState, f.p.object(), "the image has content at %#x, where nothing is mapped", addr)
+		}
+		n := min(uint64(len(data)), v.End-addr)
+		var err error
+		if firstProt(v)&unix.PROT_WRITE != 0 {
+			_, err = ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: int(n)}}, data[:n])
+		} else {
+			_, err = f.mem.WriteAt(data[:n], int64(addr))
+		}
+		if err != nil {
+			return fmt.Errorf("write memory of %s at %#x: %w", f.p.object(), addr, err)
+		}
+		addr, data = addr+n, data[n:]
+	}
+	return nil
+}
+
+func (f *filler) vmaAt(addr uint64) *image.VMA {
+	list := f.p.rec.VMAs
+	i, _ := slices.BinarySearchFunc(list, addr, func(v image.VMA, a uint64) int {
+		if v.End <= a {
+			return -1
+		}
+		return 1
+	})
+	if i == len(list) || list[i].Start > addr {
+		return nil
+	}
+	return &list[i]
+}
+
+// zero writes the pages that became zero in mappings of files, where an untouched page would show the file.
+func (f *filler) zero(runs []image.Run) error {
+	var zeros [64 * pageSize]byte
+	for _, run := range runs {
+		if run.Kind != image.Zero {
+			continue
+		}
+		for at, end := run.Addr, run.Addr+run.Pages*pageSize; at < end; {
+			v := f.vmaAt(at)
+			if v == nil {
+				return fault.New(fault.RestoreState, f.p.object(), "the image has zeros at %#x, where nothing is mapped", at)
+			}
+			stop := min(end, v.End)
+			for v.Kind != image.VMAAnon && at < stop {
+				n := min(uint64(len(zeros)), stop-at)
+				if err := f.write(at, zeros[:n]); err != nil {
+					return err
+				}
+				at += n
+			}
+			at = stop
+		}
+	}
+	return nil
+}

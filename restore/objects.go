@@ -1,0 +1,104 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+)
+
+// makeObjects makes and fills the shared memory objects and the files without a name.
+func (r *restorer) makeObjects() error {
+	for i := range r.st.Shmems {
+		if err := r.step("make shared memory"); err != nil {
+			return err
+		}
+		f, err := r.makeShmem(&r.st.Shmems[i])
+		if err != nil {
+			return fmt.Errorf("make shared memory %d of the image: %w", i+1, err)
+		}
+		r.shmems = append(r.shmems, f)
+	}
+	r.temps = map[int]*os.File{}
+	for i := range r.st.Ghosts {
+		if err := r.step("make a nameless file"); err != nil {
+			return err
+		}
+		f, err := r.makeGhost(i)
+		if err != nil {
+			return fmt.Errorf("make the deleted file %s again: %w", r.st.Ghosts[i].Path, err)
+		}
+		r.ghosts = append(r.ghosts, f)
+	}
+	return nil
+}
+
+func (r *restorer) makeShmem(s *image.Shmem) (*os.File, error) {
+	if s.Kind == "anon" {
+		return r.makeSharedAnon(s)
+	}
+	f, err := fdtable.NewShmem(s)
+	if err != nil {
+		return nil, err
+	}
+	r.onEnd(func() { f.Close() })
+	if err := r.fillFile(f, s.Space, s.Size); err != nil {
+		return nil, err
+	}
+	return f, fdtable.Seal(f, s)
+}
+
+// makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one and open it
+// through map_files (proc_pid_map_files(5)), which needs CAP_CHECKPOINT_RESTORE.
+func (r *restorer) makeSharedAnon(s *image.Shmem) (*os.File, error) {
+	size := (s.Size + pageSize - 1) &^ (pageSize - 1)
+	f, err := sharedAnon(int(size))
+	if err != nil {
+		return nil, err
+	}
+	r.onEnd(func() { f.Close() })
+	return f, r.fillFile(f, s.Space, size)
+}
+
+// fillFile writes the content of a space to a file. What the image does not hold stays a hole.
+func (r *restorer) fillFile(f *os.File, space image.Space, size int64) error {
+	return r.img.Load(r.ctx, space, workers(), func(off uint64, data []byte) error {
+		if int64(off) >= size {
+			return fmt.Errorf("content at %d of %d bytes: %w", off, size, unix.EFBIG)
+		}
+		data = data[:min(int64(len(data)), size-int64(off))]
+		_, err := f.WriteAt(data, int64(off))
+		return err
+	})
+}
+
+// makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be executed.
+// The description that made it is kept where it is one of the image.
+func (r *restorer) makeGhost(i int) (*os.File, error) {
+	g := &r.st.Ghosts[i]
+	w, err := fdtable.NewGhost(g)
+	if err != nil {
+		return nil, err
+	}
+	if g.Flags != 0 {
+		r.temps[i] = w
+		r.onEnd(func() { w.Close() })
+	} else {
+		defer w.Close()
+	}
+	if err := r.fillFile(w, g.Space, g.Size); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", w.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	r.onEnd(func() { f.Close() })
+	return f, nil
+}
+
+func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05") }

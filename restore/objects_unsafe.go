@@ -1,0 +1,25 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sharedAnon returns a new shared anonymous object of size bytes, as a file.
+func sharedAnon(size int) (*os.File, error) {
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes shared: %w", size, err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
+	// A neighbour of the same kind would have been another object: the kernel never merges these.
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/map_files/%x-%x", at, at+uintptr(size)), os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a shared mapping: %w", err)
+	}
+	return f, nil
+}

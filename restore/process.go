@@ -1,0 +1,440 @@
+package restore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/stub"
+)
+
+// process is one process being built.
+type process struct {
+	r       *restorer
+	rec     *image.Process
+	pid     int              // as we see it; in a pid namespace of its own it differs from rec.Pid
+	boot    uint64           // where the boot area is, 0 before buildSpace
+	lead    *ptrace.Thread   // the thread group leader
+	threads []*ptrace.Thread // by index of rec.Threads
+}
+
+func (p *process) object() string { return fmt.Sprintf("pid %d", p.rec.Pid) }
+
+// insn is the address of a `syscall` instruction in the process.
+func (p *process) insn() uint64 {
+	if p.boot != 0 {
+		return p.boot + stub.Call
+	}
+	return stub.CodeAt + stub.Call
+}
+
+// call makes the leader execute one system call, as a step.
+func (p *process) call(what string, nr uint64, args ...uint64) (int64, error) {
+	if err := p.r.step(what); err != nil {
+		return 0, err
+	}
+	result, err := p.lead.Call(p.insn(), nr, args...)
+	if err != nil {
+		return result, fmt.Errorf("%s in %s: %w", what, p.object(), err)
+	}
+	return result, nil
+}
+
+// parent is the OS thread that starts the stub. The restored root becomes its child (CLONE_PARENT), so it must live as long as the
+// processes do: PR_SET_PDEATHSIG counts the death of a thread.
+type parent struct {
+	work chan func()
+	pipe *os.File // in a pid namespace: its init writes the wait status of the root here
+}
+
+func newParent() *parent {
+	p := &parent{work: make(chan func())}
+	go func() {
+		runtime.LockOSThread()
+		for f := range p.work {
+			f()
+		}
+	}()
+	return p
+}
+
+func (p *parent) do(f func() error) (err error) {
+	done := make(chan struct{})
+	p.work <- func() { err = f(); close(done) }
+	<-done
+	return err
+}
+
+// Descriptors of the stub: the sockets to receive descriptors from and, for an init, the pipe to report on.
+const (
+	stubSocket = 3
+	stubReport = 4
+)
+
+// createAll makes every process of the tree, as copies of the stub, with sessions and process groups.
+func (r *restorer) createAll() error {
+	r.tr = ptrace.New()
+	r.onUndo(r.killAll)
+	if err := r.startStub(); err != nil {
+		return err
+	}
+	r.procs = make([]*process, len(r.st.Processes))
+	if err := r.createRoot(); err != nil {
+		return err
+	}
+	if err := r.setGroups(); err != nil {
+		return err
+	}
+	if !r.pidNS {
+		return r.endStub()
+	}
+	return nil
+}
+
+// startStub runs the stub from a memfd and takes it over.
+func (r *restorer) startStub() error {
+	if err := r.step("start the stub"); err != nil {
+		return err
+	}
+	fd, err := unix.MemfdCreate("bpfckpt-stub", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make the stub's file: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "bpfckpt-stub")
+	defer file.Close()
+	if _, err := file.Write(stub.ELF()); err != nil {
+		return fmt.Errorf("write the stub: %w", err)
+	}
+	ours, theirs, err := r.socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	r.mapped.socket = ours
+
+	r.parent = newParent()
+	cmd := &exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", fd), Args: []string{"bpfckpt-stub"}, Env: []string{}, Dir: "/"}
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: r.o.Detach}
+	if r.pidNS {
+		report, write, err := os.Pipe()
+		if err != nil {
+			return fmt.Errorf("make the report pipe: %w", err)
+		}
+		defer write.Close()
+		r.onUndo(func() { report.Close() })
+		r.parent.pipe = report
+		cmd.ExtraFiles = append(cmd.ExtraFiles, write)
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
+	}
+	if err := r.parent.do(cmd.Start); err != nil {
+		if r.pidNS {
+			return fault.New(fault.PidNS, "pid namespace", "%w", err)
+		}
+		return fmt.Errorf("start the stub: %w", err)
+	}
+	r.onUndo(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	r.stubCmd = cmd
+	lead, err := r.tr.Own(cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	r.stub = &process{r: r, rec: &image.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
+	if err := lead.SetSigMask(blockAll); err != nil {
+		return err
+	}
+	if r.pidNS {
+		if err := r.mountProc(); err != nil {
+			return err
+		}
+	}
+	return r.setClocks()
+}
+
+// blockAll blocks every signal but SIGTRAP, which our breakpoints use.
+const blockAll = ^uint64(0) &^ (1 << (unix.SIGTRAP - 1))
+
+// mountProc gives the new pid namespace a /proc of its own, in the stub's new mount namespace.
+func (r *restorer) mountProc() error {
+	s := r.stub
+	at := stackOf(s)
+	text := []byte("none\x00/\x00proc\x00/proc\x00")
+	if err := s.lead.Poke(at, text); err != nil {
+		return err
+	}
+	none, root, proc, slashProc := at, at+5, at+7, at+12
+	if _, err := s.call("make mounts private", unix.SYS_MOUNT, none, root, 0, unix.MS_REC|unix.MS_PRIVATE, 0); err != nil {
+		return fault.New(fault.PidNS, "mount namespace", "%w", err)
+	}
+	_, err := s.call("mount /proc", unix.SYS_MOUNT, proc, slashProc, proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
+	if err != nil {
+		return fault.New(fault.PidNS, "/proc", "mount: %w", err)
+	}
+	return nil
+}
+
+// stackOf returns an address on the stub's stack that is free to use: the code itself uses none.
+func stackOf(p *process) uint64 {
+	regs, err := p.lead.Regs()
+	if err != nil {
+		return 0 // the write to it fails and tells
+	}
+	return (regs.Rsp - 1024) &^ 15
+}
+
+// endStub ends the stub when its work, making the root, is done.
+func (r *restorer) endStub() error {
+	if err := unix.Kill(r.stub.pid, unix.SIGKILL); err != nil {
+		return fmt.Errorf("end the stub: %w", err)
+	}
+	return nil // reaped by the rollback or by letStubGo
+}
+
+// letStubGo ends the part of the stub: it is dead and reaped, or becomes the init of the new pid namespace.
+func (r *restorer) letStubGo() error {
+	if !r.pidNS {
+		_ = r.stubCmd.Wait() // it was killed, which Wait calls an error
+		return nil
+	}
+	s := r.stub
+	if _, err := s.call("close the socket", unix.SYS_CLOSE, stubSocket); err != nil {
+		return err
+	}
+	regs, err := s.lead.Regs()
+	if err != nil {
+		return err
+	}
+	regs.SetInit(stub.CodeAt+stub.Init, uint64(r.st.Root), stubReport)
+	if err := s.lead.SetRegs(&regs); err != nil {
+		return err
+	}
+	if err := s.lead.Settle(); err != nil {
+		return err
+	}
+	if err := s.lead.Release(); err != nil {
+		return err
+	}
+	go func() { _ = r.stubCmd.Wait() }() // it ends with the namespace; its status says nothing
+	return nil
+}
+
+// createRoot makes the root and, through it, all others.
+func (r *restorer) createRoot() error {
+	flags := uint64(unix.CLONE_PARENT)
+	if r.pidNS {
+		flags = 0 // the init of a namespace must be the parent
+	}
+	root := &r.st.Processes[0]
+	return r.create(r.stub, 0, flags)(root)
+}
+
+// create returns a function that makes a process from its record with clone3(2) in parent.
+func (r *restorer) create(parent *process, index int, flags uint64) func(rec *image.Process) error {
+	return func(rec *image.Process) error {
+		exitSignal := uint64(rec.ExitSignal)
+		if flags&unix.CLONE_PARENT != 0 {
+			exitSignal = 0 // clone3 refuses one: it is the stub's, SIGCHLD
+		}
+		at := stackOf(parent)
+		args := cloneArgs(flags, exitSignal, at+128)
+		binary.LittleEndian.PutUint32(args[128:], uint32(rec.Pid))
+		if err := parent.lead.Poke(at, args); err != nil {
+			return err
+		}
+		if err := r.step(fmt.Sprintf("create pid %d", rec.Pid)); err != nil {
+			return err
+		}
+		id, err := parent.lead.CallNew(parent.insn(), unix.SYS_CLONE3, at, cloneArgsSize)
+		if err != nil {
+			return r.createFault(rec.Pid, err)
+		}
+		lead, err := r.tr.Adopt(id, id)
+		if err != nil {
+			return err
+		}
+		p := &process{r: r, rec: rec, pid: id, lead: lead}
+		r.procs[index] = p
+		r.byPid[rec.Pid] = p
+		return r.createChildren(p)
+	}
+}
+
+// killAll takes down every process made so far and waits until the kernel has given their ids back. Children of the tree would be
+// left to the system's init when the root dies; for that moment they come to us instead.
+func (r *restorer) killAll() {
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // without it init reaps them, a little later
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
+	var pids []int
+	for _, p := range r.procs {
+		if p != nil {
+			pids = append(pids, p.pid)
+			_ = unix.Kill(p.pid, unix.SIGKILL) // it may be dead
+		}
+	}
+	r.tr.Close() // what is still attached dies and detaches
+	for _, pid := range pids {
+		reap(pid)
+	}
+}
+
+// reap waits for the end of a child of ours.
+func reap(pid int) {
+	for {
+		_, err := unix.Wait4(pid, nil, unix.WALL, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (r *restorer) createFault(pid int, err error) error {
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		if o, ok := lookup(pid); ok {
+			return o.fault()
+		}
+		return fault.New(fault.PidTaken, fmt.Sprintf("id %d", pid), "clone3: %w", err)
+	case errors.Is(err, unix.EPERM):
+		return fault.New(fault.RestoreRights, fmt.Sprintf("pid %d", pid), "clone3 with set_tid: %w", err)
+	case errors.Is(err, unix.EINVAL):
+		return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", pid), "clone3 with set_tid: %w (is the id above kernel.pid_max?)", err)
+	}
+	return fmt.Errorf("create pid %d: %w", pid, err)
+}
+
+// createChildren makes a process's session and its children, in the order the sessions need, and its dead children.
+func (r *restorer) createChildren(p *process) error {
+	pl := r.plan.procs[p.rec.Pid]
+	makeAll := func(pids []int) error {
+		for _, pid := range pids {
+			i := r.indexOf(pid)
+			if err := r.create(p, i, 0)(&r.st.Processes[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := makeAll(pl.before); err != nil {
+		return err
+	}
+	if p.rec.Sid == p.rec.Pid {
+		if _, err := p.call("setsid", unix.SYS_SETSID); err != nil {
+			return err
+		}
+	}
+	return makeAll(pl.after)
+}
+
+func (r *restorer) indexOf(pid int) int {
+	for i := range r.st.Processes {
+		if r.st.Processes[i].Pid == pid {
+			return i
+		}
+	}
+	panic("restore: a planned pid is not in the image")
+}
+
+// setGroups puts every process into its process group: leaders first, so that there is something to join. A group whose leader
+// is not in the tree is the one the tree was started in; its place is taken by the group the root is in now.
+func (r *restorer) setGroups() error {
+	for _, leaders := range []bool{true, false} {
+		for _, p := range r.procs {
+			leader := p.rec.Pgid == p.rec.Pid
+			if leader != leaders || p.rec.Sid == p.rec.Pid {
+				continue // a session leader leads its group already
+			}
+			if !leader && r.byPid[p.rec.Pgid] == nil {
+				continue
+			}
+			if _, err := p.call("setpgid", unix.SYS_SETPGID, 0, uint64(p.rec.Pgid)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range r.procs {
+		if p.rec.Zombie {
+			if err := r.die(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// die makes a process what it was at the snapshot: dead and not waited for.
+func (r *restorer) die(p *process) error {
+	if err := r.step("make a zombie"); err != nil {
+		return err
+	}
+	if len(p.rec.Args) > 0 {
+		at := stackOf(p)
+		if err := p.lead.Poke(at, append([]byte(p.rec.Args[0]), 0)); err != nil {
+			return err
+		}
+		if _, err := p.call("set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, at); err != nil {
+			return err
+		}
+	}
+	if len(p.rec.Args) > 0 {
+		at := stackOf(p)
+		if err := p.lead.Poke(at, append([]byte(p.rec.Args[0]), 0)); err != nil {
+			return err
+		}
+		if _, err := p.call("set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, at); err != nil {
+			return err
+		}
+	}
+	regs, err := p.lead.Regs()
+	if err != nil {
+		return err
+	}
+	status := unix.WaitStatus(p.rec.ExitCode)
+	if status.Signaled() {
+		if err := unix.Kill(p.pid, status.Signal()); err != nil {
+			return fmt.Errorf("end %s: %w", p.object(), err)
+		}
+		if err := p.lead.SetSigMask(0); err != nil {
+			return err
+		}
+	} else {
+		regs.SetCall(p.insn(), unix.SYS_EXIT_GROUP, uint64(status.ExitStatus()))
+		if err := p.lead.SetRegs(&regs); err != nil {
+			return err
+		}
+	}
+	if err := p.lead.Release(); err != nil {
+		return err
+	}
+	return awaitState(p.pid, "Z")
+}
+
+// clone_args (clone3(2), include/uapi/linux/sched.h, CLONE_ARGS_SIZE_VER1 and later).
+const cloneArgsSize = 88
+
+// cloneArgs returns 256 bytes: struct clone_args with one id in set_tid, which points to setTid, and zeros behind it.
+func cloneArgs(flags, exitSignal, setTid uint64) []byte {
+	b := make([]byte, 256)
+	for i, v := range map[int]uint64{0: flags, 4: exitSignal, 8: setTid, 9: 1} {
+		binary.LittleEndian.PutUint64(b[8*i:], v)
+	}
+	return b
+}
+
+// startTime returns field 22 of /proc/PID/stat, in clock ticks since boot.
+func startTime(pid int) (uint64, error) {
+	f, ok := statFields(pid)
+	if !ok {
+		return 0, fmt.Errorf("read the start time of pid %d: %w", pid, os.ErrNotExist)
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}

@@ -1,0 +1,248 @@
+// Package restore brings an image back: the same processes and threads with the same ids, memory, descriptors, signals and timers.
+//
+// A restore has two halves. The plan (plan.go) is a pure function of the image: the order in which processes are made and where
+// in each there is room for our code. The execution drives new processes with ptrace. Each starts as the stub of internal/stub, made by
+// clone3(2) with set_tid so that it has its old id; batches of system calls run inside it and turn it, piece by piece, into the
+// process of the image. Until the very last step every one of them is killed by the kernel when we end, so a restore that
+// fails, or is killed, leaves nothing behind.
+//
+// The parts and where they are:
+//
+//	plan.go      order, free addresses                    ids.go       are all ids free, who has them
+//	clock.go     clocks that go on after a reboot
+//	process.go   making processes, sessions, groups       remote.go    batches of system calls inside a process
+//	space.go     address space: mappings, vDSO, brk       memory.go    page contents
+//	files.go     mapped files, descriptors                objects.go   shared memory and nameless files
+//	threads.go   threads, per-thread state                creds.go     ids, capabilities, seccomp
+//	signals.go   handlers, pending signals, timers        resume.go    last registers, restart of system calls, release
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
+)
+
+// Error is a fault: code, object, cause and remedy. Every error of this package that a user can meet is one.
+type Error = fault.Error
+
+// How Options.PidNS treats ids that are taken.
+const (
+	PidNSNever  = "never"  // refuse and name the occupant
+	PidNSAuto   = "auto"   // use a new pid namespace if an id is taken
+	PidNSAlways = "always" // always use a new pid namespace
+)
+
+// Options says how to restore.
+type Options struct {
+	Detach  bool        // the process outlives us: no terminal, no standard streams of ours
+	Stopped bool        // leave every process stopped by SIGSTOP
+	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
+	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
+
+	// FailStep makes step number FailStep, counted from 1, fail: the test of the rollback. 0 means none.
+	FailStep int
+}
+
+// Result is a restore that succeeded: the processes run.
+type Result struct {
+	Root      int              // pid of the root process as we see it
+	Pids      map[int]int      // id in the image -> id as we see it, every process and thread
+	PidNS     bool             // the processes are in a pid namespace of their own
+	RestoreUS int64            // from the call to the release of the last thread, microseconds
+	Phases    map[string]int64 // microseconds
+	Notes     []string         // what the user should know, one line each
+	Steps     int              // how many steps there were, for FailStep
+
+	waiter waiter
+}
+
+// phases of a restore, in order.
+const (
+	phasePlan     = "plan"
+	phaseCreate   = "create"
+	phaseFiles    = "files"
+	phaseSpace    = "space"
+	phaseMemory   = "memory"
+	phaseThreads  = "threads"
+	phaseFinalise = "finalise"
+	phaseRelease  = "release"
+)
+
+// restorer is one restore under way. It runs on one goroutine; the tracing thread belongs to it.
+type restorer struct {
+	ctx   context.Context
+	img   *image.Reader
+	st    *image.State
+	o     Options
+	plan  *plan
+	pidNS bool
+
+	tr      *ptrace.Tracer
+	parent  *parent // starts and reaps the stub
+	stub    *process
+	stubCmd *exec.Cmd
+	procs   []*process // in the order of the image, nil until made
+	byPid   map[int]*process
+	table   *fdtable.Table
+	mapped  *mappedFiles
+	shmems  []*os.File
+	ghosts  []*os.File
+	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
+
+	shift           timens.Offsets // what the tree's clocks are ahead of ours
+	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
+
+	steps  int
+	undo   []func() // takes back what failed
+	end    []func() // closes what is needed no longer, failed or not
+	phases map[string]int64
+	phase  string
+	since  time.Time
+	notes  []string
+}
+
+// Restore brings the tree of an image back and lets it run. It needs CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) and CAP_SYS_PTRACE.
+// On error nothing is left: no process, no file, no mount; the error is a *Error of class fault.RolledBack, or the one that
+// ctx gave. When ctx ends after Restore has returned, nothing happens to the processes.
+func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+	r := &restorer{ctx: ctx, img: img, st: img.State(), o: o, byPid: map[int]*process{}, criticalSection: map[int]uint64{}, phases: map[string]int64{}}
+	start := time.Now()
+	res, err := r.run()
+	if err != nil {
+		r.rollback()
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("restore: %w", ctx.Err())
+		}
+		return nil, asRestoreFault(err)
+	}
+	res.RestoreUS = time.Since(start).Microseconds()
+	return res, nil
+}
+
+// asRestoreFault gives an error without a code that of a failed step, and keeps the others.
+func asRestoreFault(err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) && f.Code != fault.Ptrace && f.Code != fault.TargetGone {
+		return err
+	}
+	return fault.New(fault.RestoreStep, "restore", "%w", err)
+}
+
+func (r *restorer) run() (*Result, error) {
+	r.enter(phasePlan)
+	var err error
+	if r.plan, err = makePlan(r.st); err != nil {
+		return nil, err
+	}
+	if err := r.chooseIDs(); err != nil {
+		return nil, err
+	}
+	for _, part := range []struct {
+		phase string
+		do    func() error
+	}{
+		{phaseFiles, r.openFiles},
+		{phaseCreate, r.createAll},
+		{phaseSpace, r.each(r.buildSpace)},
+		{phaseMemory, r.each(r.fillMemory)},
+		{phaseMemory, r.each(r.rememberCriticalSections)},
+		{phaseSpace, r.each(r.finishSpace)},
+		{phaseFiles, r.each(r.handOver)},
+		{phaseThreads, r.each(r.makeThreads)},
+		{phaseThreads, r.each(r.setProcessState)},
+		{phaseThreads, r.each(r.setThreadState)},
+		{phaseFinalise, r.each(r.finalise)},
+		{phaseFinalise, r.commitFiles},
+		{phaseRelease, r.release},
+	} {
+		r.enter(part.phase)
+		if err := part.do(); err != nil {
+			return nil, err
+		}
+	}
+	r.enter("")
+	return r.result(), nil
+}
+
+// each turns a step for one process into one for all that are not zombies.
+func (r *restorer) each(do func(p *process) error) func() error {
+	return func() error {
+		for _, p := range r.procs {
+			if p.rec.Zombie {
+				continue
+			}
+			if err := do(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// enter ends the phase under way and begins another; time in a phase that is entered twice adds up.
+func (r *restorer) enter(phase string) {
+	now := time.Now()
+	if r.phase != "" {
+		r.phases[r.phase] += now.Sub(r.since).Microseconds()
+	}
+	r.phase, r.since = phase, now
+}
+
+// step counts a step of the restore and makes it fail if that is asked for. Every operation that changes anything outside this
+// process calls it first.
+func (r *restorer) step(what string) error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	r.steps++
+	if r.steps == r.o.FailStep {
+		return fault.New(fault.RestoreStep, "restore", "step %d (%s) was told to fail", r.steps, what)
+	}
+	return nil
+}
+
+// onUndo registers what takes back a step if the restore fails later; the last registered runs first.
+func (r *restorer) onUndo(f func()) { r.undo = append(r.undo, f) }
+
+// onEnd registers what closes something at the end of the restore, failed or not; the last registered runs first.
+func (r *restorer) onEnd(f func()) { r.end = append(r.end, f) }
+
+func (r *restorer) rollback() {
+	runBackwards(r.undo)
+	runBackwards(r.end)
+}
+
+func runBackwards(list []func()) {
+	for _, f := range slices.Backward(list) {
+		f()
+	}
+}
+
+func (r *restorer) result() *Result {
+	res := &Result{
+		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps,
+		waiter: waiter{root: r.procs[0].pid, parent: r.parent},
+	}
+	for _, p := range r.procs {
+		res.Pids[p.rec.Pid] = p.pid
+		for i, th := range p.threads {
+			res.Pids[p.rec.Threads[i].Tid] = th.Tid
+		}
+	}
+	return res
+}
+
+// workers is how many goroutines fill memory.
+func workers() int { return min(4, runtime.GOMAXPROCS(0)) }

@@ -1,0 +1,337 @@
+package restore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// finalise does everything that must come after the rest and leaves each thread in a stop from which it goes on as the thread of the image.
+func (r *restorer) finalise(p *process) error {
+	if err := r.setAfterCreds(p); err != nil {
+		return err
+	}
+	if err := r.setTimers(p); err != nil {
+		return err
+	}
+	if err := r.queueSignals(p); err != nil {
+		return err
+	}
+	for i := len(p.threads) - 1; i >= 0; i-- { // the leader last: it removes the boot area
+		if err := r.finaliseThread(p, i); err != nil {
+			return fmt.Errorf("thread %d: %w", p.rec.Threads[i].Tid, err)
+		}
+	}
+	return nil
+}
+
+func (r *restorer) finaliseThread(p *process, i int) error {
+	rec, th := &p.rec.Threads[i], p.threads[i]
+	regs, err := ptrace.RegsFrom(rec.Regs)
+	if err != nil {
+		return err
+	}
+	if err := th.SetSigMask(^uint64(0)); err != nil {
+		return err
+	}
+	if err := r.lastCalls(p, i); err != nil {
+		return err
+	}
+	if rec.Restart != nil {
+		if err := r.reenter(p, th, rec, &regs); err != nil {
+			return err
+		}
+	} else if _, result, ok := regs.Syscall(); ok && result == ptrace.RestartBlock {
+		return fault.New(fault.RestoreState, p.object(), "thread %d is in a system call whose rest the image does not hold", rec.Tid)
+	}
+	if i == 0 {
+		if _, err := p.call("remove the boot area", unix.SYS_MUNMAP, p.boot, bootSize+vdsoRoom); err != nil {
+			return err
+		}
+	}
+	return r.lastRegisters(p, th, rec, &regs)
+}
+
+// lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we work.
+func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
+	if err := r.step("set registers"); err != nil {
+		return err
+	}
+	have, err := th.XState(nil)
+	if err != nil {
+		return err
+	}
+	xstate, err := fitXState(rec.XState, have)
+	if err != nil {
+		return fault.New(fault.OtherCPU, p.object(), "thread %d: %w", rec.Tid, err)
+	}
+	if err := th.SetXState(xstate); err != nil {
+		return err
+	}
+	if rec.SUD.Mode != 0 {
+		if err := th.SetSUD(ptrace.SUD(rec.SUD)); err != nil {
+			return err
+		}
+	}
+	if err := th.SetRegs(regs); err != nil {
+		return err
+	}
+	if err := th.Settle(); err != nil {
+		return err
+	}
+	if err := r.restoreCriticalSection(th, rec); err != nil {
+		return err
+	}
+	return th.SetSigMask(rec.SigMask)
+}
+
+// rseqCS is the offset of rseq_cs in struct rseq (include/uapi/linux/rseq.h).
+const rseqCS = 8
+
+// restoreCriticalSection writes the thread's rseq_cs again. The kernel cleared it when our code ran outside of the section; with
+// it back, the kernel finds on the way to user space that the section was interrupted and starts its abort handler, as it would have.
+func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *image.Thread) error {
+	cs := r.criticalSection[rec.Tid]
+	if cs == 0 {
+		return nil
+	}
+	_, err := ptrace.WriteMemory(th.Pid, []ptrace.Range{{Addr: rec.Rseq.Ptr + rseqCS, Len: 8}}, binary.LittleEndian.AppendUint64(nil, cs))
+	return err
+}
+
+// rememberCriticalSections reads each thread's rseq_cs from the memory just filled, before rseq is registered and the kernel may clear it.
+func (r *restorer) rememberCriticalSections(p *process) error {
+	for i := range p.rec.Threads {
+		t := &p.rec.Threads[i]
+		if t.Rseq.Ptr == 0 {
+			continue
+		}
+		var b [8]byte
+		if _, err := ptrace.ReadMemory(p.pid, []ptrace.Range{{Addr: t.Rseq.Ptr + rseqCS, Len: 8}}, b[:]); err != nil {
+			return fmt.Errorf("read the rseq area of thread %d: %w", t.Tid, err)
+		}
+		if cs := binary.LittleEndian.Uint64(b[:]); cs != 0 {
+			r.criticalSection[t.Tid] = cs
+		}
+	}
+	return nil
+}
+
+// fitXState makes an extended state of the image as long as the kernel here wants it. Components that this CPU lacks must be in
+// their initial state (struct xregs_state, arch/x86/include/asm/fpu/types.h: the header is at 512, its first word tells which are not).
+func fitXState(saved, have []byte) ([]byte, error) {
+	const header, features = 512, 464
+	if len(saved) < header+64 || len(have) < header+64 {
+		return nil, fmt.Errorf("an extended state of %d bytes, here %d", len(saved), len(have))
+	}
+	used := binary.LittleEndian.Uint64(saved[header:])
+	offered := binary.LittleEndian.Uint64(have[features:])
+	if used&^offered != 0 {
+		return nil, fmt.Errorf("register components %#x are in use and this CPU offers %#x", used, offered)
+	}
+	fit := make([]byte, len(have))
+	copy(fit, saved)
+	copy(fit[features:features+48], have[features:]) // the software-reserved bytes describe this kernel
+	return fit, nil
+}
+
+// lastCalls makes the calls that cannot be in a batch, whose end is a breakpoint: the action of SIGTRAP, and a pending one.
+func (r *restorer) lastCalls(p *process, i int) error {
+	th := p.threads[i]
+	do := func(what string, data []byte, nr uint64, args func(at uint64) []uint64) error {
+		at := p.boot + bootData
+		if err := r.step(what); err != nil {
+			return err
+		}
+		if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: at, Len: len(data)}}, data); err != nil {
+			return err
+		}
+		if _, err := th.Call(p.insn(), nr, args(at)...); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	}
+	if i == 0 {
+		for j := range p.rec.Actions {
+			a := &p.rec.Actions[j]
+			if unix.Signal(a.Signal) != unix.SIGTRAP {
+				continue
+			}
+			err := do("set the action of SIGTRAP", actionBytes(a), unix.SYS_RT_SIGACTION, func(at uint64) []uint64 {
+				return []uint64{uint64(a.Signal), at, 0, sigsetSize}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for _, info := range p.rec.Pending {
+			if signalOf(info) != unix.SIGTRAP {
+				continue
+			}
+			err := do("queue SIGTRAP", info, unix.SYS_RT_SIGQUEUEINFO, func(at uint64) []uint64 {
+				return []uint64{uint64(p.rec.Pid), uint64(unix.SIGTRAP), at}
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	for _, info := range p.rec.Threads[i].Pending {
+		if signalOf(info) != unix.SIGTRAP {
+			continue
+		}
+		err := do("queue SIGTRAP", info, unix.SYS_RT_TGSIGQUEUEINFO, func(at uint64) []uint64 {
+			return []uint64{uint64(p.rec.Pid), uint64(p.rec.Threads[i].Tid), uint64(unix.SIGTRAP), at}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Futex operation bits (futex(2)).
+const (
+	futexWaitBitset = 9
+	futexPrivate    = 128
+	futexRealtime   = 256
+	futexCommand    = 127
+)
+
+// reenter brings the thread into the system call that it was interrupted in, with the time that was left, so that the kernel itself keeps
+// what restart_syscall(2) goes on with. If the call does not block any more its result is the one the thread gets.
+func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
+	rs := rec.Restart
+	at := p.boot + bootData
+	var nr uint64
+	var args []uint64
+	deadline := time.Duration(rs.Left)
+	switch rs.Kind {
+	case "nanosleep":
+		nr, args = unix.SYS_CLOCK_NANOSLEEP, []uint64{uint64(int64(rs.Clock)), 0, at, rs.Rmtp}
+	case "poll":
+		timeout := int64(-1)
+		if rs.Left >= 0 {
+			timeout = (rs.Left + 999_999) / 1_000_000
+		}
+		nr, args = unix.SYS_POLL, []uint64{rs.Addr, uint64(rs.Val), uint64(timeout)}
+	case "futex":
+		op := regs.Rsi & (futexPrivate | futexRealtime)
+		now, err := r.clockNow(op&futexRealtime != 0)
+		if err != nil {
+			return err
+		}
+		if op&futexRealtime != 0 && regs.Rsi&futexCommand == futexWaitBitset {
+			now = r.st.Kernel.Realtime // the program named a wall clock time: that is when it wants to wake
+		}
+		deadline += time.Duration(now)
+		nr, args = unix.SYS_FUTEX, []uint64{rs.Addr, futexWaitBitset | op, uint64(rs.Val), at, 0, uint64(rs.Bitset)}
+	default:
+		return fault.New(fault.RestoreState, p.object(), "thread %d is in an unknown kind of interrupted call, %q", rec.Tid, rs.Kind)
+	}
+	if err := r.step("re-enter " + rs.Kind); err != nil {
+		return err
+	}
+	ts := timespec(max(int64(deadline), 1))
+	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: at, Len: len(ts)}}, ts); err != nil {
+		return err
+	}
+	result, err := th.Interrupted(p.insn(), nr, args...)
+	if err != nil {
+		return err
+	}
+	if result != ptrace.RestartBlock {
+		regs.Finish(result)
+	}
+	return nil
+}
+
+// clockNow reads a clock as the tree sees it.
+func (r *restorer) clockNow(realtime bool) (int64, error) {
+	clock := int32(unix.CLOCK_MONOTONIC)
+	if realtime {
+		clock = unix.CLOCK_REALTIME
+	}
+	var ts unix.Timespec
+	err := unix.ClockGettime(clock, &ts)
+	return ts.Nano() + r.shiftOf(clock), err
+}
+
+// release lets every process run. Nothing fails after the first thread is released but the death of a process, which is its own affair.
+func (r *restorer) release() error {
+	if err := r.step("release"); err != nil {
+		return err
+	}
+	for _, p := range r.procs {
+		if p.rec.Zombie {
+			continue
+		}
+		r.carryUsage(p)
+		if sig := stopSignal(p.rec, r.o.Stopped); sig != 0 {
+			if err := unix.Kill(p.pid, sig); err != nil {
+				return fmt.Errorf("stop %s: %w", p.object(), err)
+			}
+		}
+	}
+	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree.
+	for _, p := range slices.Backward(r.procs) {
+		for _, th := range slices.Backward(p.threads) {
+			if err := th.Release(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.letStubGo(); err != nil {
+		return err
+	}
+	r.tr.Close()
+	runBackwards(r.end)
+	return nil
+}
+
+// stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run.
+func stopSignal(rec *image.Process, stopped bool) unix.Signal {
+	switch {
+	case rec.Stopped != 0:
+		return unix.Signal(rec.Stopped)
+	case stopped:
+		return unix.SIGSTOP
+	}
+	return 0
+}
+
+// carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too small, no more.
+func (r *restorer) carryUsage(p *process) {
+	start, err := startTime(p.pid)
+	if err == nil {
+		err = carry.PutRecord(p.pid, start, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: r.img.Info().ID})
+	}
+	if err != nil {
+		r.notes = append(r.notes, fmt.Sprintf("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v", p.object(), err))
+	}
+}
+
+// awaitState waits until a process is in the given state (proc_pid_stat(5)), for two seconds at most.
+func awaitState(pid int, state string) error {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+		f, ok := statFields(pid)
+		if !ok {
+			return fmt.Errorf("wait for pid %d: %w", pid, os.ErrNotExist)
+		}
+		if f[0] == state {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("pid %d stays in state %s instead of %s", pid, f[0], state)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package restore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/sigs"
+)
+
+// setProcessState gives a process what belongs to all its threads and needs our rights: directories, handlers, flags of the address space.
+func (r *restorer) setProcessState(p *process) error {
+	rec := p.rec
+	b := r.newBatch(p, p.lead)
+	b.callWant(ignore, "set umask", unix.SYS_UMASK, rec.Umask) // returns the old one
+	b.call("change to "+rec.Cwd, unix.SYS_CHDIR, inString(rec.Cwd))
+	if rec.Root != "/" {
+		b.call("change the root to "+rec.Root, unix.SYS_CHROOT, inString(rec.Root))
+	}
+	if rec.Subreaper {
+		b.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
+	}
+	for i := range rec.Actions {
+		a := &rec.Actions[i]
+		if unix.Signal(a.Signal) != unix.SIGTRAP { // see lastCalls
+			b.call(fmt.Sprintf("set the action of signal %d", a.Signal), unix.SYS_RT_SIGACTION, a.Signal, inBytes(actionBytes(a)), 0, sigsetSize)
+		}
+	}
+	setMMFlags(b, &rec.MM)
+	if err := b.done(); err != nil {
+		return err
+	}
+	if err := setProcFiles(p); err != nil {
+		return err
+	}
+	return r.sealMappings(p)
+}
+
+const sigsetSize = 8
+
+// actionBytes is the kernel's struct sigaction on x86-64: handler, flags, restorer, mask.
+func actionBytes(a *image.SigAction) []byte {
+	var s []byte
+	for _, v := range []uint64{a.Handler, a.Flags, a.Restorer, a.Mask} {
+		s = binary.LittleEndian.AppendUint64(s, v)
+	}
+	return s
+}
+
+func setMMFlags(b *batch, mm *image.MM) {
+	for bits := mm.Membarrier; bits != 0; bits &= bits - 1 {
+		b.call("register for membarrier", unix.SYS_MEMBARRIER, bits&-bits, 0, 0)
+	}
+	if mm.THPDisable {
+		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
+	}
+	if mm.KSMMerge {
+		b.call("merge pages", unix.SYS_PRCTL, prSetMemoryMerge, 1, 0, 0, 0)
+	}
+	if mm.MDWE != 0 {
+		b.call("deny writing and executing memory", unix.SYS_PRCTL, prSetMDWE, mm.MDWE, 0, 0, 0)
+	}
+}
+
+// setAfterCreds restores what a change of credentials would undo or what records them: dumpable, owners and locks of descriptors, and
+// limits, which hold from here on.
+func (r *restorer) setAfterCreds(p *process) error {
+	b := r.newBatch(p, p.lead)
+	switch p.rec.MM.Dumpable {
+	case 0, 1:
+		b.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, p.rec.MM.Dumpable)
+	default:
+		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set", p.rec.MM.Dumpable)
+	}
+	for _, s := range r.table.Steps(p.rec.Pid) {
+		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
+	}
+	for i, l := range p.rec.Limits {
+		b.callWant(r.limitVerdict(p, i), fmt.Sprintf("set limit %d", i), unix.SYS_PRLIMIT64, 0, i, inBytes(limitBytes(l)), 0)
+	}
+	return b.done()
+}
+
+func stepArguments(s fdtable.Step) []any {
+	var args []any
+	for _, a := range s.Args {
+		args = append(args, a)
+	}
+	if s.Data != nil {
+		args = append(args, inBytes(s.Data))
+	}
+	return args
+}
+
+// stepVerdict forgives a step the error it may fail with; nil stands for any success.
+func stepVerdict(s fdtable.Step) func(int64) error {
+	if s.Ignore == 0 {
+		return nil
+	}
+	return func(result int64) error {
+		if err := errnoOf(result); err != nil && !errors.Is(err, s.Ignore) {
+			return err
+		}
+		return nil
+	}
+}
+
+// limitVerdict explains the one way in which setting a limit fails.
+func (r *restorer) limitVerdict(p *process, limit int) func(int64) error {
+	return func(result int64) error {
+		if err := errnoOf(result); err != nil {
+			return fault.New(fault.RestoreState, p.object(), "resource limit %d was higher than ours: %w", limit, err).
+				WithRemedy("raise the hard limit of the shell that runs the restore, or give it CAP_SYS_RESOURCE")
+		}
+		return nil
+	}
+}
+
+// setTimers makes and starts the timers of a process, with the time that was left.
+func (r *restorer) setTimers(p *process) error {
+	b := r.newBatch(p, p.lead)
+	for which, t := range p.rec.ITimers {
+		if t.Value != 0 {
+			b.call(fmt.Sprintf("start interval timer %d", which), unix.SYS_SETITIMER, which, inBytes(itimerval(t)), 0)
+		}
+	}
+	if len(p.rec.Timers) > 0 {
+		if err := b.done(); err != nil {
+			return err
+		}
+		if err := r.makeTimers(p); err != nil {
+			return err
+		}
+	}
+	for i := range p.rec.Timers {
+		t := &p.rec.Timers[i]
+		if t.Expired != 0 {
+			if err := r.fireTimer(b, t); err != nil {
+				return err
+			}
+			continue
+		}
+		if t.Left != 0 {
+			b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, 0, inBytes(itimerspec(t.Left, t.Interval)), 0)
+		}
+	}
+	return b.done()
+}
+
+// fireTimer starts a timer whose signal was pending such that it runs out at once, as long ago as it had: the signal is queued by the
+// kernel, which then counts the overruns as it would have.
+func (r *restorer) fireTimer(b *batch, t *image.PosixTimer) error {
+	at := int64(1) // CPU clocks have just begun
+	if clock := int32(t.Clock); clock >= 0 && clock != unix.CLOCK_PROCESS_CPUTIME_ID && clock != unix.CLOCK_THREAD_CPUTIME_ID {
+		var now unix.Timespec
+		if err := unix.ClockGettime(clock, &now); err != nil {
+			return fmt.Errorf("read clock %d: %w", clock, err)
+		}
+		at = max(now.Nano()+r.shiftOf(clock)-t.Expired, 1)
+	}
+	const absolute = 1 // TIMER_ABSTIME
+	b.call(fmt.Sprintf("start timer %d, which has run out", t.ID), unix.SYS_TIMER_SETTIME, t.ID, absolute, inBytes(itimerspec(at, t.Interval)), 0)
+	return nil
+}
+
+// comesAgain reports that a pending signal is one that fireTimer makes the kernel queue.
+func (p *process) comesAgain(info image.SigInfo) bool {
+	for i := range p.rec.Timers {
+		if t := &p.rec.Timers[i]; t.Expired != 0 && sigs.OfTimer([]image.SigInfo{info}, t.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// itimerval is struct itimerval: interval, then value, each in seconds and microseconds. A value below one microsecond becomes
+// one: zero would disarm the timer.
+func itimerval(t image.ITimer) []byte {
+	var b []byte
+	for _, ns := range []int64{t.Interval, t.Value} {
+		us := (ns + 999) / 1000
+		b = binary.LittleEndian.AppendUint64(b, uint64(us/1e6))
+		b = binary.LittleEndian.AppendUint64(b, uint64(us%1e6))
+	}
+	return b
+}
+
+// itimerspec is struct itimerspec: interval, then value, each in seconds and nanoseconds.
+func itimerspec(left, interval int64) []byte { return append(timespec(interval), timespec(left)...) }
+
+func timespec(ns int64) []byte {
+	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(ns/1e9)), uint64(ns%1e9))
+}
+
+// prTimerCreateRestoreIDs makes timer_create(2) use the id it is given (PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15).
+const prTimerCreateRestoreIDs = 77
+
+// makeTimers makes the POSIX timers with their old ids. A kernel that cannot be told the id counts upwards: there, timers are made and
+// deleted until the count is right.
+func (r *restorer) makeTimers(p *process) error {
+	_, err := p.call("ask for timer ids", unix.SYS_PRCTL, prTimerCreateRestoreIDs, 1, 0, 0, 0)
+	exact := err == nil
+	next := 0
+	for i := range p.rec.Timers {
+		t := &p.rec.Timers[i]
+		for made := false; !made; {
+			id, err := r.makeTimer(p, t)
+			switch {
+			case err != nil:
+				return err
+			case id == t.ID:
+				made = true
+			case exact || id > t.ID || id < next:
+				return fault.New(fault.RestoreState, p.object(), "timer %d: the kernel gives %d", t.ID, id)
+			default:
+				next = id + 1
+				if _, err := p.call("delete a timer", unix.SYS_TIMER_DELETE, uint64(id)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if exact {
+		_, err = p.call("stop asking for timer ids", unix.SYS_PRCTL, prTimerCreateRestoreIDs, 0, 0, 0, 0)
+		return err
+	}
+	return nil
+}
+
+func (r *restorer) makeTimer(p *process, t *image.PosixTimer) (int, error) {
+	b := r.newBatch(p, p.lead)
+	event := make([]byte, 64) // struct sigevent: value, signo, notify, tid
+	binary.LittleEndian.PutUint64(event, t.Value)
+	binary.LittleEndian.PutUint32(event[8:], uint32(t.Signo))
+	binary.LittleEndian.PutUint32(event[12:], uint32(t.Notify))
+	binary.LittleEndian.PutUint32(event[16:], uint32(t.Tid))
+	id := make([]byte, 16)
+	binary.LittleEndian.PutUint32(id, uint32(t.ID))
+	idAt := b.argument(inBytes(id))
+	b.call(fmt.Sprintf("create timer %d", t.ID), unix.SYS_TIMER_CREATE, t.Clock, inBytes(event), idAt)
+	if err := b.done(); err != nil {
+		return 0, err
+	}
+	if err := p.readOut(idAt, id); err != nil {
+		return 0, err
+	}
+	return int(int32(binary.LittleEndian.Uint32(id))), nil
+}
+
+// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send what the
+// kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls.
+func (r *restorer) queueSignals(p *process) error {
+	if err := r.drainChildSignals(p); err != nil {
+		return err
+	}
+	for i := range p.rec.Threads {
+		b := r.newBatch(p, p.threads[i])
+		if i == 0 {
+			for _, info := range p.rec.Pending {
+				if sig := signalOf(info); sig != unix.SIGTRAP && !p.comesAgain(info) {
+					b.call(fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid, int(sig), inBytes(info))
+				}
+			}
+		}
+		for _, info := range p.rec.Threads[i].Pending {
+			if sig := signalOf(info); sig != unix.SIGTRAP && !p.comesAgain(info) {
+				b.call(fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid, p.rec.Threads[i].Tid, int(sig), inBytes(info))
+			}
+		}
+		if err := b.done(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// signalOf reads si_signo.
+func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
+
+// drainChildSignals takes back the SIGCHLD that our own making of dead children left pending.
+func (r *restorer) drainChildSignals(p *process) error {
+	for i := range r.st.Processes {
+		if c := &r.st.Processes[i]; c.Zombie && c.PPid == p.rec.Pid {
+			b := r.newBatch(p, p.lead)
+			set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
+			b.callWant(except(unix.EAGAIN), "take SIGCHLD back", unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(timespec(0)), sigsetSize)
+			return b.done()
+		}
+	}
+	return nil
+}
