@@ -1,0 +1,115 @@
+// Command bpfckpt saves running processes and brings them back. `bpfckpt --help` lists the verbs, each in a file of its own;
+// this file turns what they return into the one line and the exit code that users and scripts see.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+func main() { os.Exit(run(os.Args)) }
+
+// run executes one command line and returns the exit code.
+func run(args []string) int {
+	if len(args) == 3 && args[1] == canaryVerb {
+		return canary(args[2])
+	}
+	u := newUI(os.Stdout, os.Stderr)
+	table := verbs()
+	if len(args) > 1 && args[1] == completeVerb {
+		return u.report(complete(u.out, table, args[2:]))
+	}
+	u.json = wantsJSON(args)
+	inv, err := parseArgs(table, args)
+	if err != nil {
+		return u.report(err)
+	}
+	ctx, stop := context.Background(), func() {}
+	if inv.verb != nil && !inv.verb.ownSignals {
+		ctx, stop = signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	}
+	defer stop()
+	return u.report(newApp(table, u).RunContext(ctx, inv.args))
+}
+
+// status is the error that carries the exit status of a process to pass on; nothing is printed for it.
+type status int
+
+func (s status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
+
+// statusOf turns a wait status into an exit code as shells do: the process's own, or 128 plus the number of the signal that killed it.
+func statusOf(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// exitCode is the one mapping from what a verb returned to the exit code of the command. The faults are those to print.
+func exitCode(err error) (int, fault.List) {
+	if err == nil {
+		return 0, nil
+	}
+	if s := status(0); errors.As(err, &s) {
+		return int(s), nil
+	}
+	faults := faultsOf(err)
+	return int(faults[0].Class()), faults
+}
+
+// faultsOf finds the faults in err, at least one.
+func faultsOf(err error) fault.List {
+	if errors.Is(err, context.Canceled) { // only our own signal handling cancels
+		return fault.List{fault.New(fault.Interrupt, "bpfckpt", "a signal told it to stop")}
+	}
+	var list fault.List
+	if errors.As(err, &list) && len(list) > 0 {
+		return list
+	}
+	var one *fault.Error
+	if errors.As(err, &one) {
+		return fault.List{one}
+	}
+	return fault.List{fault.New(fault.Internal, "", "%w", err)}
+}
+
+// errorJSON is a fault as --json prints it.
+type errorJSON struct {
+	Code   fault.Code `json:"code"`
+	Object string     `json:"object"`
+	Cause  string     `json:"cause"`
+	Remedy string     `json:"remedy"`
+	Exit   int        `json:"exit"`
+}
+
+func jsonOf(e *fault.Error) errorJSON {
+	return errorJSON{Code: e.Code, Object: e.Object, Cause: e.Cause, Remedy: e.Advice(), Exit: int(e.Class())}
+}
+
+// report prints the faults in err, one line each on standard error and with --json one object on standard output, and returns the exit code.
+func (u *ui) report(err error) int {
+	code, faults := exitCode(err)
+	for _, e := range faults {
+		u.note("%s", e.Error())
+	}
+	if u.json && len(faults) > 0 {
+		obj := struct {
+			Error  errorJSON   `json:"error"`
+			Errors []errorJSON `json:"errors,omitempty"` // all of them, if there are several
+		}{Error: jsonOf(faults[0])}
+		if len(faults) > 1 {
+			for _, e := range faults {
+				obj.Errors = append(obj.Errors, jsonOf(e))
+			}
+		}
+		_ = u.object(obj) // the error that counts is already on standard error
+	}
+	return code
+}

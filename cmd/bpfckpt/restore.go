@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/restore"
+)
+
+const restoreNote = "Once the process runs its own exit status, or 128 plus the number of the signal that\nkilled it; with --detach 0. Before that:"
+
+func restoreVerb() *verb {
+	return &verb{
+		name: "restore", operands: "DIR[@NAME]", min: 1, max: 1, short: "bring back the processes of an image",
+		long: "Rebuilds the processes of an image: the same memory, threads, descriptors and process ids. DIR means its newest image,\n" +
+			"DIR@NAME one by name or id. The image stays as it is and can be restored again.\n\n" +
+			"restore stays in the foreground: the process has the terminal, signals sent to restore are passed on to it, and\n" +
+			"restore ends as the process ends. With --detach it returns once the process runs, on its own and without a terminal.",
+		flags: []cli.Flag{
+			&cli.BoolFlag{Name: "detach", Usage: "return once the process runs; standard streams that led outside become /dev/null"},
+			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
+			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
+			pidnsFlag(),
+		},
+		examples: []example{
+			{"bpfckpt restore job", "goes on where the newest snapshot was taken"},
+			{"bpfckpt restore job@before-upgrade", "goes back to an image by its name"},
+			{"bpfckpt restore job --detach --pidfile job.pid", "in the background"},
+			{"bpfckpt restore job --pidns auto", "also while another process has its process id"},
+		},
+		exitNote:   restoreNote,
+		exits:      []fault.Class{fault.Failed, fault.KernelLacks, fault.BadImage, fault.RolledBack, fault.Interrupted},
+		ownSignals: true,
+		ownStatus:  true,
+		run:        restoreImage,
+	}
+}
+
+func pidnsFlag() cli.Flag {
+	return choice("pidns", "when to use a pid namespace of its own; auto is if an id is taken: `WHEN`", "never", "auto", "always")
+}
+
+// restoreJSON is what restore prints with --json when the process has been restored.
+type restoreJSON struct {
+	Dir       string           `json:"dir"`
+	ID        string           `json:"id"`
+	Name      string           `json:"name,omitempty"`
+	Pid       int              `json:"pid"`  // of the root of the tree, as the caller sees it
+	Pids      map[int]int      `json:"pids"` // id in the image -> id now, processes and threads
+	PidNS     bool             `json:"pidns"`
+	RestoreUS int64            `json:"restore_us"`
+	Phases    map[string]int64 `json:"phases"` // microseconds
+	Notes     []string         `json:"notes"`
+}
+
+func restoreImage(c *call) error {
+	r, err := image.Open(c.args[0])
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
+	j := &job{tty: openTerminal(), early: ownsTerminal()}
+	defer j.tty.close()
+	j.catch()
+	defer j.release()
+	var tree *restored
+	err = j.during(c.ctx, 0, func(ctx context.Context) (err error) {
+		tree, err = startRestore(ctx, r, o)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.Close()
+	c.notes(tree)
+	if err := announce(c, tree); err != nil {
+		tree.abandon()
+		return err
+	}
+	if o.Detach {
+		return nil
+	}
+	j.root, j.foreign = tree.Root, tree.Wait
+	ws, err := j.stay()
+	if err != nil {
+		return err
+	}
+	return status(statusOf(ws))
+}
+
+// announce tells the pid file and the user that the process is back.
+func announce(c *call, tree *restored) error {
+	if path := c.cli.String("pidfile"); path != "" {
+		if err := os.WriteFile(path, []byte(strconv.Itoa(tree.Root)+"\n"), 0o644); err != nil {
+			return fault.New(fault.BeforeRestore, path, "write the pid file: %w", err)
+		}
+	}
+	if !c.json {
+		c.say("restored %s@%s as process %d in %s", tree.info.Dir, imageName(tree.info.Name, tree.info.ID), tree.Root, microsText(tree.RestoreUS))
+		return nil
+	}
+	obj := restoreJSON{
+		Dir: tree.info.Dir, ID: tree.info.ID, Name: tree.info.Name, Pid: tree.Root, Pids: tree.Pids, PidNS: tree.PidNS,
+		RestoreUS: tree.RestoreUS, Phases: tree.Phases, Notes: append([]string{}, tree.Notes...),
+	}
+	if err := c.object(obj); err != nil {
+		return fault.New(fault.BeforeRestore, "standard output", "%w", err)
+	}
+	return nil
+}

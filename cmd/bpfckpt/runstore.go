@@ -1,0 +1,147 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// runNote is what run keeps beside the images of a store, in run.json: of which command line an image is, and whether the command
+// has ended since. Without it an image counts as one to go on from, and the command line is that of its root process.
+type runNote struct {
+	Args     []string `json:"args"`
+	Image    string   `json:"image"`    // the id the note is about; it says nothing of another head
+	Finished bool     `json:"finished"` // the command ended by itself after this image
+}
+
+const noteFile = "run.json"
+
+// maxNote bounds what is read of a note, bytes; a command line has at most 2 MiB, and JSON may write six bytes for one.
+const maxNote = 16 << 20
+
+// readNote returns the note of a store, and whether there is one.
+func readNote(dir string) (n runNote, ok bool, err error) {
+	path := filepath.Join(dir, noteFile)
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return n, false, nil
+	}
+	if err == nil && (!st.Mode().IsRegular() || st.Size() > maxNote) {
+		err = errors.New("it is not a note of run")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(path)
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &n)
+	}
+	if err != nil {
+		return n, false, fault.New(fault.RunStore, path, "read the note: %w", err).
+			WithRemedy("remove the file, or give another --dir; `bpfckpt restore %s` goes on with the image", dir)
+	}
+	return n, true, nil
+}
+
+// writeNote replaces the note of a store; after a crash it is the old one or the new one.
+func writeNote(dir string, n runNote) error {
+	text, err := json.Marshal(n)
+	if err != nil {
+		return fmt.Errorf("encode the note: %w", err)
+	}
+	f, err := os.CreateTemp(dir, "."+noteFile+"-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("create the note: %w", err)
+	}
+	defer os.Remove(f.Name()) // gone already after the rename
+	_, err = f.Write(append(text, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write the note: %w", err)
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, noteFile)); err != nil {
+		return fmt.Errorf("name the note: %w", err)
+	}
+	return nil
+}
+
+// resumePoint opens the image to go on from: the head of the store, unless the command has ended since. It returns nil if there is none, and
+// a fault if the image is of another command or damaged.
+func resumePoint(dir string, args []string) (*image.Reader, error) {
+	r, err := image.Open(dir)
+	if errors.Is(err, &fault.Error{Code: fault.StoreNotFound}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	note, ok, err := readNote(dir)
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	about := ok && note.Image == r.Info().ID
+	if about && note.Finished {
+		r.Close()
+		return nil, nil
+	}
+	was, same := rootArgs(r.State()), false
+	if about {
+		was, same = note.Args, slices.Equal(note.Args, args)
+	} else {
+		same = endsWith(was, args)
+	}
+	if !same {
+		r.Close()
+		return nil, fault.New(fault.OtherCommand, dir, "its image is of `%s`", commandText(was)).
+			WithRemedy("give another --dir; `bpfckpt restore %s` goes on with the image's own command", quote(dir))
+	}
+	return r, nil
+}
+
+// rootArgs is the command line of the root process of an image.
+func rootArgs(st *image.State) []string {
+	for i := range st.Processes {
+		if st.Processes[i].Pid == st.Root {
+			return st.Processes[i].Args
+		}
+	}
+	return nil
+}
+
+// endsWith reports whether was is args, perhaps after the interpreter that the kernel puts before a script (execve(2)).
+func endsWith(was, args []string) bool {
+	return len(was) >= len(args) && len(was) <= len(args)+2 && slices.Equal(was[len(was)-len(args):], args)
+}
+
+// lockRun makes sure that one run at a time works in a directory. The lock is an abstract socket name (unix(7)): it needs no file, since there
+// may be no directory yet, and the kernel drops it however the holder ends.
+func lockRun(dir string) (unlock func(), err error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.New(fault.RunStore, dir, "find the directory: %w", err)
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		abs = real
+	}
+	name := fmt.Sprintf("@bpfckpt-run-%d-%x", os.Getuid(), sha256.Sum256([]byte(abs)))
+	l, err := net.Listen("unix", name)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, fault.New(fault.RunStore, dir, "another `bpfckpt run` is using it").WithRemedy("wait for it, or give another --dir")
+	}
+	if err != nil {
+		return nil, fault.New(fault.RunStore, dir, "lock it: %s", strings.TrimPrefix(err.Error(), "listen unix "))
+	}
+	return func() { l.Close() }, nil
+}

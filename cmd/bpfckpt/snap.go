@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/snapshot"
+)
+
+func snapVerb() *verb {
+	return &verb{
+		name: "snap", operands: "PID", min: 1, max: 1, short: "save a running process, and the processes below it, to an image",
+		long: "Saves the process, its threads and its children to an image in the directory DIR. The process stands still for some\n" +
+			"milliseconds and runs on; nothing in it is changed. What cannot be saved is refused by name, before anything is done.",
+		flags: []cli.Flag{
+			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
+			&cli.StringFlag{Name: "name", Usage: "name the image `NAME` within the store, for restore DIR@NAME"},
+			choice("compress", "how hard memory is compressed: `LEVEL`", "default", "none", "fast", "best"),
+			&cli.DurationFlag{Name: "max-freeze", Usage: "fail rather than let the process stand still for longer than `TIME`, such as 100ms (default: no limit)"},
+			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
+			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
+			choice("source", "where the kernel's state is read: from a running watch, by BPF iterators or from /proc: `SOURCE`", "auto", "watch", "iter", "proc"),
+		},
+		examples: []example{
+			{"bpfckpt snap 4711", "saves process 4711 into ckpt-4711; it runs on"},
+			{"bpfckpt snap 4711 --dir job --kill", "moves it to disk: restore job brings it back"},
+			{"bpfckpt snap 4711 --dir job --name before-upgrade", "a name to go back to: restore job@before-upgrade"},
+			{"bpfckpt snap 4711 --json | jq .freeze_us", "how long it stood still, in microseconds"},
+		},
+		exits: []fault.Class{fault.Failed, fault.KernelLacks, fault.Unsupported, fault.Interrupted},
+		run:   snap,
+	}
+}
+
+func snap(c *call) error {
+	pid, err := c.pidOperand(0)
+	if err != nil {
+		return err
+	}
+	o, err := snapOptions(c)
+	if err != nil {
+		return err
+	}
+	progress, finish := c.bar("saving")
+	o.Progress = progress
+	res, asked, err := snapByWatch(c.ctx, pid, o)
+	if !asked && err == nil {
+		res, err = snapshot.Snap(c.ctx, pid, o)
+	}
+	finish()
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.object(res)
+	}
+	c.say("%s", snapText(res))
+	return nil
+}
+
+func snapOptions(c *call) (snapshot.Options, error) {
+	o := snapshot.Options{
+		Dir: c.cli.String("dir"), Name: c.cli.String("name"), Compress: image.Level(c.cli.String("compress")),
+		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"), Source: c.cli.String("source"),
+	}
+	if o.Source == "auto" {
+		o.Source = ""
+	}
+	switch {
+	case o.Stop && o.Kill:
+		return o, usageError(c.verb, "--stop", "--stop and --kill exclude each other")
+	case c.cli.IsSet("max-freeze") && o.MaxFreeze <= 0:
+		return o, usageError(c.verb, "--max-freeze", "%s is no time to freeze a process in", o.MaxFreeze)
+	case c.cli.IsSet("dir") && o.Dir == "":
+		return o, usageError(c.verb, "--dir", "the directory is empty")
+	case c.cli.IsSet("name") && o.Name == "":
+		return o, usageError(c.verb, "--name", "the name is empty")
+	}
+	return o, nil
+}
+
+// snapText is the one line for a person at a terminal.
+func snapText(r *snapshot.Result) string {
+	processes := ""
+	if len(r.Pids) > 1 {
+		processes = fmt.Sprintf(", %d processes", len(r.Pids))
+	}
+	return fmt.Sprintf("saved %s@%s%s: %s of memory in %s, frozen for %s of %s", r.Dir, imageName(r.Name, r.ID), processes,
+		bytesText(r.BytesRaw), bytesText(r.BytesWritten), microsText(r.FreezeUS), microsText(r.WallUS))
+}
+
+// imageName is what restore DIR@NAME takes.
+func imageName(name, id string) string {
+	if name != "" {
+		return name
+	}
+	return id
+}
+
+func microsText(us int64) string { return durationText(time.Duration(us) * time.Microsecond) }

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bpfckpt/bpfckpt/internal/control"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/tracer"
+)
+
+func watchVerb() *verb {
+	return &verb{
+		name: "watch", operands: "[PID]", min: 0, max: 1, short: "follow the kernel state of a process and its children, live",
+		long: "Follows every call of the process and its children that changes what a snapshot saves: mappings, libraries, descriptors,\n" +
+			"handlers, limits, threads. The process is not stopped and not slowed down noticeably. While a watch runs, snap asks it,\n" +
+			"and the process stands still for less time. Ends with the process, and says how that ended, or with Ctrl-C.",
+		flags: []cli.Flag{
+			&cli.BoolFlag{Name: "list", Usage: "list the watches that run"},
+			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at http://`ADDRESS`/metrics, such as localhost:9400"},
+			&cli.BoolFlag{Name: "no-dlopen", Usage: "do not follow dlopen: no probe is put into the libraries of the process"},
+		},
+		examples: []example{
+			{"bpfckpt watch 4711", "a live view; Ctrl-C ends it"},
+			{"bpfckpt watch 4711 --json | jq 'select(.event==\"openat\").resolved'", "every file it opens"},
+			{"bpfckpt watch --list", "which processes are watched"},
+		},
+		exits:      []fault.Class{fault.Failed, fault.KernelLacks},
+		ownSignals: false,
+		run:        watch,
+	}
+}
+
+// eventQueue is how many events may wait to be shown. A watch does not wait for a slow terminal or pipe: what does not fit is counted.
+const eventQueue = 1 << 16
+
+// statsEvery is how often figures are taken.
+const statsEvery = 500 * time.Millisecond
+
+// watching is one use of the verb.
+type watching struct {
+	*call
+	pid     int
+	comm    string
+	since   time.Time
+	w       *tracer.Watcher
+	events  chan tracer.Event
+	skipped uint64 // events that were not shown; of the goroutine of the watch until the watch is closed
+}
+
+func watch(c *call) error {
+	if c.cli.Bool("list") {
+		if len(c.args) > 0 {
+			return usageError(c.verb, "--list", "it takes no PID")
+		}
+		return listWatches(c)
+	}
+	if len(c.args) == 0 {
+		return usageError(c.verb, "watch", "PID is missing")
+	}
+	pid, err := c.pidOperand(0)
+	if err != nil {
+		return err
+	}
+	wt := &watching{call: c, pid: pid, since: time.Now(), events: make(chan tracer.Event, eventQueue)}
+	if wt.comm, err = commOf(pid); err != nil {
+		return err
+	}
+	server, err := control.Listen(pid)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	wt.w, err = tracer.Watch(c.ctx, pid, tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen"), OnEvent: wt.take})
+	if err != nil {
+		return err
+	}
+	defer wt.w.Close()
+	go func() { _ = server.Serve(wt.answer) }() // it ends with Close
+	if address := c.cli.String("metrics"); address != "" {
+		stop, err := wt.serveMetrics(address)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	return wt.show()
+}
+
+// commOf names the process to be watched, or says why it cannot be.
+func commOf(pid int) (string, error) {
+	st, err := procfs.Pid(pid).Stat()
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fault.New(fault.NoSuchPid, fmt.Sprintf("pid %d", pid), "there is no /proc/%d", pid)
+	}
+	if err != nil {
+		return "", err
+	}
+	if st.State == 'Z' {
+		return "", fault.New(fault.IsZombie, fmt.Sprintf("pid %d", pid), "%s has ended and waits for its parent, pid %d", st.Comm, st.PPid)
+	}
+	const kthread = 0x00200000 // PF_KTHREAD (include/linux/sched.h)
+	if st.Flags&kthread != 0 {
+		return "", fault.New(fault.KernelThread, fmt.Sprintf("pid %d", pid), "%s runs in the kernel", st.Comm)
+	}
+	return st.Comm, nil
+}
+
+// take queues an event. It runs on the goroutine of the watch and must not wait.
+func (wt *watching) take(e *tracer.Event) {
+	select {
+	case wt.events <- *e:
+	default:
+		wt.skipped++
+	}
+}
+
+// show prints until the tree ends or the user interrupts.
+func (wt *watching) show() error {
+	var out watchOutput
+	switch {
+	case wt.json:
+		out = &jsonWatch{wt: wt}
+	case wt.isTerminal():
+		screen, err := newScreen(wt)
+		if err != nil {
+			return err
+		}
+		out = screen
+	default:
+		out = &plainWatch{wt: wt}
+	}
+	err := wt.loop(out)
+	wt.w.Close()
+	for len(wt.events) > 0 && err == nil {
+		err = out.event(<-wt.events)
+	}
+	return errors.Join(err, out.end(wt.howEnded()))
+}
+
+// watchOutput is one way to show a watch.
+type watchOutput interface {
+	event(e tracer.Event) error
+	stats(s watchStatus) error
+	end(e watchEnd) error
+}
+
+func (wt *watching) loop(out watchOutput) error {
+	tick := time.NewTicker(statsEvery)
+	defer tick.Stop()
+	first, err := wt.status(wt.ctx)
+	if err == nil {
+		err = out.stats(first)
+	}
+	for err == nil {
+		select {
+		case e := <-wt.events:
+			err = out.event(e)
+		case <-tick.C:
+			var s watchStatus
+			if s, err = wt.status(wt.ctx); err == nil {
+				err = out.stats(s)
+			}
+		case <-wt.w.Done():
+			return nil
+		case <-wt.ctx.Done():
+			return nil
+		}
+	}
+	if errors.Is(err, &fault.Error{Code: fault.TargetGone}) || wt.ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// watchStatus is what a watch tells about itself, to its own output and over the control socket.
+type watchStatus struct {
+	Pid      int          `json:"pid"`
+	Comm     string       `json:"comm"`
+	Watcher  int          `json:"watcher"` // pid of the watch
+	SinceUS  int64        `json:"since_us"`
+	Stats    tracer.Stats `json:"table"`
+	RSSBytes int64        `json:"rss_bytes"` // of the root process
+	Faults   uint64       `json:"minflt"`    // minor page faults of the root process so far: pages first touched or written
+}
+
+func (wt *watching) status(ctx context.Context) (watchStatus, error) {
+	s := watchStatus{Pid: wt.pid, Comm: wt.comm, Watcher: os.Getpid(), SinceUS: time.Since(wt.since).Microseconds()}
+	var err error
+	if s.Stats, err = wt.w.Stats(ctx); err != nil {
+		return s, err
+	}
+	if st, err := procfs.Pid(wt.pid).Stat(); err == nil { // without it the tree has just ended
+		s.Comm = st.Comm // it changes at execve(2)
+		s.RSSBytes, s.Faults = int64(st.RSS)*int64(os.Getpagesize()), st.MinFlt
+	}
+	return s, nil
+}
+
+// watchEnd is how a watch ended.
+type watchEnd struct {
+	known  bool // the root process has ended and its status is known
+	ended  bool // the root process has ended
+	status int  // exit status
+	signal string
+	text   string
+}
+
+func (wt *watching) howEnded() watchEnd {
+	select {
+	case <-wt.w.Done():
+	default:
+		return watchEnd{text: "the watch was ended; the process runs on"}
+	}
+	ws, ok := wt.w.Exit()
+	if !ok {
+		if wt.ctx.Err() != nil {
+			return watchEnd{text: "the watch was ended; the process runs on"}
+		}
+		return watchEnd{ended: true, text: "it has ended"}
+	}
+	if ws.Signaled() {
+		name := signalName(int(ws.Signal()))
+		return watchEnd{known: true, ended: true, status: 128 + int(ws.Signal()), signal: name, text: "it was killed by " + name}
+	}
+	return watchEnd{known: true, ended: true, status: ws.ExitStatus(), text: fmt.Sprintf("it ended with status %d", ws.ExitStatus())}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/internal/control"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/snapshot"
+)
+
+// snapRequest is the snap verb's options on their way to a watch.
+type snapRequest struct {
+	Options snapshot.Options `json:"options"`
+}
+
+// answer serves one request of another command.
+func (wt *watching) answer(ctx context.Context, req control.Request, progress func(done, total int64)) (any, error) {
+	switch req.Op {
+	case control.OpStatus:
+		return wt.status(ctx)
+	case control.OpSnap:
+		var r snapRequest
+		if err := json.Unmarshal(req.Options, &r); err != nil {
+			return nil, fault.New(fault.ControlSocket, "request", "%w", err)
+		}
+		r.Options.Progress = progress
+		r.Options.Live = wt.w.Source()
+		return snapshot.Snap(ctx, wt.pid, r.Options)
+	}
+	return nil, fault.New(fault.ControlSocket, "request", "unknown operation %q", req.Op)
+}
+
+// snapByWatch lets the watch of a process take the snapshot, if there is one.
+func snapByWatch(ctx context.Context, pid int, o snapshot.Options) (res *snapshot.Result, asked bool, err error) {
+	if o.Source != "" && o.Source != "watch" {
+		return nil, false, nil
+	}
+	client, found, err := control.Dial(pid)
+	if err != nil || !found {
+		if o.Source == "watch" && err == nil {
+			err = fault.New(fault.NoSource, fmt.Sprintf("pid %d", pid), "no watch follows it").WithRemedy("start one: bpfckpt watch %d", pid)
+		}
+		return nil, o.Source == "watch", err
+	}
+	defer client.Close()
+	if o.Dir == "" {
+		o.Dir = fmt.Sprintf("ckpt-%d", pid)
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil { // the watch is somewhere else
+		return nil, true, fault.New(fault.ControlSocket, o.Dir, "%w", err)
+	}
+	progress := o.Progress
+	o.Progress, o.Source = nil, ""
+	res = &snapshot.Result{}
+	return res, true, client.Do(ctx, control.OpSnap, snapRequest{o}, res, progress)
+}
+
+// listWatches prints the watches that run.
+func listWatches(c *call) error {
+	pids, err := control.List()
+	if err != nil {
+		return err
+	}
+	all := []watchStatus{}
+	for _, pid := range pids {
+		client, found, err := control.Dial(pid)
+		if err != nil || !found {
+			continue // it has just ended
+		}
+		var s watchStatus
+		err = client.Do(c.ctx, control.OpStatus, nil, &s, nil)
+		client.Close()
+		if err == nil {
+			all = append(all, s)
+		}
+	}
+	if c.json {
+		return c.object(map[string]any{"watches": all})
+	}
+	rows := [][]string{{"PID", "COMMAND", "WATCHER", "SINCE", "PROCESSES", "EVENTS", "LOST", "DRIFT"}}
+	for _, s := range all {
+		rows = append(rows, []string{
+			strconv.Itoa(s.Pid), s.Comm, strconv.Itoa(s.Watcher), durationText(time.Duration(s.SinceUS) * time.Microsecond),
+			strconv.Itoa(s.Stats.Groups), decimal(s.Stats.Events), decimal(s.Stats.Lost), decimal(s.Stats.Drift),
+		})
+	}
+	if len(all) == 0 {
+		return c.print("no watch is running\n")
+	}
+	return c.print(table(rows))
+}
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// serveMetrics serves the figures of the watch in the text format of Prometheus, exposition format 0.0.4.
+func (wt *watching) serveMetrics(address string) (stop func(), err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fault.New(fault.BadUsage, "--metrics", "%w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		s, err := wt.status(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		for _, m := range s.metrics() {
+			fmt.Fprintf(w, "# HELP bpfckpt_%s %s\n# TYPE bpfckpt_%s %s\nbpfckpt_%s{pid=\"%d\"} %d\n", m.name, m.help, m.name, m.kind, m.name, s.Pid, m.value)
+		}
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = srv.Serve(l) }() // it ends with Close
+	return func() { _ = srv.Close() }, nil
+}
+
+// metric is one figure.
+type metric struct {
+	name, kind, help string
+	value            uint64
+}
+
+func (s *watchStatus) metrics() []metric {
+	return []metric{
+		{"watch_events_total", "counter", "Records of state-changing calls taken from the kernel.", s.Stats.Events},
+		{"watch_lost_total", "counter", "Records that the ring buffer had no room for.", s.Stats.Lost},
+		{"watch_repairs_total", "counter", "Parts of a process's state that were read again.", s.Stats.Repairs},
+		{"watch_drift_total", "counter", "Fields in which the table differed from the kernel.", s.Stats.Drift},
+		{"watch_processes", "gauge", "Processes that are followed.", uint64(s.Stats.Groups)},
+		{"watch_threads", "gauge", "Threads that are followed.", uint64(s.Stats.Threads)},
+		{"watch_maps", "gauge", "Mappings of the followed processes.", uint64(s.Stats.Maps)},
+		{"watch_fds", "gauge", "Descriptors of the followed processes.", uint64(s.Stats.FDs)},
+		{"watch_rss_bytes", "gauge", "Resident memory of the root process.", uint64(s.RSSBytes)},
+	}
+}
