@@ -1,0 +1,219 @@
+package archtest
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/bpfckpt/bpfckpt/"
+
+// layer places a package on the ladder of DESIGN 3. A package imports only packages of lower layers, or of its own directory tree;
+// two packages of one layer are unaware of each other, except inside internal/, where Go's own ban on cycles is enough.
+func layer(pkg string) int {
+	top, _, _ := strings.Cut(pkg, "/")
+	switch top {
+	case "cmd":
+		return 6
+	case "snapshot", "restore":
+		return 5
+	case "tracer", "fdtable":
+		return 4
+	case "bpf":
+		return 3
+	case "internal":
+		return internalLayer(pkg)
+	case "image":
+		return 1
+	}
+	return 7 // integration, examples, scripts: they may import everything, and nobody imports them
+}
+
+// internalLayer is 2 for packages that may import image (they describe or read kernel state), 0 for those below it.
+func internalLayer(pkg string) int {
+	if slices.Contains(belowImage, strings.TrimPrefix(pkg, "internal/")) {
+		return 0
+	}
+	return 2
+}
+
+// belowImage are the internal packages that package image may import.
+var belowImage = []string{"fault"}
+
+func TestImportsRunDownwards(t *testing.T) {
+	for file, tree := range goFiles(t) {
+		from := filepath.Dir(file)
+		if from == "." {
+			continue
+		}
+		for _, imp := range tree.Imports {
+			path, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to, ours := strings.CutPrefix(path, module)
+			if !ours || allowed(from, to, strings.HasSuffix(file, "_test.go")) {
+				continue
+			}
+			t.Errorf("%s: %s must not import %s", file, from, to)
+		}
+	}
+}
+
+func allowed(from, to string, test bool) bool {
+	fromTop, _, _ := strings.Cut(from, "/")
+	toTop, _, _ := strings.Cut(to, "/")
+	switch {
+	case fromTop == toTop && (fromTop != "internal" || layer(from) >= layer(to)):
+		return true
+	case strings.HasPrefix(to, "internal/archtest"), strings.HasPrefix(to, "integration"):
+		return false
+	case test && toTop != "cmd":
+		// A test may use the real thing: the test that holds two sources against each other needs both.
+		return true
+	}
+	return layer(to) < layer(from)
+}
+
+// image is readable without Linux, root or BPF: the standard library, zstd and the faults are all it needs.
+func TestImageStandsAlone(t *testing.T) {
+	ok := []string{"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/", module + "internal/fault"}
+	for file, tree := range goFiles(t) {
+		if filepath.Dir(file) != "image" || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, imp := range tree.Imports {
+			path, _ := strconv.Unquote(imp.Path.Value)
+			first, _, _ := strings.Cut(path, "/")
+			standard := !strings.Contains(first, ".")
+			if !standard && !slices.ContainsFunc(ok, func(p string) bool { return strings.HasPrefix(path, p) }) {
+				t.Errorf("%s imports %s", file, path)
+			}
+		}
+	}
+}
+
+func TestUnsafeOnlyInUnsafeFiles(t *testing.T) {
+	for file, tree := range goFiles(t) {
+		uses := slices.ContainsFunc(tree.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"unsafe"` })
+		base := strings.TrimSuffix(strings.TrimSuffix(file, ".go"), "_test")
+		base = strings.TrimSuffix(base, "_amd64")
+		if uses && !strings.HasSuffix(base, "_unsafe") && !generated(tree) {
+			t.Errorf("%s imports unsafe: only *_unsafe.go files may", file)
+		}
+	}
+}
+
+// machinePath finds absolute paths of somebody's work tree: what is committed must not depend on where it was written.
+var machinePath = regexp.MustCompile(`/(?:work/(?:main|shared|\.library)|tmp/w/|home/[a-z]+/|Users/|root/(?:go|\.pyenv|\.cache))`)
+
+func TestNoMachinePaths(t *testing.T) {
+	root := repoRoot(t)
+	for _, file := range tracked(t) {
+		if strings.HasPrefix(file, "internal/archtest/") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			continue // deleted in the work tree, or a link
+		}
+		if at := machinePath.Find(b); at != nil {
+			t.Errorf("%s names a path of one machine: %s", file, at)
+		}
+	}
+}
+
+// maxLines is the length from which a file is worth a second look.
+const maxLines = 500
+
+func TestFileLength(t *testing.T) {
+	root := repoRoot(t)
+	for file, tree := range goFiles(t) {
+		b, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil || generated(tree) {
+			continue
+		}
+		switch n := bytes.Count(b, []byte("\n")); {
+		case n > 2*maxLines:
+			t.Errorf("%s has %d lines: split it", file, n)
+		case n > maxLines:
+			t.Logf("note: %s has %d lines", file, n)
+		}
+	}
+}
+
+func TestNoUnfinishedWork(t *testing.T) {
+	mark := regexp.MustCompile(`\b(` + "TO" + "DO|FIX" + "ME|XX" + `X)\b`)
+	root := repoRoot(t)
+	for file := range goFiles(t) {
+		b, err := os.ReadFile(filepath.Join(root, file))
+		if err == nil && mark.Match(b) {
+			t.Errorf("%s holds the mark %s", file, mark.Find(b))
+		}
+	}
+}
+
+func generated(tree *ast.File) bool { return ast.IsGenerated(tree) }
+
+// goFiles parses every Go file of the repository, keyed by its path from the root.
+func goFiles(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	root := repoRoot(t)
+	files := map[string]*ast.File{}
+	for _, file := range tracked(t) {
+		if !strings.HasSuffix(file, ".go") || strings.Contains(file, "testdata/") {
+			continue
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, parser.ParseComments|parser.SkipObjectResolution)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[file] = tree
+	}
+	return files
+}
+
+// tracked lists the files of the repository; without git (a source archive) it is every file below the root.
+func tracked(t *testing.T) []string {
+	t.Helper()
+	root := repoRoot(t)
+	cmd := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	cmd.Dir = root
+	if out, err := cmd.Output(); err == nil {
+		return strings.Split(strings.TrimRight(string(out), "\x00"), "\x00")
+	}
+	var files []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			rel, _ := filepath.Rel(root, path)
+			files = append(files, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func repoRoot(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
