@@ -1,0 +1,172 @@
+package integration
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every program passes its own checks when nobody touches it.
+func TestControl(t *testing.T) {
+	for _, p := range append(cases(t), long(t)...) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			r := control(t, p)
+			if lacking(p, r) {
+				return
+			}
+			if r.status != 0 || strings.Contains(r.out, "differs") {
+				t.Errorf("%s", r)
+			}
+		})
+	}
+}
+
+// Snap, kill -9, restore: the program must not notice, and the kernel must say the same of it.
+func TestRoundTrip(t *testing.T) {
+	for _, p := range cases(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			roundTrip(t, p)
+		})
+	}
+}
+
+func roundTrip(t *testing.T, p program) {
+	want := control(t, p)
+	tg := start(t, p)
+	before := viewOf(tg.pid)
+	tg.snap()
+	if after := viewOf(tg.pid); tg.p.wait == waitsForGo {
+		compareViews(t, "after the snapshot", after, before, nil)
+	}
+	tg.interrupt()
+	if p.wait == waitsForGo && !tg.ended() {
+		compareViews(t, "after the restore", viewOf(tg.pid), before, p.loses)
+	}
+	tg.goOn()
+	same(t, p.name, tg.finish(), want)
+}
+
+// repeats is how often the long programs are taken through a round trip.
+func repeats(t *testing.T) int {
+	if n, err := strconv.Atoi(os.Getenv("BPFCKPT_REPEAT")); err == nil && n > 0 {
+		return n
+	}
+	if testing.Short() {
+		return 2
+	}
+	return 10
+}
+
+// The programs that compute are snapped at ten different moments, killed and restored, and end as if nothing had happened.
+func TestLong(t *testing.T) {
+	for _, p := range long(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now()
+			want := control(t, p)
+			took := time.Since(begin)
+			if lacking(p, want) {
+				return
+			}
+			n := repeats(t)
+			for i := range n {
+				midRun(t, p, want, took*time.Duration(i+1)/time.Duration(3*n))
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// midRun takes one program through a snapshot after delay, its death and its return.
+func midRun(t *testing.T, p program, want result, delay time.Duration) {
+	t.Helper()
+	tg := start(t, p)
+	defer tg.kill()
+	time.Sleep(delay)
+	if tg.ended() {
+		t.Fatalf("it ended before the snapshot: %s", tg.read("out"))
+	}
+	tg.snap()
+	tg.interrupt()
+	same(t, p.name+" after "+delay.String(), tg.finish(), want)
+}
+
+// longer are numbers of steps that keep a program busy through five snapshots.
+var longer = map[string]string{"counter": "2000", "threads": "2000", "goroutines": "2000", "pipeline": "2000", "python": "9000"}
+
+// Five generations: each life is snapped, killed and followed by the next.
+func TestGenerations(t *testing.T) {
+	for _, name := range []string{"counter", "threads", "python", "goroutines", "pipeline", "signals/realtime-order", "vmas/memfd", "fds/pipes"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := caseNamed(t, name)
+			if steps, ok := longer[name]; ok {
+				p.name, p.argv = name+"-longer", append(slices.Clone(p.argv[:p.args]), steps)
+			}
+			want := control(t, p)
+			tg := start(t, p)
+			for i := range 5 {
+				time.Sleep(40 * time.Millisecond)
+				if tg.ended() {
+					t.Fatalf("generation %d ended too early: %s", i, tg.read("out"))
+				}
+				tg.snap("--name", "g"+strconv.Itoa(i))
+				tg.kill()
+				tg.restore("image@g" + strconv.Itoa(i))
+			}
+			tg.goOn()
+			same(t, name, tg.finish(), want)
+		})
+	}
+}
+
+// One image, restored three times over.
+func TestSameImageThreeTimes(t *testing.T) {
+	for _, name := range []string{"counter", "threads", "perl", "trees/pipe-and-memory", "vmas/deleted-file"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := caseNamed(t, name)
+			want := control(t, p)
+			tg := start(t, p)
+			time.Sleep(60 * time.Millisecond)
+			tg.snap()
+			for i := range 3 {
+				tg.kill()
+				os.Remove(tg.path("go"))
+				tg.restore()
+				tg.goOn()
+				same(t, name+" "+strconv.Itoa(i), tg.finish(), want)
+			}
+		})
+	}
+}
+
+// What --stop and --kill leave.
+func TestStopAndKill(t *testing.T) {
+	p := caseNamed(t, "counter")
+	want := control(t, p)
+	t.Run("kill", func(t *testing.T) {
+		tg := start(t, p)
+		tg.snap("--kill")
+		if status := tg.join(); status != 128+9 {
+			t.Errorf("status %d after snap --kill", status)
+		}
+		tg.restore()
+		same(t, "after --kill", tg.finish(), want)
+	})
+	t.Run("stop", func(t *testing.T) {
+		tg := start(t, p)
+		tg.snap("--stop")
+		tg.poll("the stop", func() bool { return stateOf(tg.pid) == 'T' })
+		tg.kill()
+		tg.restore()
+		same(t, "after --stop", tg.finish(), want)
+	})
+}

@@ -1,0 +1,217 @@
+// Small trees of processes.
+#include "ckpt.h"
+
+static int child_status(pid_t child)
+{
+	int status = -1;
+	if (waitpid(child, &status, 0) != child)
+		differs("waitpid: %s", strerror(errno));
+	return status;
+}
+
+static void pipe_and_memory(void)
+{
+	int down[2], up[2];
+	volatile uint64_t *shared = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	must(pipe(down));
+	must(pipe(up));
+	pid_t child = must(fork());
+	if (child == 0) {
+		uint64_t v;
+		close(down[1]);
+		close(up[0]);
+		while (read(down[0], &v, 8) == 8) {
+			shared[1] += v;
+			v = v * v;
+			must(write(up[1], &v, 8));
+		}
+		_exit(getppid() == (pid_t)shared[2] ? 7 : 8);
+	}
+	close(down[0]);
+	close(up[1]);
+	shared[2] = (uint64_t)getpid();
+	uint64_t sum = 0, v;
+	for (uint64_t i = 1; i <= 20; i++) {
+		if (i == 10)
+			ready();
+		must(write(down[1], &i, 8));
+		must(read(up[0], &v, 8));
+		sum += v;
+	}
+	expect("sum of the squares", sum, 2870);
+	expect("sum in shared memory", shared[1], 210);
+	close(down[1]);
+	expect("status", WEXITSTATUS(child_status(child)), 7);
+}
+
+static void zombie(void)
+{
+	pid_t a = must(fork());
+	if (a == 0)
+		_exit(33);
+	pid_t b = must(fork());
+	if (b == 0) {
+		kill(getpid(), SIGTERM);
+		pause();
+	}
+	siginfo_t info;
+	must(waitid(P_PID, (id_t)a, &info, WEXITED | WNOWAIT));
+	must(waitid(P_PID, (id_t)b, &info, WEXITED | WNOWAIT));
+	ready();
+	int status = child_status(a);
+	expect("exited", WIFEXITED(status), 1);
+	expect("code", WEXITSTATUS(status), 33);
+	status = child_status(b);
+	expect("signalled", WIFSIGNALED(status), 1);
+	expect("signal", WTERMSIG(status), SIGTERM);
+	expect("no more children", waitpid(-1, &status, 0), -1);
+}
+
+static void groups(void)
+{
+	int report[2];
+	must(pipe(report));
+	pid_t a = must(fork());
+	if (a == 0) {
+		must(setpgid(0, 0));
+		must(write(report[1], "a", 1));
+		wait_go();
+		_exit(getpgrp() == getpid() ? 0 : 1);
+	}
+	pid_t b = must(fork());
+	if (b == 0) {
+		must(setsid());
+		pid_t c = must(fork());
+		if (c == 0) {
+			must(setpgid(0, 0));
+			must(write(report[1], "c", 1));
+			wait_go();
+			_exit(getpgrp() == getpid() && getsid(0) == getppid() ? 0 : 1);
+		}
+		must(write(report[1], "b", 1));
+		wait_go();
+		int status = child_status(c);
+		_exit(getsid(0) == getpid() && status == 0 ? 0 : 1);
+	}
+	char buf;
+	for (int i = 0; i < 3; i++)
+		must(read(report[0], &buf, 1));
+	ready();
+	expect("group", getpgid(a), a);
+	expect("session", getsid(b), b);
+	expect("first child", child_status(a), 0);
+	expect("second child", child_status(b), 0);
+}
+
+static void many_children(void)
+{
+	enum { n = 20 };
+	pid_t child[n];
+	int gate[2];
+	char byte;
+	must(pipe(gate));
+	for (int i = 0; i < n; i++) {
+		child[i] = must(fork());
+		if (child[i] == 0) {
+			close(gate[1]);
+			ssize_t got = read(gate[0], &byte, 1); // until the parent closes its end
+			_exit(got == 0 ? i : 99);
+		}
+	}
+	close(gate[0]);
+	ready();
+	close(gate[1]);
+	for (int i = 0; i < n; i++)
+		expect("status", WEXITSTATUS(child_status(child[i])), i);
+}
+
+static void *thread_main(void *arg)
+{
+	volatile int *n = arg;
+	do {
+		(*n)++;
+		nap(MS);
+	} while (access("go", F_OK) != 0);
+	return NULL;
+}
+
+static void threads_and_children(void)
+{
+	int n = 0;
+	pthread_t t;
+	pid_t child = must(fork());
+	must(-pthread_create(&t, NULL, thread_main, &n));
+	if (child == 0) {
+		pthread_join(t, NULL);
+		_exit(n > 0 ? 5 : 6);
+	}
+	ready();
+	pthread_join(t, NULL);
+	expect("status", WEXITSTATUS(child_status(child)), 5);
+}
+
+// Descriptors shared by fork have one offset.
+static void shared_offset(void)
+{
+	char b[8] = "";
+	int fd = must(open("shared", O_RDWR | O_CREAT | O_TRUNC, 0600));
+	must(write(fd, "0123456789", 10));
+	must(lseek(fd, 0, SEEK_SET));
+	pid_t child = must(fork());
+	if (child == 0) {
+		wait_go();
+		_exit(read(fd, b, 4) == 4 && memcmp(b, "0123", 4) == 0 ? 0 : 1);
+	}
+	ready();
+	expect("child", child_status(child), 0);
+	expect("offset", lseek(fd, 0, SEEK_CUR), 4);
+}
+
+// A pipeline of a shell's kind: three processes, pipes between them, the parent waits.
+static void pipeline(void)
+{
+	int p[2], q[2], status, steps = case_steps > 0 ? case_steps : 700;
+	char line[64];
+	must(pipe(p));
+	must(pipe(q));
+	pid_t a = must(fork());
+	if (a == 0) {
+		close(p[0]), close(q[0]), close(q[1]);
+		FILE *f = fdopen(p[1], "w");
+		for (int i = 0; i < steps; i++) {
+			fprintf(f, "%d\n", i);
+			fflush(f);
+			nap(2 * MS);
+		}
+		exit(0);
+	}
+	pid_t b = must(fork());
+	if (b == 0) {
+		close(p[1]), close(q[0]);
+		FILE *in = fdopen(p[0], "r"), *out = fdopen(q[1], "w");
+		while (fgets(line, sizeof line, in) != NULL)
+			fprintf(out, "%d\n", atoi(line) * 3);
+		exit(0);
+	}
+	close(p[0]), close(p[1]), close(q[1]);
+	say_ready();
+	FILE *in = fdopen(q[0], "r");
+	long sum = 0;
+	while (fgets(line, sizeof line, in) != NULL)
+		sum += atoi(line);
+	expect("sum", sum, 3L * steps * (steps - 1) / 2);
+	expect("first", waitpid(a, &status, 0), a);
+	expect("second", waitpid(b, &status, 0), b);
+}
+
+static const struct test_case cases[] = {
+	{"pipe-and-memory", pipe_and_memory},
+	{"zombie", zombie},
+	{"groups", groups},
+	{"many-children", many_children},
+	{"threads-and-children", threads_and_children},
+	{"shared-offset", shared_offset},
+	{"pipeline", pipeline},
+};
+
+MAIN(cases)
