@@ -1,0 +1,55 @@
+# bpfckpt: `make demo` shows it, `make test` proves it. Everything a target needs it sets up itself (Debian 12, root).
+
+GO       ?= go
+BIN      := bin/bpfckpt
+# The unit tests are every package but the integration tests, which drive the built binary.
+UNIT      = $$($(GO) list ./... | grep -v /integration)
+FUZZTIME ?= 10s
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test test-kernels test-kernels-core unit integration lint fmt generate fresh fuzz-short setup clean
+
+build: ## the command, in bin/
+	$(GO) build -o $(BIN) ./cmd/bpfckpt
+
+demo: build ## a counter and a Python computation survive their own death
+	@scripts/demo
+
+test: setup lint fresh build ## everything CI runs
+	$(GO) test -vet=off -timeout 10m $(UNIT)
+	$(MAKE) --no-print-directory integration
+
+unit: ## tests of the packages, without the integration tests
+	$(GO) test -vet=off -timeout 10m $(UNIT)
+
+integration: build ## tests that drive bin/bpfckpt on real processes
+	$(GO) test -vet=off -count=1 -timeout 20m -parallel 3 ./integration/...
+
+test-kernels: ## the tests of every package on Debian's 6.1 kernel, emulated
+	@scripts/kernels
+
+test-kernels-core: ## the part of it that CI runs
+	@scripts/kernels -core
+
+lint: ## go vet, staticcheck, gofumpt
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@scripts/gofumpt-check
+
+fmt: ## format every Go file
+	$(GO) tool gofumpt -w .
+
+generate: ## bindings, BPF objects and generated documentation (needs clang and llvm-strip)
+	$(GO) generate ./...
+
+fresh: ## fails if a generated file is not what `make generate` writes
+	@scripts/fresh
+
+fuzz-short: ## every fuzz target for FUZZTIME
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz-short
+
+setup: ## the Debian packages the tests need
+	@scripts/setup
+
+clean:
+	rm -rf bin
