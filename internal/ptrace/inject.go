@@ -19,6 +19,8 @@ import (
 //   - Before its registers are touched, a signal frame with its whole register state is put into dead stack memory, as the delivery
 //     of a signal would. The injected registers have the stack pointer at a return address that leads to rt_sigreturn(2): when the
 //     tracer dies, the thread finishes the call, returns into sigreturn, and is where it was.
+//   - What a borrowed stack pointer has yet to reach lies above it. On its way back the thread may meet a signal that it does not block,
+//     or another tracer that borrows it once more: both put their frame below the stack pointer.
 //   - The order of every step keeps that true: frame, registers, mask on the way in; mask, registers on the way out; and the way out
 //     goes through a PTRACE_INTERRUPT stop, where the kernel's own restart of an interrupted system call happens at detach.
 //   - PTRACE_SINGLESTEP is never used: the trap flag outlives the tracer. PTRACE_O_TRACESYSGOOD is always set: without it a system
@@ -108,6 +110,7 @@ type loan struct {
 	again   uint64 // number of the interrupted system call that is to be made again, if there is one
 	cs      rseqSection
 	base    uint64 // lowest address used
+	home    uint64 // address of the frame from which the thread finds back
 	data    uint64 // address of the room for Syscall.Data
 	saved   []byte // what was at base
 	seccomp int    // SECCOMP_MODE_*
@@ -131,8 +134,8 @@ func (in *Injector) borrow(th *Thread, calls []Syscall) (*loan, error) {
 // settle finds the place for the frame and what else the calls need, and returns the size of it all.
 func (l *loan) settle(in *Injector, frame *signalFrame, status *procfs.Status, calls []Syscall) (size uint64, err error) {
 	if l.chain = l.chainable(status, calls); l.chain != nil {
-		size = frame.size() + l.chain.room
-		if l.base, err = in.place(l.th, &l.regs, size); err == nil {
+		size = l.chain.lead + frame.size() + l.chain.room
+		if err = l.place(in, size, l.chain.lead); err == nil {
 			l.chain.at(l, frame)
 			if l.seccomp != seccompFiltered || l.checkFilters(append(slices.Clone(calls), l.chain.ring())) == nil {
 				return size, nil
@@ -145,15 +148,25 @@ func (l *loan) settle(in *Injector, frame *signalFrame, status *procfs.Status, c
 		room = max(room, len(calls[i].Data))
 	}
 	size = frame.size() + uint64(room+15)&^15
-	if l.base, err = in.place(l.th, &l.regs, size); err != nil {
+	if err = l.place(in, size, 0); err != nil {
 		return 0, err
 	}
-	l.data = l.base + frame.size()
+	l.data = l.home + frame.size()
 	if l.seccomp == seccompFiltered {
 		err = l.checkFilters(calls)
 	}
 	return size, err
 }
+
+// place finds size bytes of dead memory. The frame is to begin lead bytes into it, a multiple of xstateAlign.
+func (l *loan) place(in *Injector, size, lead uint64) (err error) {
+	l.base, err = in.place(l.th, &l.regs, size)
+	l.home = l.base + lead
+	return err
+}
+
+// alignFrame rounds up to what keeps the frame behind aligned.
+func alignFrame(n uint64) uint64 { return (n + xstateAlign - 1) &^ (xstateAlign - 1) }
 
 // layDown saves the memory the loan uses and puts the frame there.
 func (l *loan) layDown(frame *signalFrame, size uint64) error {
@@ -173,7 +186,7 @@ func (l *loan) layDown(frame *signalFrame, size uint64) error {
 	if _, err := ReadMemory(th.Pid, []Range{{l.base, int(size)}}, l.saved); err != nil {
 		return l.noRoom("%v", err)
 	}
-	if _, err := WriteMemory(th.Pid, []Range{{l.base, int(frame.size())}}, frame.bytes(l.base)); err != nil {
+	if _, err := WriteMemory(th.Pid, []Range{{l.home, int(frame.size())}}, frame.bytes(l.home)); err != nil {
 		return l.noRoom("%v", err)
 	}
 	return nil
@@ -203,7 +216,7 @@ func (l *loan) noRoom(format string, args ...any) error {
 }
 
 // call makes one system call.
-func (l *loan) call(c *Syscall) error { return l.callFrom(c, l.base) }
+func (l *loan) call(c *Syscall) error { return l.callFrom(c, l.home) }
 
 // callFrom makes one system call that returns to what the stack holds at sp.
 func (l *loan) callFrom(c *Syscall, sp uint64) error {

@@ -225,7 +225,7 @@ const flagsCleared = 1<<8 | 1<<10 | 1<<16 | 1<<18
 func (l *loan) injected(nr uint64, args [6]uint64) Regs {
 	r := l.regs
 	r.SetCall(l.code.call, nr, args[:]...)
-	r.Rsp = l.base
+	r.Rsp = l.home
 	r.Eflags &^= flagsCleared
 	return r
 }
@@ -233,7 +233,7 @@ func (l *loan) injected(nr uint64, args [6]uint64) Regs {
 // parked returns registers that do nothing but return into sigreturn.
 func (l *loan) parked() Regs {
 	r := l.regs
-	r.Rip, r.Rsp, r.OrigRax = l.code.finish[0], l.base+8, noSyscall
+	r.Rip, r.Rsp, r.OrigRax = l.code.finish[0], l.home+8, noSyscall
 	r.Eflags &^= flagsCleared
 	return r
 }

@@ -37,15 +37,16 @@ const firstRealTime = 32 // real-time signals queue up instead of merging
 
 func sigBit(sig int) uint64 { return 1 << (sig - 1) }
 
-// chain is the way a loan makes its calls when it makes them in chains.
+// chain is the way a loan makes its calls when it makes them in chains. The words that lead from call to call end where the frame of the
+// loan begins; results and data are behind it.
 type chain struct {
 	bell     int
 	tgid     uint64 // as the thread itself numbers them
 	tid      uint64
 	most     int    // calls in one run
-	steps    uint64 // address of the frames
-	results  uint64 // address of the results and of Syscall.Data
-	room     uint64 // for both
+	lead     uint64 // bytes before the frame, for the words of a run
+	room     uint64 // bytes behind the frame
+	results  uint64 // address of the results, with Syscall.Data behind them
 	fpstate  uint64
 	stepSize uint64
 }
@@ -60,27 +61,26 @@ func (g *gadgets) stepSize() uint64 { return uint64(8*(2+len(g.finish)) + sizeof
 
 func dataSize(c *Syscall) uint64 { return uint64(len(c.Data)+7) &^ 7 }
 
-// chainSize tells how many of calls go into one run, and the memory that takes.
+// chainSize tells how many of calls go into one run, and the memory that their results and data take.
 func (l *loan) chainSize(calls []Syscall) (most int, room uint64) {
 	step := l.code.stepSize()
-	room = step
 	for most = 0; most < len(calls); most++ {
-		need := step + resultAt + dataSize(&calls[most])
-		if room+need > chainRoom {
+		need := resultAt + dataSize(&calls[most])
+		if uint64(most+1)*step+room+need > chainRoom {
 			break
 		}
 		room += need
+	}
+	if most == len(calls) {
+		return most, room
 	}
 	// Later runs have other calls: each has at most the data of the largest.
 	largest := uint64(0)
 	for i := range calls {
 		largest = max(largest, dataSize(&calls[i]))
 	}
-	if most < len(calls) {
-		most = int((chainRoom - step) / (step + resultAt + largest))
-		room = chainRoom
-	}
-	return most, room &^ 15
+	most = int(chainRoom / (step + resultAt + largest))
+	return most, uint64(most) * (resultAt + largest)
 }
 
 // chainable prepares a chain; nil means that the calls have to be made one by one.
@@ -93,19 +93,17 @@ func (l *loan) chainable(s *procfs.Status, calls []Syscall) *chain {
 		return nil
 	}
 	c := &chain{bell: sig, tgid: uint64(s.NStgid[len(s.NStgid)-1]), tid: uint64(s.NSpid[len(s.NSpid)-1]), stepSize: l.code.stepSize()}
-	c.most, c.room = l.chainSize(calls)
-	if c.most < 2 {
+	if c.most, c.room = l.chainSize(calls); c.most < 2 {
 		return nil
 	}
-	c.room += 16
+	c.lead = alignFrame(uint64(c.most) * c.stepSize)
 	return c
 }
 
-// at places the chain behind the frame.
+// at places the chain around the frame.
 func (c *chain) at(l *loan, f *signalFrame) {
-	c.fpstate = l.base + f.xstateAt()
-	c.steps = l.base + f.size()
-	c.results = c.steps + uint64(c.most)*c.stepSize
+	c.fpstate = l.home + f.xstateAt()
+	c.results = l.home + f.size()
 }
 
 // ring is the call that ends a chain.
@@ -116,8 +114,8 @@ func (c *chain) ring() Syscall {
 // runChain makes up to chain.most calls.
 func (l *loan) runChain(calls []Syscall) error {
 	c := l.chain
-	first, memory := l.steps(calls)
-	if _, err := WriteMemory(l.th.Pid, []Range{{c.steps, len(memory)}}, memory); err != nil {
+	first, words, answer := l.steps(calls)
+	if _, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {c.results, len(answer)}}, slices.Concat(words, answer)); err != nil {
 		return l.fail("write the arguments", err)
 	}
 	if err := setRegset(l.th.Tid, regsetPRStatus, first.Bytes()); err != nil {
@@ -129,7 +127,6 @@ func (l *loan) runChain(calls []Syscall) error {
 	if err := l.toBell(); err != nil {
 		return l.fail("a chain of system calls", err)
 	}
-	answer := memory[c.results-c.steps:]
 	if _, err := ReadMemory(l.th.Pid, []Range{{c.results, len(answer)}}, answer); err != nil {
 		return l.fail("read the answers", err)
 	}
@@ -144,21 +141,21 @@ func (l *loan) runChain(calls []Syscall) error {
 	return nil
 }
 
-// steps returns the registers of the first call, and the memory from chain.steps on.
-func (l *loan) steps(calls []Syscall) (first Regs, memory []byte) {
+// steps returns the registers of the first call, the words that its stack pointer leads to, and what is at chain.results.
+func (l *loan) steps(calls []Syscall) (first Regs, words, results []byte) {
 	c := l.chain
-	data := c.results + uint64(resultAt*len(calls))
+	begin := l.home - uint64(len(calls))*c.stepSize
+	results = make([]byte, resultAt*len(calls))
 	regs := make([]Regs, 0, len(calls)+1)
-	var buffers []byte
 	for i := range calls {
 		args := calls[i].Args
 		if calls[i].Data != nil {
-			args[calls[i].Arg] = data + uint64(len(buffers))
-			buffers = append(buffers, calls[i].Data...)
-			buffers = append(buffers, make([]byte, dataSize(&calls[i])-uint64(len(calls[i].Data)))...)
+			args[calls[i].Arg] = c.results + uint64(len(results))
+			results = append(results, calls[i].Data...)
+			results = append(results, make([]byte, dataSize(&calls[i])-uint64(len(calls[i].Data)))...)
 		}
 		r := l.injected(calls[i].Nr, args)
-		r.Rsp = c.steps + uint64(i)*c.stepSize
+		r.Rsp = begin + uint64(i)*c.stepSize
 		r.Rbx = c.results + uint64(resultAt*i)
 		regs = append(regs, r)
 	}
@@ -166,13 +163,12 @@ func (l *loan) steps(calls []Syscall) (first Regs, memory []byte) {
 	regs = append(regs, l.injected(ring.Nr, ring.Args)) // its stack pointer is at the frame
 	for i := range calls {
 		next := signalFrame{regs: regs[i+1], mask: ^sigBit(c.bell)}
-		words := append([]uint64{l.code.store, 0}, l.code.finish...)
-		for _, w := range slices.Concat(words, next.ucontext(c.fpstate)) {
-			memory = binary.LittleEndian.AppendUint64(memory, w)
+		lead := append([]uint64{l.code.store, 0}, l.code.finish...)
+		for _, w := range slices.Concat(lead, next.ucontext(c.fpstate)) {
+			words = binary.LittleEndian.AppendUint64(words, w)
 		}
 	}
-	memory = append(memory, make([]byte, int(c.results-c.steps)-len(memory)+resultAt*len(calls))...)
-	return regs[0], append(memory, buffers...)
+	return regs[0], words, results
 }
 
 // toBell lets the thread run until it has ended its chain.
@@ -190,7 +186,7 @@ func (l *loan) toBell() error {
 			if _, err := getRegset(l.th.Tid, regsetPRStatus, r.Bytes()); err != nil {
 				return err
 			}
-			if r.Rsp == l.base && r.Rip == l.code.call+uint64(len(codeSyscall)) {
+			if r.Rsp == l.home && r.Rip == l.code.call+uint64(len(codeSyscall)) {
 				return nil
 			}
 			sig = l.chain.bell // somebody else's; it is ignored

@@ -19,21 +19,22 @@ func (in *Injector) Hold(th *Thread, do, undo Syscall, while func(result int64) 
 		err = l.callFrom(&do, at)
 		if err == nil {
 			err = while(do.Ret)
-			err = errors.Join(err, l.callFrom(&undo, l.base))
+			err = errors.Join(err, l.call(&undo))
 		}
 		return errors.Join(err, l.giveBack())
 	})
 }
 
-// borrowHold is borrow with one more frame behind the first: that of the second call, which leads on to the first frame. at is
+// borrowHold is borrow with one more frame before the first: that of the second call, which leads on to the first frame. at is
 // the stack pointer that leads there.
 func (in *Injector) borrowHold(th *Thread, do, undo Syscall) (l *loan, at uint64, err error) {
 	l, frame, status, err := in.look(th)
 	if err != nil {
 		return nil, 0, err
 	}
-	size := frame.size() + (uint64(8*len(l.code.finish)+sizeofUContext)+15)&^15
-	if l.base, err = in.place(th, &l.regs, size); err != nil {
+	lead := alignFrame(uint64(8*len(l.code.finish) + sizeofUContext))
+	size := lead + frame.size()
+	if err = l.place(in, size, lead); err != nil {
 		return nil, 0, err
 	}
 	if status.Seccomp == seccompFiltered {
@@ -44,10 +45,10 @@ func (in *Injector) borrowHold(th *Thread, do, undo Syscall) (l *loan, at uint64
 	if err := l.layDown(frame, size); err != nil {
 		return nil, 0, err
 	}
-	at = l.base + frame.size()
+	at = l.base
 	step := signalFrame{regs: l.injected(undo.Nr, undo.Args), mask: ^uint64(0)}
 	var memory []byte
-	for _, w := range append(append([]uint64{}, l.code.finish...), step.ucontext(l.base+frame.xstateAt())...) {
+	for _, w := range append(append([]uint64{}, l.code.finish...), step.ucontext(l.home+frame.xstateAt())...) {
 		memory = binary.LittleEndian.AppendUint64(memory, w)
 	}
 	if _, err := WriteMemory(th.Pid, []Range{{at, len(memory)}}, memory); err != nil {

@@ -413,3 +413,58 @@ func BenchmarkInject(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// deaths are the moments at which TestInjectDiesWithSignal dies.
+var deaths = map[string]func(l *loan, calls []Syscall) error{
+	"chain, before the mask": func(l *loan, calls []Syscall) error {
+		first, words, results := l.steps(calls)
+		_, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {l.chain.results, len(results)}}, append(words, results...))
+		return errors.Join(err, setRegset(l.th.Tid, regsetPRStatus, first.Bytes()))
+	},
+	"call, before the mask": func(l *loan, calls []Syscall) error {
+		r := l.injected(calls[0].Nr, calls[0].Args)
+		return setRegset(l.th.Tid, regsetPRStatus, r.Bytes())
+	},
+}
+
+// TestInjectDiesWithSignal lets the tracer die at the one moment in which the thread has other registers and does not block signals yet, with a
+// signal pending: its handler runs in the middle of the way back.
+func TestInjectDiesWithSignal(t *testing.T) {
+	for name, die := range deaths {
+		t.Run(name, func(t *testing.T) {
+			v := startVictim(t)
+			for range 20 {
+				if err := dieInjecting(v.cmd.Process.Pid, die); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			v.finish(t)
+		})
+	}
+}
+
+// dieInjecting borrows the leader, which handles SIGALRM, and leaves it in the middle.
+func dieInjecting(pid int, die func(l *loan, calls []Syscall) error) error {
+	t := New()
+	defer t.Close() // detaches, as the death of the tracer does
+	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	in, err := g.Injector(pid, nil)
+	if err != nil {
+		return err
+	}
+	if err := unix.Tgkill(pid, pid, unix.SIGALRM); err != nil {
+		return err
+	}
+	return t.Do(func() error {
+		calls := queries()
+		l, err := in.borrow(g.Threads()[0], calls)
+		if err != nil {
+			return err
+		}
+		return die(l, calls)
+	})
+}
