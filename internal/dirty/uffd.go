@@ -372,26 +372,55 @@ func makeInside(g *ptrace.Group, pid int) (int, error) {
 	return fd, nil
 }
 
-// takeFrom makes the userfaultfd with one thread, takes it and closes the thread's descriptor.
+// takeFrom makes the userfaultfd with one thread, takes it and closes the thread's descriptor. The thread closes it by itself if we die: that it will be
+// the lowest free number is known beforehand, since nobody else opens files while the process stands still.
 func takeFrom(in *ptrace.Injector, th *ptrace.Thread) (fd int, err error) {
-	made := []ptrace.Syscall{{Nr: unix.SYS_USERFAULTFD, Args: [6]uint64{unix.O_CLOEXEC | unix.O_NONBLOCK | uffdUserModeOnly}}}
-	if err := in.Inject(th, made); err != nil {
+	lowest, err := lowestFree(th.Pid)
+	if err != nil {
 		return -1, err
 	}
-	if err := made[0].Err(); err != nil {
-		return -1, fmt.Errorf("userfaultfd: %w", err)
-	}
-	fd, err = takeFD(th.Pid, int(made[0].Ret))
-	done := []ptrace.Syscall{{Nr: unix.SYS_CLOSE, Args: [6]uint64{uint64(made[0].Ret)}}}
-	if e := in.Inject(th, done); e != nil {
-		err = errors.Join(err, e)
-	} else if e := done[0].Err(); e != nil {
-		err = errors.Join(err, fmt.Errorf("close the userfaultfd: %w", e))
+	fd = -1
+	do := ptrace.Syscall{Nr: unix.SYS_USERFAULTFD, Args: [6]uint64{unix.O_CLOEXEC | unix.O_NONBLOCK | uffdUserModeOnly}}
+	undo := ptrace.Syscall{Nr: unix.SYS_CLOSE, Args: [6]uint64{lowest}}
+	made := false
+	err = in.Hold(th, do, &undo, func(result int64) error {
+		do.Ret = result
+		if err := do.Err(); err != nil {
+			undo.Args[0] = ^uint64(0)
+			return fmt.Errorf("userfaultfd: %w", err)
+		}
+		made = true
+		undo.Args[0] = uint64(result)
+		var err error
+		fd, err = takeFD(th.Pid, int(result))
+		return err
+	})
+	if err == nil && made {
+		if e := undo.Err(); e != nil {
+			err = fmt.Errorf("close the userfaultfd: %w", e)
+		}
 	}
 	if err != nil && fd >= 0 {
 		_ = unix.Close(fd)
+		fd = -1
 	}
 	return fd, err
+}
+
+// lowestFree is the number that the next descriptor of a process will have (open(2)).
+func lowestFree(pid int) (uint64, error) {
+	fds, err := procfs.Pid(pid).FDs()
+	if err != nil {
+		return 0, err
+	}
+	slices.Sort(fds)
+	next := 0
+	for _, fd := range fds {
+		if fd == next {
+			next++
+		}
+	}
+	return uint64(next), nil
 }
 
 // takeFD duplicates a descriptor of another process (pidfd_getfd(2), Linux 5.6).

@@ -8,18 +8,19 @@ import (
 )
 
 // Hold makes th execute do, calls while with the raw result, and then makes th execute undo: for something that is to exist only while we look
-// at it. If we die in between, the thread makes the second call itself on its way back. while is called even if do failed;
-// neither call may have Data, and undo must be harmless if do failed. The error is that of while, or one of the mechanism as Inject has it.
-func (in *Injector) Hold(th *Thread, do, undo Syscall, while func(result int64) error) error {
+// at it. If we die in between, the thread makes the second call itself on its way back. while is called even if do failed; it may
+// change the arguments of undo for what do really did. Neither call may have Data, and undo must be harmless if do failed. The error is
+// that of while, or one of the mechanism as Inject has it.
+func (in *Injector) Hold(th *Thread, do Syscall, undo *Syscall, while func(result int64) error) error {
 	return in.g.t.Do(func() error {
-		l, at, err := in.borrowHold(th, do, undo)
+		l, at, err := in.borrowHold(th, do, *undo)
 		if err != nil {
 			return err
 		}
 		err = l.callFrom(&do, at)
 		if err == nil {
 			err = while(do.Ret)
-			err = errors.Join(err, l.call(&undo))
+			err = errors.Join(err, l.call(undo))
 		}
 		return errors.Join(err, l.giveBack())
 	})

@@ -124,7 +124,7 @@ func holdChecked(in *Injector, th *Thread) error {
 	do := Syscall{Nr: unix.SYS_MMAP, Args: [6]uint64{heldPage, pageSize, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED_NOREPLACE, ^uint64(0)}}
 	undo := Syscall{Nr: unix.SYS_MUNMAP, Args: [6]uint64{heldPage, pageSize}}
 	seen := false
-	err := in.Hold(th, do, undo, func(result int64) error {
+	err := in.Hold(th, do, &undo, func(result int64) error {
 		var err error
 		seen, err = hasHeldPage(th.Pid)
 		if result != heldPage {

@@ -28,7 +28,7 @@ func (c *collection) lockFuture(in *ptrace.Injector, th *ptrace.Thread, p *image
 		at, pageSize, unix.PROT_NONE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE | unix.MAP_FIXED_NOREPLACE, ^uint64(0), 0,
 	}}
 	undo := ptrace.Syscall{Nr: unix.SYS_MUNMAP, Args: [6]uint64{at, pageSize}}
-	err = in.Hold(th, do, undo, func(result int64) error {
+	err = in.Hold(th, do, &undo, func(result int64) error {
 		if result == -int64(unix.EAGAIN) { // so it is, but there is no room left to lock
 			return errNoRoom
 		}
