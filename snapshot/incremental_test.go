@@ -3,12 +3,14 @@ package snapshot
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -132,28 +134,59 @@ func TestIncrementalIsFull(t *testing.T) {
 			continue
 		}
 		t.Cleanup(func() { _ = tr.Close() })
-		for seed := range uint64(3) {
+		for seed := range seeds(t) {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) { incrementalIsFull(t, tr, seed) })
 		}
 	}
 }
 
+// seeds is how many random programs each backend is put through: $BPFCKPT_SEEDS, or a few.
+func seeds(t *testing.T) uint64 {
+	t.Helper()
+	text := os.Getenv("BPFCKPT_SEEDS")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// incrementalIsFull mixes incremental snapshots with what comes between them in practice: a full one by the same tracker, one into another store,
+// one that is given up in the middle.
 func incrementalIsFull(t *testing.T, tr dirty.Tracker, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 11))
 	d := drive(t)
-	store := filepath.Join(t.TempDir(), "store")
-	parent, shared := "", uint64(0)
-	for range 5 {
-		for range 15 {
+	stores := []string{filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "other")}
+	parents, shared := map[string]string{}, uint64(0)
+	for i := range 7 {
+		for range 12 {
 			d.step(random)
 		}
 		d.settle()
-		res, inc := snap(t, d.pid(), Options{Dir: store, Incremental: true, Tracker: tr})
-		_, full := snap(t, d.pid(), Options{})
-		if res.Parent != parent || res.Tracking != tr.Name() {
-			t.Errorf("the parent is %q, not %q; tracking %q", res.Parent, parent, res.Tracking)
+		o := Options{Dir: stores[0], Incremental: true, Tracker: tr}
+		switch kind := random.IntN(6); {
+		case i < 2: // at least one that continues another
+		case kind == 0:
+			o.Incremental = false
+		case kind == 1:
+			o.Dir = stores[1]
+		case kind == 2:
+			ctx, cancel := context.WithCancel(t.Context())
+			failing := o
+			failing.Progress = func(int64, int64) { cancel() }
+			if _, err := Snap(ctx, d.pid(), failing); err == nil {
+				t.Fatal("it was not given up")
+			}
 		}
-		parent, shared = res.ID, shared+res.PagesShared
+		res, inc := snap(t, d.pid(), o)
+		_, full := snap(t, d.pid(), Options{})
+		if res.Parent != parents[o.Dir] || res.Tracking != tr.Name() {
+			t.Errorf("the parent is %q, not %q; tracking %q", res.Parent, parents[o.Dir], res.Tracking)
+		}
+		parents[o.Dir], shared = res.ID, shared+res.PagesShared
 		requireSamePages(t, inc, full)
 	}
 	if shared == 0 {

@@ -40,7 +40,7 @@ func (s *session) precopy(ctx context.Context, live []int) error {
 	if err != nil {
 		return err
 	}
-	return s.reserve(rest, t.rest)
+	return s.reserve(rest, t.rest+t.aside)
 }
 
 // rounds runs the rounds, and returns the processes that could not take part.
@@ -58,7 +58,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		if _, why := t.tr.Serves(pid); why != "" && t.tr.Name() != dirty.Compare {
 			s.note("writes of pid %d are not tracked, all its memory is read: %s", pid, why)
 		}
-		if err := s.keep(pid); err != nil { // what is clean since the base needs no round
+		if _, err := s.keep(pid); err != nil { // what is clean since the base needs no round
 			return nil, err
 		}
 	}
@@ -91,11 +91,21 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 	}
 	if first {
 		// Before any page is written. A process that executes another program from here on is noticed when the image is finished.
-		if err := s.keep(pid); err != nil {
+		if t.aside, err = changedFiles(pid, maps, t.aside); err != nil {
+			return 0, err
+		}
+		kept, err := s.keep(pid)
+		if err == nil && !kept {
+			err = t.tr.Reset(pid) // what is clean since another image, or a snapshot that failed, is in none of ours
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
 	c := &liveCopy{ctx: ctx, s: s, pid: pid, maps: maps, from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)}}
+	if t.base == "" {
+		c.from.parent = t.parent[pid].space // what is equal takes no room at least
+	}
 	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
 		return 0, err
 	}
@@ -106,6 +116,23 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 	// If it was reading directly from a device meanwhile, or is no longer followed, nothing of it counts as copied.
 	t.covers[pid] = followed && !direct(pid) && (first || t.covers[pid])
 	return c.bytes, nil
+}
+
+// changedFiles adds to sum the bytes that a process has changed of private file mappings: those are not tracked, and copied under the freeze.
+func changedFiles(pid int, maps []procfs.Map, sum int64) (int64, error) {
+	var spans []dirty.Span
+	for i := range maps {
+		if m := &maps[i]; m.HasFile() && !m.Shared {
+			spans = append(spans, dirty.Span{Start: m.Start, End: m.End})
+		}
+	}
+	err := dirty.Everything(pid, spans, func(r dirty.Run) error {
+		if r.State == dirty.Written {
+			sum += int64(r.End - r.Start)
+		}
+		return nil
+	})
+	return sum, err
 }
 
 // liveCopy copies pages of a running process as they are armed.
@@ -236,8 +263,11 @@ func (s *session) planProcess(p *image.Process) error {
 	covers := t.covers[p.Pid]
 	_, early := t.spaces[p.Pid]
 	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: t.parent[p.Pid].space}
+	files := from // of what the process changed in its file mappings, which is little, and not tracked
 	if t.base != "" && covers {
-		from.parent = 0 // what was written differs, most likely
+		anon := *from
+		anon.parent = 0 // what was written differs, most likely
+		from = &anon
 	}
 	g := gaps{sink: func(start, end uint64) error {
 		if !early {
@@ -265,7 +295,11 @@ func (s *session) planProcess(p *image.Process) error {
 			if isCode(v) {
 				p.code = v
 			}
-			s.plan.add(from, p)
+			if v.Kind == image.VMAFile {
+				s.plan.add(files, p)
+			} else {
+				s.plan.add(from, p)
+			}
 		})
 	}
 	ranges := spans(p.VMAs)
@@ -274,7 +308,9 @@ func (s *session) planProcess(p *image.Process) error {
 		in[i] = dirty.Span{Start: r.Start, End: r.End}
 	}
 	err := t.tr.Dirty(p.Pid, in, func(r dirty.Run) error {
-		state = r.State
+		if state = r.State; state == dirty.Written {
+			t.written[p.Pid] = widen(t.written[p.Pid], r)
+		}
 		c.cut(r.Start, r.End, r.State == dirty.Guard)
 		return failed
 	})
@@ -282,6 +318,18 @@ func (s *session) planProcess(p *image.Process) error {
 		return err
 	}
 	return g.close(t.tops[p.Pid])
+}
+
+// spanWalk is how far apart two runs are, bytes, that are better armed one by one: walking over as many pages takes as long as a call.
+const spanWalk = 64 * image.PageSize
+
+// widen adds a run to ascending spans.
+func widen(spans []dirty.Span, r dirty.Run) []dirty.Span {
+	if n := len(spans); n > 0 && r.Start-spans[n-1].End <= spanWalk {
+		spans[n-1].End = r.End
+		return spans
+	}
+	return append(spans, dirty.Span{Start: r.Start, End: r.End})
 }
 
 // split calls sink with the parts of [start, end) that are to be copied: all, or those that are owed.

@@ -28,12 +28,15 @@ type tracking struct {
 	own    bool   // made for this snapshot: nothing outlives it
 	base   string // id of the image whose pages may be kept unseen, "" for none
 	spaces map[int]image.Space
-	covers map[int]bool              // processes whose clean pages are in the image already: copied, or kept from the base
-	owed   map[int][]dirty.Span      // pages that are clean and could not be read when they were armed
-	parent map[int]former            // what the parent image has, by pid
-	tops   map[int]uint64            // the end of what is in the image of a process before the freeze
-	inodes map[[2]uint64]image.Space // the same of objects, by device and inode
-	rest   int64                     // bytes written during the last round of pre-copy
+	covers map[int]bool         // processes whose clean pages are in the image already: copied, or kept from the base
+	owed   map[int][]dirty.Span // pages that are clean and could not be read when they were armed
+	parent map[int]former       // what the parent image has, by pid
+	// What Dirty reported as written, with what lies close between.
+	written map[int][]dirty.Span
+	tops    map[int]uint64            // the end of what is in the image of a process before the freeze
+	inodes  map[[2]uint64]image.Space // the same of objects, by device and inode
+	rest    int64                     // bytes written during the last round of pre-copy
+	aside   int64                     // bytes in running processes that are not tracked
 }
 
 // former is a process in the parent image.
@@ -46,7 +49,7 @@ type former struct {
 func (s *session) chooseTracking(live []int) (parent string, err error) {
 	t := &s.track
 	t.spaces, t.covers, t.owed = map[int]image.Space{}, map[int]bool{}, map[int][]dirty.Span{}
-	t.tops = map[int]uint64{}
+	t.tops, t.written = map[int]uint64{}, map[int][]dirty.Span{}
 	if parent, err = s.parent(); err != nil {
 		return "", err
 	}
@@ -171,22 +174,22 @@ func (t *tracking) space(pid int) image.Space {
 	return t.spaces[pid]
 }
 
-// keep takes every page of a process from the base. What has changed since is written, or discarded, on top.
-func (s *session) keep(pid int) error {
+// keep takes every page of a process from the base, if there is one that has it. What has changed since is written, or discarded, on top.
+func (s *session) keep(pid int) (kept bool, err error) {
 	t := &s.track
 	from, ok := t.parent[pid]
 	followed, _ := t.tr.Serves(pid)
 	if t.base == "" || !ok || !followed {
-		return nil
+		return false, nil
 	}
 	for _, r := range from.ranges {
 		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/image.PageSize, from.space, r.Start); err != nil {
-			return err
+			return false, err
 		}
 		t.tops[pid] = max(t.tops[pid], r.End)
 	}
 	t.covers[pid] = true
-	return nil
+	return true, nil
 }
 
 // rearm makes everything clean for the next image, at the end of the freeze.
@@ -199,7 +202,7 @@ func (s *session) rearm() error {
 		return err
 	}
 	for _, pid := range s.pids {
-		if err := t.tr.Arm(pid); err != nil {
+		if err := t.tr.Arm(pid, t.written[pid]); err != nil {
 			return gone(pid, err)
 		}
 	}

@@ -69,8 +69,9 @@ type Tracker interface {
 	// Live tells whether Arm and Rearm may be used while the process runs.
 	Live(pid int) bool
 
-	// Arm makes every page that can be followed Clean from now on.
-	Arm(pid int) error
+	// Arm makes every page that can be followed Clean from now on. Of a process that has not run since Dirty, written may name all that Dirty reported as
+	// Written, and more; nil stands for all memory.
+	Arm(pid int, written []Span) error
 
 	// Rearm reports the pages in spans, nil for all, that were written since they were armed, and arms them in the same step. Pages that cannot be armed
 	// are not reported; Dirty does. The process must run no other program since Attach: then nothing is reported.
@@ -78,6 +79,9 @@ type Tracker interface {
 
 	// Dirty reports all pages in spans, of a process that stands still. It changes nothing.
 	Dirty(pid int, spans []Span, sink func(Run) error) error
+
+	// Reset makes every page of a process Written. The process may run if Live says so.
+	Reset(pid int) error
 
 	// Forget ends the following of a process.
 	Forget(pid int)
@@ -147,8 +151,8 @@ func content() pagemap.Query {
 	}
 }
 
-// everything reports all content as Written.
-func everything(pid int, spans []Span, sink func(Run) error) error {
+// Everything reports all content as Written; a process that runs may have other by then.
+func Everything(pid int, spans []Span, sink func(Run) error) error {
 	m, err := pagemap.Open(pid)
 	if err != nil {
 		return err

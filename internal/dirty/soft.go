@@ -36,7 +36,7 @@ func (t *soft) follows(pid int) bool {
 	return err == nil && st.StartTime == start
 }
 
-func (t *soft) Arm(pid int) error {
+func (t *soft) Arm(pid int, _ []Span) error {
 	st, err := procfs.Pid(pid).Stat()
 	if err != nil {
 		return err
@@ -60,12 +60,12 @@ func (t *soft) Rearm(pid int, spans []Span, sink func(Run) error) error {
 	if err != nil {
 		return err
 	}
-	return t.Arm(pid)
+	return t.Arm(pid, nil)
 }
 
 func (t *soft) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	if !t.follows(pid) {
-		return everything(pid, spans, sink)
+		return Everything(pid, spans, sink)
 	}
 	m, err := pagemap.Open(pid)
 	if err != nil {
@@ -96,6 +96,11 @@ func softRun(r pagemap.Region) Run {
 		out.State = Clean
 	}
 	return out
+}
+
+func (t *soft) Reset(pid int) error {
+	delete(t.armed, pid)
+	return nil
 }
 
 func (t *soft) Forget(pid int) { delete(t.armed, pid) }

@@ -24,6 +24,8 @@ import (
 //   - fork(2) gives the child unregistered mappings; the parent keeps its protection.
 //   - execve(2) makes a new address space without any registered mapping.
 //   - A protected huge page is split at the first write.
+//
+// Only anonymous memory is followed (followable).
 type uffd struct {
 	base
 	procs map[int]*followed
@@ -123,8 +125,8 @@ func (t *uffd) Close() error {
 	return nil
 }
 
-func (t *uffd) Arm(pid int) error {
-	return t.Rearm(pid, nil, func(Run) error { return nil })
+func (t *uffd) Arm(pid int, written []Span) error {
+	return t.Rearm(pid, written, func(Run) error { return nil })
 }
 
 func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
@@ -155,6 +157,29 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 		}
 	}
 	return j.flush()
+}
+
+// Reset unregisters every mapping, which takes the protection away. What the process maps meanwhile is not registered anyway.
+func (t *uffd) Reset(pid int) error {
+	f := t.lookup(pid)
+	if f == nil || f.fd < 0 || !f.armed {
+		return nil
+	}
+	maps, err := procfs.Pid(pid).Maps()
+	if err != nil {
+		return err
+	}
+	f.armed = false
+	for i := range maps {
+		switch err := unregister(f.fd, maps[i].Start, maps[i].End); {
+		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ESRCH):
+			t.Forget(pid) // its address space is gone
+			return nil
+		case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: of a kind that cannot be registered, or unmapped meanwhile
+			return trackFault(pid, err)
+		}
+	}
+	return nil
 }
 
 func trackFault(pid int, err error) error {
@@ -192,10 +217,12 @@ func (t *uffd) registerAll(f *followed, m *pagemap.Map) ([]procfs.Map, bool, err
 	return maps, true, nil
 }
 
-// followable reports whether a mapping may have content of the process's own. Pages of shared mappings are those of an object.
+// followable reports whether a mapping is anonymous memory of the process's own. Pages of shared mappings are those of an object. A page that
+// vanishes from a private file mapping leaves its protection behind as a marker, and MADV_GUARD_INSTALL of such a page never ends: it waits for the
+// marker to go (Linux 6.15 to 6.18, mm/madvise.c, madvise_guard_install). What a process changes of files is little, and counts as written.
 func followable(v *procfs.Map) bool {
 	switch {
-	case v.Shared, strings.HasPrefix(v.Name, "[v"), v.Name == "[uprobes]", strings.HasPrefix(v.Name, "/anon_hugepage"):
+	case v.Shared, v.HasFile(), strings.HasPrefix(v.Name, "[v"), v.Name == "[uprobes]", strings.HasPrefix(v.Name, "/anon_hugepage"):
 		return false
 	}
 	return true
@@ -257,7 +284,7 @@ func (f *followed) register(v *procfs.Map) error {
 func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	f := t.lookup(pid)
 	if f == nil || f.fd < 0 || !f.armed {
-		return everything(pid, spans, sink)
+		return Everything(pid, spans, sink)
 	}
 	maps, err := procfs.Pid(pid).Maps()
 	if err != nil {
@@ -272,18 +299,29 @@ func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
 		return trackFault(pid, err)
 	}
 	if f.fd < 0 {
-		return everything(pid, spans, sink)
+		return Everything(pid, spans, sink)
 	}
 	q := content()
-	q.Return |= pagemap.WPAllowed | pagemap.Written | pagemap.Present
+	q.Return |= pagemap.WPAllowed | pagemap.Written
 	j := joiner{sink: sink}
-	c := classifier{maps: maps, sink: j.add}
 	for _, s := range spans {
-		if err := m.Walk(s.Start, s.End, q, c.add); err != nil {
+		if err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error { return j.add(uffdRun(r)) }); err != nil {
 			return trackFault(pid, err)
 		}
 	}
 	return j.flush()
+}
+
+// uffdRun classifies pages with content.
+func uffdRun(r pagemap.Region) Run {
+	out := Run{r.Start, r.End, Written}
+	switch {
+	case r.Categories&pagemap.Guard != 0:
+		out.State = Guard
+	case r.Categories&(pagemap.WPAllowed|pagemap.Written) == pagemap.WPAllowed:
+		out.State = Clean
+	}
+	return out
 }
 
 // verify makes sure that what is registered is registered with our descriptor, not with one of the process's own. Registering once more
@@ -306,45 +344,6 @@ func (f *followed) verify(m *pagemap.Map, maps []procfs.Map) error {
 		if err := register(f.fd, v.Start, v.End); err != nil {
 			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd (%v)", v.Key(), err))
 			return nil
-		}
-	}
-	return nil
-}
-
-// classifier turns regions into runs.
-type classifier struct {
-	maps []procfs.Map
-	next int
-	sink func(Run) error
-}
-
-func (c *classifier) add(r pagemap.Region) error {
-	const ours = pagemap.WPAllowed | pagemap.Written
-	switch {
-	case r.Categories&pagemap.Guard != 0:
-		return c.sink(Run{r.Start, r.End, Guard})
-	case r.Categories&ours != pagemap.WPAllowed:
-		return c.sink(Run{r.Start, r.End, Written})
-	case r.Categories&pagemap.Present != 0:
-		return c.sink(Run{r.Start, r.End, Clean})
-	}
-	return c.swapped(r)
-}
-
-// swapped classifies pages whose entries are not present but carry the protection. In a file mapping that is also what is left of a page that
-// vanished (a marker, so that the protection survives), and then the file's page is the content.
-func (c *classifier) swapped(r pagemap.Region) error {
-	for c.next < len(c.maps) && c.maps[c.next].End <= r.Start {
-		c.next++
-	}
-	for i := c.next; i < len(c.maps) && c.maps[i].Start < r.End; i++ {
-		v := &c.maps[i]
-		out := Run{max(r.Start, v.Start), min(r.End, v.End), Clean}
-		if v.HasFile() {
-			out.State = Written
-		}
-		if err := c.sink(out); err != nil {
-			return err
 		}
 	}
 	return nil
