@@ -10,7 +10,8 @@ import (
 
 // Uprobes are breakpoints that the kernel writes into the code of every process that maps a file; the page becomes the process's own, as if it had
 // changed it. Whoever the probe belongs to (a watch of ours on dlopen, bpftrace, perf), it is no part of the process: brought back without
-// the probe, the breakpoint would kill it. So a page of code whose only differences from its file are breakpoints is taken for the file's.
+// the probe, the breakpoint would kill it. Of a watch of ours we know the breakpoints, and take them out of the copy. For those of others, a page of code
+// whose only differences from its file are breakpoints is taken for the file's.
 
 // maxBreakpoints is how many breakpoints in a page can be probes; a page with more was filled by the program.
 const maxBreakpoints = 64
@@ -38,6 +39,7 @@ func onlyBreakpoints(page, file []byte) bool {
 type codeFiles struct {
 	ghosts []*os.File
 	open   map[inode]*os.File // nil for one that cannot be had
+	points map[inode][]int64  // offsets of breakpoints that are known to be no part of the process
 }
 
 func (c *codeFiles) close() {
@@ -78,6 +80,7 @@ func (c *codeFiles) write(to pageSink, space image.Space, p part, data []byte) e
 		if f != nil {
 			n, _ := f.ReadAt(original, int64(p.code.Offset+addr-p.code.Start)) // short in the file's last page
 			clear(original[n:])
+			c.restore(&p.code.File, int64(p.code.Offset+addr-p.code.Start), page, original)
 			if n > 0 && onlyBreakpoints(page, original) {
 				continue
 			}
@@ -87,4 +90,13 @@ func (c *codeFiles) write(to pageSink, space image.Space, p part, data []byte) e
 		}
 	}
 	return nil
+}
+
+// restore takes the known breakpoints out of a page at an offset of a file, which has original there.
+func (c *codeFiles) restore(m *image.MappedFile, offset int64, page, original []byte) {
+	for _, point := range c.points[inode{m.Dev, m.Ino}] {
+		if at := point - offset; at >= 0 && at < int64(len(page)) && page[at] == breakpoint {
+			page[at] = original[at]
+		}
+	}
 }

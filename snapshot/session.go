@@ -29,14 +29,13 @@ type session struct {
 	opts Options
 	res  *Result
 
-	around    *surroundings
-	opened    func() (kstate.Source, error) // waits for the source that is being opened
-	source    kstate.Source
-	unprepare func() // undoes prepareSource; nil before it
-	writer    *image.Writer
-	tracer    *ptrace.Tracer
-	group     *ptrace.Group // nil while nothing is stopped
-	arena     *arena
+	around *surroundings
+	opened func() (kstate.Source, error) // waits for the source that is being opened
+	source kstate.Source
+	writer *image.Writer
+	tracer *ptrace.Tracer
+	group  *ptrace.Group // nil while nothing is stopped
+	arena  *arena
 
 	frozenAt time.Time
 	starts   map[int]uint64 // start times of the processes, to tell them from later ones with the same pid
@@ -57,7 +56,6 @@ type session struct {
 // close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on every way out, a
 // panic included.
 func (s *session) close() {
-	s.settleSource()
 	s.track.close()
 	if s.tracer != nil {
 		if s.group != nil {

@@ -138,7 +138,6 @@ func (s *session) thaw() error {
 	err := timed(&s.res.Phases.Thaw, func() error { return s.group.Thaw() })
 	s.res.FreezeUS = time.Since(s.frozenAt).Microseconds()
 	s.group = nil
-	s.settleSource()
 	s.track.close()
 	if err != nil {
 		return fault.New(fault.Ptrace, pidName(s.pid), "let it go: %w", err)

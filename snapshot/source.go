@@ -39,27 +39,32 @@ func lent(src kstate.Source) func() (kstate.Source, error) {
 	return func() (kstate.Source, error) { return borrowed{src}, nil }
 }
 
-// preparer is a source that has something to do before a freeze, and to undo after it: a watch takes its breakpoints out of the code.
+// preparer is a source that has something to do before a freeze.
 type preparer interface {
 	Prepare(ctx context.Context) error
-	Finish()
 }
 
-// prepareSource gets a lent source ready as the last thing before the freeze. The function it sets undoes that once.
+// prepareSource gets a lent source ready as the last thing before the freeze, and asks it for its breakpoints.
 func (s *session) prepareSource(ctx context.Context) error {
-	p, ok := s.opts.Live.(preparer)
+	if p, ok := s.opts.Live.(preparer); ok {
+		if err := p.Prepare(ctx); err != nil {
+			return err
+		}
+	}
+	p, ok := s.opts.Live.(kstate.Prober)
 	if !ok {
 		return nil
 	}
-	s.unprepare = sync.OnceFunc(p.Finish)
-	return p.Prepare(ctx)
-}
-
-// settleSource undoes prepareSource, if it was called.
-func (s *session) settleSource() {
-	if s.unprepare != nil {
-		s.unprepare()
+	points, err := p.Breakpoints(ctx)
+	if err != nil {
+		return err
 	}
+	s.code.points = map[inode][]int64{}
+	for _, b := range points {
+		key := inode{b.Dev, b.Ino}
+		s.code.points[key] = append(s.code.points[key], b.Offset)
+	}
+	return nil
 }
 
 // borrowed is a source that Close leaves open.

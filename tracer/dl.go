@@ -1,8 +1,7 @@
 package tracer
 
 import (
-	"context"
-	"errors"
+	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -22,14 +22,14 @@ import (
 // glibc 2.34, libdl; with musl the dynamic linker.
 //
 // A uprobe is a breakpoint in the code of every process that maps the file. A snapshot of a page with one would bring the breakpoint
-// back without the probe: see Watcher.Suspend.
+// back without the probe, so it is told of them (kstate.Prober).
 type dlProbes struct {
-	programs  map[string]*ebpf.Program // by symbol
-	known     map[fileID]bool          // files that have been looked at
-	libraries []*os.File               // those that have the symbols
-	links     []link.Link
-	suspended bool
-	due       map[int]bool // processes that mapped code since they were looked at
+	programs map[string]*ebpf.Program // by symbol
+	known    map[fileID]bool          // files that have been looked at
+	points   []kstate.Breakpoint
+	links    []link.Link
+	files    int          // that have probes
+	due      map[int]bool // processes that mapped code since they were looked at
 }
 
 type fileID struct{ dev, ino uint64 }
@@ -73,56 +73,73 @@ func (d *dlProbes) look(pid int) (fresh bool) {
 			continue
 		}
 		d.known[id] = true
-		if d.attach(f) != nil || d.suspended {
-			d.libraries = append(d.libraries, f)
+		if d.attach(f, id) {
 			fresh = true
-		} else {
-			f.Close()
 		}
+		f.Close()
 	}
 	return fresh
 }
 
-// attach probes the functions that a library has, and returns the probes.
-func (d *dlProbes) attach(f *os.File) []link.Link {
+// attach probes the functions that a library has, and reports whether there are any.
+func (d *dlProbes) attach(f *os.File, id fileID) (any bool) {
 	ex, err := link.OpenExecutable(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 	if err != nil {
-		return nil
+		return false
 	}
-	var links []link.Link
-	for symbol, program := range d.programs {
-		if l, err := ex.Uprobe(symbol, program, nil); err == nil {
-			links = append(links, l)
-		} else if !errors.Is(err, link.ErrNoSymbol) {
-			break // no uprobes on this kernel, or none on this file
+	offsets, err := functions(f, d.programs)
+	if err != nil {
+		return false
+	}
+	for symbol, all := range offsets {
+		for _, offset := range all {
+			l, err := ex.Uprobe(symbol, d.programs[symbol], &link.UprobeOptions{Address: offset})
+			if err != nil {
+				return any // no uprobes on this kernel, or none on this file
+			}
+			d.links = append(d.links, l)
+			d.points = append(d.points, kstate.Breakpoint{Dev: id.dev, Ino: id.ino, Offset: int64(offset)})
+			any = true
 		}
 	}
-	d.links = append(d.links, links...)
-	return links
+	if any {
+		d.files++
+	}
+	return any
 }
 
-func (d *dlProbes) suspend() {
-	d.suspended = true
-	closeAll(d.links)
-	d.links = nil
-}
-
-func (d *dlProbes) resume() {
-	if !d.suspended {
-		return
+// functions returns the offsets in an ELF file of the dynamic symbols among names, each once: a symbol may have several versions (glibc has kept the
+// dlopen of before 2.34).
+func functions(f *os.File, names map[string]*ebpf.Program) (map[string][]uint64, error) {
+	file, err := elf.NewFile(f)
+	if err != nil {
+		return nil, err
 	}
-	d.suspended = false
-	for _, f := range d.libraries {
-		d.attach(f)
+	symbols, err := file.DynamicSymbols()
+	if err != nil {
+		return nil, err
 	}
+	out := map[string][]uint64{}
+	for _, s := range symbols {
+		if names[s.Name] == nil || elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Value == 0 {
+			continue
+		}
+		for _, p := range file.Progs {
+			if p.Type != elf.PT_LOAD || s.Value < p.Vaddr || s.Value >= p.Vaddr+p.Filesz {
+				continue
+			}
+			if at := s.Value - p.Vaddr + p.Off; !slices.Contains(out[s.Name], at) {
+				out[s.Name] = append(out[s.Name], at)
+			}
+		}
+	}
+	return out, nil
 }
 
 // Close takes the probes away.
 func (d *dlProbes) Close() {
-	d.suspend()
-	for _, f := range d.libraries {
-		f.Close()
-	}
+	closeAll(d.links)
+	d.links, d.points = nil, nil
 }
 
 // Which function an EV_DL record is about (bpf/probe_dl.h).
@@ -161,23 +178,4 @@ func (w *Watcher) applyDL(g *group, e *bpf.WatchEvNamed) {
 // sameLibrary compares a name given to dlopen with the path the linker found it at.
 func sameLibrary(given, found string) bool {
 	return given == found || !strings.Contains(given, "/") && filepath.Base(found) == given
-}
-
-// Suspend takes the probes of dlopen and dlclose away, and with them the breakpoints they are in the memory of processes. A snapshot
-// calls it before it copies memory; Resume puts them back. Libraries loaded in between are told of by their mappings only.
-func (w *Watcher) Suspend() {
-	_ = w.do(context.Background(), func() {
-		if w.dl != nil {
-			w.dl.suspend()
-		}
-	})
-}
-
-// Resume undoes Suspend.
-func (w *Watcher) Resume() {
-	_ = w.do(context.Background(), func() {
-		if w.dl != nil {
-			w.dl.resume()
-		}
-	})
 }

@@ -28,14 +28,9 @@ func (s *WatchSource) Name() string { return "watch" }
 // Close implements kstate.Source. The watch goes on.
 func (s *WatchSource) Close() error { return nil }
 
-// Prepare reads, before the freeze, what Collect can then do without, and takes the breakpoints of the watch out of the processes' code.
-// Finish must follow.
+// Prepare reads, before the freeze, what Collect can then do without.
 func (s *WatchSource) Prepare(ctx context.Context) error {
 	return s.w.do(ctx, func() {
-		if s.w.dl != nil {
-			s.w.dl.suspend()
-			s.w.turns()
-		}
 		s.w.sync()
 		b := &builder{now: readClocks(), files: map[uint64]int{}}
 		for _, g := range s.w.table.groups {
@@ -44,9 +39,15 @@ func (s *WatchSource) Prepare(ctx context.Context) error {
 	})
 }
 
-// Finish undoes what Prepare did to the processes.
-func (s *WatchSource) Finish() {
-	s.w.Resume()
+// Breakpoints implements kstate.Prober: the probes on dlopen and dlclose.
+func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, error) {
+	var out []kstate.Breakpoint
+	err := s.w.do(ctx, func() {
+		if s.w.dl != nil {
+			out = slices.Clone(s.w.dl.points)
+		}
+	})
+	return out, err
 }
 
 // Collect implements kstate.Source.

@@ -7,11 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // TestWatchSourceUnderChurn freezes a random workload again and again in the middle of its calls. Each time the table must equal the
@@ -47,7 +50,6 @@ func compareFrozen(t *testing.T, tg *target, w *Watcher, it *Iter, prepare bool)
 		if err := src.Prepare(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		defer src.Finish()
 	}
 	g, thaw := tg.stop(t)
 	defer thaw()
@@ -84,7 +86,6 @@ func TestWatchSourceKeepsMappings(t *testing.T) {
 	if err := src.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer src.Finish()
 	g, thaw := tg.stop(t)
 	defer thaw()
 	began := time.Now()
@@ -103,6 +104,35 @@ func TestWatchSourceKeepsMappings(t *testing.T) {
 		t.Errorf("drift %d", c.Drift)
 	}
 	checkMaps(t, &c.Processes[0])
+	checkBreakpoints(t, src, &c.Processes[0])
+}
+
+// checkBreakpoints requires that the probes the watch tells of are where it says, in the code of the process.
+func checkBreakpoints(t *testing.T, src *WatchSource, p *image.Process) {
+	t.Helper()
+	points, err := src.Breakpoints(t.Context())
+	if err != nil || len(points) == 0 {
+		t.Fatalf("%d probes, %v", len(points), err)
+	}
+	for _, b := range points {
+		seen := false
+		for i := range p.VMAs {
+			v := &p.VMAs[i]
+			at := v.Start + uint64(b.Offset) - v.Offset
+			if v.File.Dev != b.Dev || v.File.Ino != b.Ino || v.Prot&unix.PROT_EXEC == 0 || uint64(b.Offset) < v.Offset || at >= v.End {
+				continue
+			}
+			code := make([]byte, 1)
+			th := ptrace.Thread{Pid: p.Pid, Tid: p.Pid}
+			if err := th.Peek(at, code); err != nil {
+				t.Fatal(err)
+			}
+			seen = code[0] == 0xcc
+		}
+		if !seen {
+			t.Errorf("no breakpoint of %+v", b)
+		}
+	}
 }
 
 // TestOpenedAs shows that the table knows how a file was opened after it has lost its name.

@@ -308,7 +308,7 @@ func (w *Watcher) count() Stats {
 		s.Maps += len(m.segs)
 	}
 	if w.dl != nil {
-		s.DL = len(w.dl.libraries)
+		s.DL = w.dl.files
 	}
 	return s
 }

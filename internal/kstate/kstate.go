@@ -37,3 +37,15 @@ type Collected struct {
 	Drift     uint64       // fields in which the table differed from the kernel
 	Blockers  fault.List   // what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
 }
+
+// Breakpoint is a probe of the source itself in the code that processes map: an int3 that is no part of them.
+type Breakpoint struct {
+	Dev, Ino uint64 // of the file, as in image.MappedFile
+	Offset   int64  // in the file
+}
+
+// Prober is a Source that has put probes into code.
+type Prober interface {
+	// Breakpoints returns the probes there are. One that is gone a moment later, or has just come, does no harm.
+	Breakpoints(ctx context.Context) ([]Breakpoint, error)
+}
