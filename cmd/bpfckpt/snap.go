@@ -15,12 +15,18 @@ func snapVerb() *verb {
 	return &verb{
 		name: "snap", operands: "PID", min: 1, max: 1, short: "save a running process, and the processes below it, to an image",
 		long: "Saves the process, its threads and its children to an image in the directory DIR. The process stands still for some\n" +
-			"milliseconds and runs on; nothing in it is changed. What cannot be saved is refused by name, before anything is done.",
+			"milliseconds and runs on; nothing in it is changed. What cannot be saved is refused by name, before anything is done.\n\n" +
+			"A process with much memory is copied while it runs, and stands still only for what it wrote meanwhile. To learn what that is, a\n" +
+			"userfaultfd is made in it for that time (Linux 6.7).\n\n" +
+			"With --incremental an image shares with the last one of the same process what has not changed since. A watch remembers\n" +
+			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.",
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "name", Usage: "name the image `NAME` within the store, for restore DIR@NAME"},
 			choice("compress", "how hard memory is compressed: `LEVEL`", "default", "none", "fast", "best"),
-			&cli.DurationFlag{Name: "max-freeze", Usage: "fail rather than let the process stand still for longer than `TIME`, such as 100ms (default: no limit)"},
+			&cli.BoolFlag{Name: "incremental", Usage: "save only what has changed since the last snapshot; starts a watch in the background if none runs"},
+			maxFreezeFlag(),
+			&cli.BoolFlag{Name: "no-precopy", Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it"},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
 			choice("source", "where the kernel's state is read: from a running watch, by BPF iterators or from /proc: `SOURCE`", "auto", "watch", "iter", "proc"),
@@ -28,6 +34,7 @@ func snapVerb() *verb {
 		examples: []example{
 			{"bpfckpt snap 4711", "saves process 4711 into ckpt-4711; it runs on"},
 			{"bpfckpt snap 4711 --dir job --kill", "moves it to disk: restore job brings it back"},
+			{"bpfckpt snap 4711 --dir job --incremental", "again and again: each image costs only what changed"},
 			{"bpfckpt snap 4711 --dir job --name before-upgrade", "a name to go back to: restore job@before-upgrade"},
 			{"bpfckpt snap 4711 --json | jq .freeze_us", "how long it stood still, in microseconds"},
 		},
@@ -47,10 +54,7 @@ func snap(c *call) error {
 	}
 	progress, finish := c.bar("saving")
 	o.Progress = progress
-	res, asked, err := snapByWatch(c.ctx, pid, o)
-	if !asked && err == nil {
-		res, err = snapshot.Snap(c.ctx, pid, o)
-	}
+	res, err := c.takeSnapshot(pid, o)
 	finish()
 	if err != nil {
 		return err
@@ -58,19 +62,57 @@ func snap(c *call) error {
 	if c.json {
 		return c.object(res)
 	}
+	for _, n := range res.Notes {
+		c.note("%s", n)
+	}
 	c.say("%s", snapText(res))
 	return nil
 }
+
+// takeSnapshot asks the watch of the process, or does the work itself. For an incremental snapshot it starts a watch, so that the next one
+// knows what has been written.
+func (c *call) takeSnapshot(pid int, o snapshot.Options) (*snapshot.Result, error) {
+	res, asked, err := snapByWatch(c.ctx, pid, o)
+	if asked || err != nil {
+		return res, err
+	}
+	var without error // why there is no watch
+	if o.Incremental && o.Source == "" {
+		watcher, err := startWatch(c.ctx, pid, nil)
+		if err == nil {
+			res, asked, err := snapByWatch(c.ctx, pid, o)
+			switch {
+			case err != nil:
+				_ = stopWatch(c.ctx, pid) // it may have ended by itself
+				return nil, err
+			case asked:
+				res.Notes = append(res.Notes, fmt.Sprintf("a watch was started in the background, pid %d; `bpfckpt watch %d --stop` ends it", watcher, pid))
+				return res, nil
+			}
+			err = fault.New(fault.WatchGone, pidText(pid), "it ended before it was asked")
+		}
+		without = err
+	}
+	if res, err = snapshot.Snap(c.ctx, pid, o); err == nil && without != nil {
+		res.Notes = append(res.Notes, fmt.Sprintf("no watch could be started, so all memory was read and compared: %v", without))
+	}
+	return res, err
+}
+
+func pidText(pid int) string { return fmt.Sprintf("pid %d", pid) }
 
 func snapOptions(c *call) (snapshot.Options, error) {
 	o := snapshot.Options{
 		Dir: c.cli.String("dir"), Name: c.cli.String("name"), Compress: image.Level(c.cli.String("compress")),
 		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"), Source: c.cli.String("source"),
+		Incremental: c.cli.Bool("incremental"), Precopy: !c.cli.Bool("no-precopy"),
 	}
 	if o.Source == "auto" {
 		o.Source = ""
 	}
 	switch {
+	case o.Incremental && !o.Precopy:
+		return o, usageError(c.verb, "--no-precopy", "--incremental needs to know what is written, so a userfaultfd is made in the process")
 	case o.Stop && o.Kill:
 		return o, usageError(c.verb, "--stop", "--stop and --kill exclude each other")
 	case c.cli.IsSet("max-freeze") && o.MaxFreeze <= 0:

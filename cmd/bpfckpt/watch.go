@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
@@ -20,15 +23,22 @@ func watchVerb() *verb {
 		name: "watch", operands: "[PID]", min: 0, max: 1, short: "follow the kernel state of a process and its children, live",
 		long: "Follows every call of the process and its children that changes what a snapshot saves: mappings, libraries, descriptors,\n" +
 			"handlers, limits, threads. The process is not stopped and not slowed down noticeably. While a watch runs, snap asks it,\n" +
-			"and the process stands still for less time. Ends with the process, and says how that ended, or with Ctrl-C.",
-		flags: []cli.Flag{
+			"and the process stands still for less time. Ends with the process, and says how that ended, or with Ctrl-C.\n\n" +
+			"With --every it also saves the process, again and again, into the directory DIR: the first image holds all of its memory, those\n" +
+			"after it what has changed. auto chooses the interval from what a snapshot turns out to cost and from --mtbf.",
+		flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "list", Usage: "list the watches that run"},
+			&cli.BoolFlag{Name: "background", Usage: "return as soon as the watch runs, and let it run on by itself"},
+			&cli.BoolFlag{Name: "stop", Usage: "end the watch of PID; the process runs on"},
+			&cli.StringFlag{Name: "dir", Usage: "with --every: save into `DIR`, a store of images (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at http://`ADDRESS`/metrics, such as localhost:9400"},
 			&cli.BoolFlag{Name: "no-dlopen", Usage: "do not follow dlopen: no probe is put into the libraries of the process"},
-		},
+		}, periodicFlags()...),
 		examples: []example{
 			{"bpfckpt watch 4711", "a live view; Ctrl-C ends it"},
 			{"bpfckpt watch 4711 --json | jq 'select(.event==\"openat\").resolved'", "every file it opens"},
+			{"bpfckpt watch 4711 --every 30s --dir job --keep 10", "saves it every 30 seconds; the ten newest images stay"},
+			{"bpfckpt watch 4711 --every auto --mtbf 8h --background", "as often as it pays if it fails every eight hours or so"},
 			{"bpfckpt watch --list", "which processes are watched"},
 		},
 		exits:      []fault.Class{fault.Failed, fault.KernelLacks},
@@ -50,8 +60,13 @@ type watching struct {
 	comm    string
 	since   time.Time
 	w       *tracer.Watcher
+	snapper *snapper
 	events  chan tracer.Event
-	skipped uint64 // events that were not shown; of the goroutine of the watch until the watch is closed
+	saved   chan outcome // of periodic snapshots; nil if there are none
+	saves   *saves       // what came out of saved; nil if there are none
+	saving  sync.Mutex   // guards saves
+	skipped uint64       // events that were not shown; of the goroutine of the watch until the watch is closed
+	end     context.CancelFunc
 }
 
 func watch(c *call) error {
@@ -68,20 +83,55 @@ func watch(c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.cli.Bool("stop") {
+		return stopWatch(c.ctx, pid)
+	}
+	saving, err := c.periodic()
+	switch {
+	case err != nil:
+		return err
+	case saving == nil && c.cli.IsSet("dir"):
+		return usageError(c.verb, "--dir", "it is for periodic snapshots: --every is missing")
+	case saving != nil && c.cli.IsSet("dir") && c.cli.String("dir") == "":
+		return usageError(c.verb, "--dir", "the directory is empty")
+	}
+	if c.cli.Bool("background") && !inBackground() {
+		return c.watchInBackground(pid)
+	}
+	if saving != nil {
+		if saving.opts.Dir = c.cli.String("dir"); saving.opts.Dir == "" {
+			saving.opts.Dir = fmt.Sprintf("ckpt-%d", pid)
+		}
+		if saving.opts.Dir, err = filepath.Abs(saving.opts.Dir); err != nil {
+			return fault.New(fault.BadOption, "--dir", "%w", err)
+		}
+	}
+	return c.watchHere(pid, saving)
+}
+
+// watchHere is the watch itself.
+func (c *call) watchHere(pid int, saving *periodic) (err error) {
 	wt := &watching{call: c, pid: pid, since: time.Now(), events: make(chan tracer.Event, eventQueue)}
 	if wt.comm, err = commOf(pid); err != nil {
 		return err
 	}
+	wt.ctx, wt.end = context.WithCancel(c.ctx)
+	defer wt.end()
 	server, err := control.Listen(pid)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	wt.w, err = tracer.Watch(c.ctx, pid, tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen"), OnEvent: wt.take})
+	wt.w, err = tracer.Watch(wt.ctx, pid, tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen"), OnEvent: wt.take})
 	if err != nil {
 		return err
 	}
 	defer wt.w.Close()
+	wt.snapper = newSnapper(pid, func() kstate.Source { return wt.w.Source() })
+	defer wt.snapper.close()
+	if saving != nil {
+		defer wt.save(saving)()
+	}
 	go func() { _ = server.Serve(wt.answer) }() // it ends with Close
 	if address := c.cli.String("metrics"); address != "" {
 		stop, err := wt.serveMetrics(address)
@@ -91,6 +141,32 @@ func watch(c *call) error {
 		defer stop()
 	}
 	return wt.show()
+}
+
+// save begins with periodic snapshots. stop ends them, and waits for the one that is under way.
+func (wt *watching) save(p *periodic) (stop func()) {
+	ctx, cancel := context.WithCancel(wt.ctx)
+	p.snapper = wt.snapper
+	wt.saved = make(chan outcome)
+	wt.saves = &saves{Dir: p.opts.Dir, NextUS: p.next().Microseconds()}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.run(ctx, func(o outcome) {
+			wt.saving.Lock()
+			wt.saves.add(o, time.Since(wt.since))
+			wt.saves.NextUS = p.next().Microseconds()
+			wt.saving.Unlock()
+			select {
+			case wt.saved <- o:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // commOf names the process to be watched, or says why it cannot be.
@@ -125,6 +201,8 @@ func (wt *watching) take(e *tracer.Event) {
 func (wt *watching) show() error {
 	var out watchOutput
 	switch {
+	case inBackground():
+		out = &quietWatch{wt: wt}
 	case wt.json:
 		out = &jsonWatch{wt: wt}
 	case wt.isTerminal():
@@ -148,6 +226,7 @@ func (wt *watching) show() error {
 type watchOutput interface {
 	event(e tracer.Event) error
 	stats(s watchStatus) error
+	saved(o outcome) error
 	end(e watchEnd) error
 }
 
@@ -162,6 +241,8 @@ func (wt *watching) loop(out watchOutput) error {
 		select {
 		case e := <-wt.events:
 			err = out.event(e)
+		case o := <-wt.saved:
+			err = out.saved(o)
 		case <-tick.C:
 			var s watchStatus
 			if s, err = wt.status(wt.ctx); err == nil {
@@ -188,6 +269,7 @@ type watchStatus struct {
 	Stats    tracer.Stats `json:"table"`
 	RSSBytes int64        `json:"rss_bytes"` // of the root process
 	Faults   uint64       `json:"minflt"`    // minor page faults of the root process so far: pages first touched or written
+	Saves    *saves       `json:"snapshots,omitempty"`
 }
 
 func (wt *watching) status(ctx context.Context) (watchStatus, error) {
@@ -199,6 +281,12 @@ func (wt *watching) status(ctx context.Context) (watchStatus, error) {
 	if st, err := procfs.Pid(wt.pid).Stat(); err == nil { // without it the tree has just ended
 		s.Comm = st.Comm // it changes at execve(2)
 		s.RSSBytes, s.Faults = int64(st.RSS)*int64(os.Getpagesize()), st.MinFlt
+	}
+	if wt.saves != nil {
+		wt.saving.Lock()
+		now := *wt.saves
+		wt.saving.Unlock()
+		s.Saves = &now
 	}
 	return s, nil
 }

@@ -25,14 +25,16 @@ func (wt *watching) answer(ctx context.Context, req control.Request, progress fu
 	switch req.Op {
 	case control.OpStatus:
 		return wt.status(ctx)
+	case control.OpEnd:
+		wt.end()
+		return struct{}{}, nil
 	case control.OpSnap:
 		var r snapRequest
 		if err := json.Unmarshal(req.Options, &r); err != nil {
 			return nil, fault.New(fault.ControlSocket, "request", "%w", err)
 		}
 		r.Options.Progress = progress
-		r.Options.Live = wt.w.Source()
-		return snapshot.Snap(ctx, wt.pid, r.Options)
+		return wt.snapper.snap(ctx, r.Options)
 	}
 	return nil, fault.New(fault.ControlSocket, "request", "unknown operation %q", req.Op)
 }
@@ -84,17 +86,29 @@ func listWatches(c *call) error {
 	if c.json {
 		return c.object(map[string]any{"watches": all})
 	}
-	rows := [][]string{{"PID", "COMMAND", "WATCHER", "SINCE", "PROCESSES", "EVENTS", "LOST", "DRIFT"}}
+	rows := [][]string{{"PID", "COMMAND", "WATCHER", "SINCE", "PROCESSES", "EVENTS", "LOST", "DRIFT", "SAVED"}}
 	for _, s := range all {
 		rows = append(rows, []string{
 			strconv.Itoa(s.Pid), s.Comm, strconv.Itoa(s.Watcher), durationText(time.Duration(s.SinceUS) * time.Microsecond),
 			strconv.Itoa(s.Stats.Groups), decimal(s.Stats.Events), decimal(s.Stats.Lost), decimal(s.Stats.Drift),
+			savedText(s.Saves),
 		})
 	}
 	if len(all) == 0 {
 		return c.print("no watch is running\n")
 	}
 	return c.print(table(rows))
+}
+
+// savedText is what the list of watches tells of periodic snapshots.
+func savedText(s *saves) string {
+	switch {
+	case s == nil:
+		return "-"
+	case s.Failure != "":
+		return s.Failure
+	}
+	return fmt.Sprintf("%d in %s, every %s", s.Taken, s.Dir, microsText(s.NextUS))
 }
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -129,7 +143,7 @@ type metric struct {
 }
 
 func (s *watchStatus) metrics() []metric {
-	return []metric{
+	list := []metric{
 		{"watch_events_total", "counter", "Records of state-changing calls taken from the kernel.", s.Stats.Events},
 		{"watch_lost_total", "counter", "Records that the ring buffer had no room for.", s.Stats.Lost},
 		{"watch_repairs_total", "counter", "Parts of a process's state that were read again.", s.Stats.Repairs},
@@ -140,4 +154,11 @@ func (s *watchStatus) metrics() []metric {
 		{"watch_fds", "gauge", "Descriptors of the followed processes.", uint64(s.Stats.FDs)},
 		{"watch_rss_bytes", "gauge", "Resident memory of the root process.", uint64(s.RSSBytes)},
 	}
+	if s.Saves == nil {
+		return list
+	}
+	return append(list,
+		metric{"watch_snapshots_total", "counter", "Periodic snapshots taken.", s.Saves.Taken},
+		metric{"watch_snapshots_failed_total", "counter", "Periodic snapshots that failed.", s.Saves.Failed},
+		metric{"watch_snapshot_freeze_microseconds", "gauge", "How long the processes stood still for the newest periodic snapshot.", uint64(s.Saves.Freeze)})
 }

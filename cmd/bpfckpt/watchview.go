@@ -35,12 +35,15 @@ func (p *plainWatch) stats(s watchStatus) error {
 
 func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(e.String() + "\n") }
 
+func (p *plainWatch) saved(o outcome) error { return p.wt.print(strings.Join(o.lines(), "\n") + "\n") }
+
 func (p *plainWatch) end(e watchEnd) error {
 	t := &p.last.Stats
 	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, p.last.Comm, e.text, t.Events, t.Lost, p.wt.skipped))
 }
 
-// jsonWatch prints one object a line: "state" when it begins, the events, "stats" now and then, "end".
+// jsonWatch prints one object a line: "state" when it begins, the events, "stats" now and then, "snapshot" or "snapshot_failed" for
+// periodic snapshots, "end".
 type jsonWatch struct {
 	wt    *watching
 	begun bool
@@ -66,6 +69,8 @@ func (j *jsonWatch) stats(s watchStatus) error {
 }
 
 func (j *jsonWatch) event(e tracer.Event) error { return j.wt.object(e) }
+
+func (j *jsonWatch) saved(o outcome) error { return j.wt.object(outcomeJSON(o)) }
 
 func (j *jsonWatch) end(e watchEnd) error {
 	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped}
@@ -127,6 +132,11 @@ func (s *screen) event(e tracer.Event) error {
 	return nil
 }
 
+func (s *screen) saved(o outcome) error {
+	s.recent = append(s.recent, o.lines()...)
+	return nil
+}
+
 func (s *screen) stats(st watchStatus) error {
 	s.before, s.now = s.now, st
 	if dt := float64(s.now.SinceUS-s.before.SinceUS) / 1e6; dt > 0 && s.before.Pid != 0 {
@@ -166,13 +176,16 @@ func (s *screen) draw() error {
 func (s *screen) head() []string {
 	t := &s.now.Stats
 	since := time.Duration(s.now.SinceUS) * time.Microsecond
-	return []string{
+	lines := []string{
 		fmt.Sprintf("bpfckpt watch: pid %d %s, for %s", s.now.Pid, s.now.Comm, since.Round(time.Second)),
 		fmt.Sprintf("processes %-6d threads %-6d mappings %-7d descriptors %-6d handlers %-4d libraries %d", t.Groups, t.Threads, t.Maps, t.FDs, t.Handlers, t.DL),
 		fmt.Sprintf("events %-10d %8.0f/s   lost %-6d repaired %-6d drift %-4d by %s", t.Events, s.rates.events, t.Lost, t.Repairs, t.Drift, t.Method),
 		fmt.Sprintf("memory %-10s %+9s/s   touched %s/s", bytesText(s.now.RSSBytes), signedBytes(s.rates.rss), bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
-		"",
 	}
+	if s.now.Saves != nil {
+		lines = append(lines, s.now.Saves.text())
+	}
+	return append(lines, "")
 }
 
 func signedBytes(f float64) string {

@@ -31,6 +31,7 @@ const Dir = "/run/bpfckpt"
 const (
 	OpStatus = "status" // the result is whatever the watch tells about itself
 	OpSnap   = "snap"   // options as the snap verb has them, progress on the way, the result is that of the snapshot
+	OpEnd    = "end"    // the watch ends, soon after it has answered
 )
 
 // Request is what a client asks for, in one line.

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/snapshot"
+)
+
+// snapper takes the snapshots of one tree for as long as its holder lives, one at a time. From the first incremental one on it tracks what
+// the tree writes, so that the next one reads no more than that.
+type snapper struct {
+	root    int
+	live    func() kstate.Source // the source of kernel state; nil: each snapshot opens its own
+	turn    chan struct{}        // full while a snapshot is under way
+	tracker dirty.Tracker        // of whose turn it is; nil before the first incremental snapshot
+}
+
+func newSnapper(root int, live func() kstate.Source) *snapper {
+	return &snapper{root: root, live: live, turn: make(chan struct{}, 1)}
+}
+
+// snap takes one snapshot, after those that are under way.
+func (s *snapper) snap(ctx context.Context, o snapshot.Options) (*snapshot.Result, error) {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.turn }()
+	if o.Incremental && s.tracker == nil {
+		tr, err := dirty.New("")
+		if err != nil {
+			return nil, err
+		}
+		s.tracker = tr
+	}
+	o.Tracker = s.tracker
+	if s.live != nil {
+		o.Live = s.live()
+	}
+	return snapshot.Snap(ctx, s.root, o)
+}
+
+// close ends the tracking, after the snapshot that is under way. No other may follow.
+func (s *snapper) close() {
+	s.turn <- struct{}{}
+	if s.tracker != nil {
+		_ = s.tracker.Close() // descriptors only
+	}
+}
