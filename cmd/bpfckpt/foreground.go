@@ -27,6 +27,8 @@ type job struct {
 	onStop  func(sig unix.Signal) (over bool, err error)   // takes SIGINT, SIGTERM and SIGHUP instead of passing them on; may be nil
 	foreign func(context.Context) (unix.WaitStatus, error) // waits for a root that is not our child
 	onGive  func()                                         // called when the terminal was handed over because it was asked for; may be nil
+	tick    <-chan time.Time                               // nil, or when onTick is to be called
+	onTick  func()                                         // may collect signals in later, which are passed on after it
 	ended   chan ending                                    // from foreign
 	signals chan os.Signal
 	resumed time.Time     // when we went on after a stop
@@ -90,10 +92,8 @@ func (j *job) stay() (unix.WaitStatus, error) {
 		j.send(unix.SIGWINCH) // the terminal may have another size, and does not show what it showed
 	}
 	defer j.tty.take()
-	for _, s := range j.later {
-		if over, err := j.pass(s); over || err != nil {
-			return 0, err
-		}
+	if over, err := j.passLater(); over || err != nil {
+		return 0, err
 	}
 	watch, stop := j.stopWatch()
 	defer stop()
@@ -112,8 +112,25 @@ func (j *job) stay() (unix.WaitStatus, error) {
 			return e.status, e.err
 		case <-watch:
 			j.lookForeign()
+		case <-j.tick:
+			j.onTick()
+			if over, err := j.passLater(); over || err != nil {
+				return 0, err
+			}
 		}
 	}
+}
+
+// passLater hands on the signals that came while there was nobody to take them.
+func (j *job) passLater() (over bool, err error) {
+	list := j.later
+	j.later = nil
+	for _, s := range list {
+		if over, err := j.pass(s); over || err != nil {
+			return over, err
+		}
+	}
+	return false, nil
 }
 
 // look asks the kernel what became of the root, without waiting.

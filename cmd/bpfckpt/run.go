@@ -29,19 +29,22 @@ func runVerb() *verb {
 			"goes on where it stopped. Once the command has ended by itself, with whatever exit status, the next run starts it\n" +
 			"afresh; the images stay in DIR, where inspect and restore find them. If a signal killed it (a crash, kill -9, out of\n" +
 			"memory), the next run goes on from the last image.\n\n" +
+			"With --every it is also saved while it runs, so that a crash of the machine costs no more than that; auto chooses the interval from\n" +
+			"what a snapshot turns out to cost and from --mtbf.\n\n" +
 			"If it cannot be saved it runs on, so that nothing is lost; a second Ctrl-C ends it without a snapshot. What would be in\n" +
 			"the way is told a few seconds after the start.\n\n" +
 			"The command runs in the background of the terminal, so that Ctrl-C reaches bpfckpt. If it reads from the terminal it\n" +
 			"gets the foreground; then Ctrl-C is its own, and `kill` or `bpfckpt snap` saves it. Besides the standard streams it\n" +
 			"inherits open files and directories; pipes and sockets that bpfckpt itself inherited are not passed on, since they could\n" +
 			"not be saved.",
-		flags: []cli.Flag{
+		flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images (default: ckpt- and the base name of CMD)"},
 			pidnsFlag(),
-		},
+		}, periodicFlags()...),
 		examples: []example{
 			{"bpfckpt run -- ./simulate --steps 1000000", "Ctrl-C, and the same line again goes on"},
 			{"bpfckpt run --dir /data/job1 -- python3 train.py", "images go to another place"},
+			{"bpfckpt run --every 5m --keep 3 -- ./simulate", "also every five minutes; the three newest images stay"},
 		},
 		exitNote:   "The exit status of CMD, or 128 plus the number of the signal that killed it; 130 if it was\nsaved and stopped. Before it runs:",
 		exits:      []fault.Class{fault.Failed, fault.KernelLacks, fault.BadImage, fault.RolledBack, fault.Interrupted},
@@ -60,6 +63,10 @@ type session struct {
 	saved   *snapshot.Result // by the signal that ended it
 	refused bool             // a snapshot at a signal failed: the next signal goes to the command
 	hurry   func()           // ends foresee
+	snapper *snapper
+	saving  *periodic   // nil without --every
+	timer   *time.Timer // of the next periodic snapshot
+	failure string      // of the last periodic snapshot, "" if it was taken
 }
 
 // runJSON is what run prints with --json at its end.
@@ -77,6 +84,10 @@ func runCommand(c *call) error {
 	if s.dir == "" {
 		s.dir = "ckpt-" + filepath.Base(c.args[0])
 	}
+	var err error
+	if s.saving, err = c.periodic(); err != nil {
+		return err
+	}
 	unlock, err := lockRun(s.dir)
 	if err != nil {
 		return err
@@ -88,6 +99,13 @@ func runCommand(c *call) error {
 	defer s.job.release()
 	if err := s.begin(); err != nil {
 		return err
+	}
+	s.snapper = newSnapper(s.job.root, nil)
+	defer s.snapper.close()
+	if s.saving != nil {
+		s.saving.snapper, s.saving.opts.Dir = s.snapper, s.dir
+		s.timer = time.NewTimer(s.saving.next())
+		s.job.tick, s.job.onTick = s.timer.C, s.saveNow
 	}
 	ws, err := s.job.stay()
 	if err != nil {
@@ -251,10 +269,41 @@ func (s *session) snap() (res *snapshot.Result, err error) {
 	progress, finish := s.bar("saving")
 	defer finish()
 	err = s.job.during(s.ctx, echo, func(ctx context.Context) (err error) {
-		res, err = snapshot.Snap(ctx, s.job.root, snapshot.Options{Dir: s.dir, Kill: true, Progress: progress})
+		o := snapshot.Options{Dir: s.dir, Kill: true, Progress: progress, Precopy: true}
+		if s.saving != nil {
+			o.Incremental, o.Compress = true, s.saving.opts.Compress
+		}
+		res, err = s.snapper.snap(ctx, o)
 		return err
 	})
 	return res, err
+}
+
+// saveNow takes one periodic snapshot. A signal that ends it is seen to by whoever called.
+func (s *session) saveNow() {
+	var o outcome
+	_ = s.job.during(s.ctx, 0, func(ctx context.Context) error { // the error is in o
+		o = s.saving.once(ctx)
+		return nil
+	})
+	s.timer.Reset(s.saving.next())
+	if o.res != nil {
+		s.remember(runNote{Args: s.args, Image: o.res.ID})
+	}
+	if o.why != "" {
+		s.say("%s is saved %s", s.args[0], o.why)
+	}
+	before := s.failure
+	s.failure = ""
+	if o.err == nil || canceled(o.err) || gone(o.err) {
+		return
+	}
+	if s.failure = o.err.Error(); s.failure == before {
+		return // it was told
+	}
+	for _, e := range faultsOf(o.err) {
+		s.note("a periodic snapshot: %s", e.Error())
+	}
 }
 
 // reap waits for the killed root, so that its id is free when we end.
