@@ -47,7 +47,10 @@ func copyJobs(ctx context.Context, jobs []job, deadline time.Time) error {
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for i := range workers {
-		wg.Go(func() { errs[i] = c.work(jobs) })
+		wg.Go(func() {
+			defer ptrace.Hurry()()
+			errs[i] = c.work(jobs)
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)

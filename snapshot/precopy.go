@@ -18,6 +18,7 @@ const (
 	precopyRounds = 12
 	precopyEnough = 4 << 20 // bytes of a round after which the rest is copied under the freeze
 	precopyShrink = 0.8     // a round that leaves more than this share of the one before it does not converge
+	brakeRounds   = 12      // more rounds, while the tree is held back
 	restSlack     = 4 << 20
 	restArena     = 80 << 20 // most that is kept in memory of what pre-copy leaves; more is written under the freeze
 )
@@ -45,8 +46,8 @@ func (s *session) precopy(ctx context.Context, live []int) error {
 
 // rounds runs the rounds, and returns the processes that could not take part.
 func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error) {
-	t := &s.track
 	var take []int
+	t := &s.track
 	for _, pid := range live {
 		switch {
 		case t.tr.Live(pid) && !direct(pid):
@@ -62,24 +63,62 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 			return nil, err
 		}
 	}
-	for round := 1; len(take) > 0 && round <= precopyRounds; round++ {
+	t.take = take
+	s.brake = &brake{ctx: ctx, pids: take, slice: s.opts.MaxFreeze}
+	most, stuck := precopyRounds, 0
+	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest
-		t.rest = 0
-		for _, pid := range take {
-			n, err := s.round(ctx, pid, round == 1)
-			t.rest += n
-			switch {
-			case isGone(err): // it ended; the freeze will tell
-			case err != nil:
-				return nil, err
-			}
+		if err := s.roundOfAll(ctx, round == 1); err != nil {
+			return nil, err
 		}
 		s.res.Rounds = round
-		if t.rest <= precopyEnough || round > 1 && float64(t.rest) > precopyShrink*float64(before) {
+		if t.rest <= precopyEnough {
 			break
+		}
+		if stuck++; round == 1 || float64(t.rest) <= precopyShrink*float64(before) {
+			stuck = 0
+		}
+		switch {
+		case stuck == 0 && round < most:
+		case s.fits(t.rest + t.aside):
+			return rest, nil
+		case stuck < 2 && s.brake.hard > 0 && round < most: // what was written before it was held back counts in the round after
+		case !s.brake.harder():
+			return rest, nil
+		default:
+			most, stuck = round+brakeRounds, 0
 		}
 	}
 	return rest, nil
+}
+
+// roundOfAll runs a round of every process that takes part.
+func (s *session) roundOfAll(ctx context.Context, first bool) error {
+	t := &s.track
+	t.rest = 0
+	for _, pid := range t.take {
+		n, err := s.round(ctx, pid, first)
+		t.rest += n
+		if err != nil && !isGone(err) { // one that ended: the freeze will tell
+			return err
+		}
+	}
+	return nil
+}
+
+// lastRound is one more round as the last thing before the freeze: what was written while everything else was made ready.
+func (s *session) lastRound(ctx context.Context) error {
+	if s.res.Rounds == 0 {
+		return nil
+	}
+	s.res.Rounds++
+	return s.roundOfAll(ctx, false)
+}
+
+// fits tells whether the rest can surely be copied in the time that a freeze may take. Pages that lie apart take three times as long as a copy in
+// one piece; the other half of the time is for the state.
+func (s *session) fits(rest int64) bool {
+	return s.opts.MaxFreeze == 0 || 3*time.Duration(rest>>10)*freezePerByte <= s.opts.MaxFreeze/2
 }
 
 // round copies what a process has written since the last one, in the first round all that is not in the base.

@@ -47,6 +47,7 @@ type session struct {
 	plan     planner
 
 	track    tracking
+	brake    *brake // nil before pre-copy
 	live     []int  // the tree as it was before the freeze
 	scratch  []byte // for copies that are written at once
 	done     int64  // bytes handed to the image
@@ -56,6 +57,7 @@ type session struct {
 // close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on every way out, a
 // panic included.
 func (s *session) close() {
+	s.brake.release()
 	s.track.close()
 	if s.tracer != nil {
 		if s.group != nil {
@@ -132,6 +134,7 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	s.tracer = ptrace.New()
+	s.tracer.Hurry()
 	s.live = live
 	return ctx.Err()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // Snap saves the tree of processes below and including pid to an image.
@@ -77,11 +78,18 @@ func (s *session) run(ctx context.Context) (image.Info, error) {
 	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepareSource(ctx) }); err != nil {
 		return image.Info{}, err
 	}
+	if err := timed(&s.res.Phases.Precopy, func() error { return s.lastRound(ctx) }); err != nil {
+		return image.Info{}, err
+	}
+	s.brake.release()
+	s.brake.report(s)
 	return s.take(ctx)
 }
 
 // take goes through the phases that follow prepare.
 func (s *session) take(ctx context.Context) (image.Info, error) {
+	calm := ptrace.Hurry()
+	defer calm()
 	ph := &s.res.Phases
 	if err := timed(&ph.Freeze, func() error { return s.freeze(ctx) }); err != nil {
 		return image.Info{}, err
@@ -100,6 +108,7 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 			return image.Info{}, err
 		}
 	}
+	calm()
 	if err := timed(&ph.Files, func() error { return s.complete(ctx) }); err != nil {
 		return image.Info{}, err
 	}

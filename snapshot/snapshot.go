@@ -23,12 +23,14 @@ type Error = fault.Error
 
 // Options says how a snapshot is taken. The zero value of each field is its default.
 type Options struct {
-	Dir       string        // the store, made if it does not exist; "" is "ckpt-PID"
-	Name      string        // name of the image in the store, "" for none
-	Compress  image.Level   // "" is the default of package image
-	MaxFreeze time.Duration // how long the tree may stand still, 0 for as long as it takes
-	Stop      bool          // leave the tree stopped (SIGSTOP) after the image is published
-	Kill      bool          // kill the tree (SIGKILL) after the image is published
+	Dir      string      // the store, made if it does not exist; "" is "ckpt-PID"
+	Name     string      // name of the image in the store, "" for none
+	Compress image.Level // "" is the default of package image
+	// MaxFreeze is how long the tree may stand still, 0 for as long as it takes. A tree that writes faster than pre-copy copies is held back
+	// meanwhile, in slices that are no longer (Result.Brake).
+	MaxFreeze time.Duration
+	Stop      bool // leave the tree stopped (SIGSTOP) after the image is published
+	Kill      bool // kill the tree (SIGKILL) after the image is published
 	// Incremental takes pages from the parent image where they have not changed: unseen if Tracker knows that they have not been written since,
 	// else if they are equal.
 	Incremental bool
@@ -59,6 +61,7 @@ type Result struct {
 	Tracking     string   `json:"tracking"` // dirty page backend, "none" for a full snapshot
 	Table        Table    `json:"table"`
 	Rounds       int      `json:"rounds"`          // of pre-copy
+	Brake        *Brake   `json:"brake,omitempty"` // nil if it was not held back meanwhile
 	Notes        []string `json:"notes,omitempty"` // remarks for people
 }
 

@@ -27,6 +27,7 @@ type tracking struct {
 	tr     dirty.Tracker
 	own    bool   // made for this snapshot: nothing outlives it
 	base   string // id of the image whose pages may be kept unseen, "" for none
+	take   []int  // processes of which pre-copy copies while they run
 	spaces map[int]image.Space
 	covers map[int]bool         // processes whose clean pages are in the image already: copied, or kept from the base
 	owed   map[int][]dirty.Span // pages that are clean and could not be read when they were armed

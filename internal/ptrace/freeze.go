@@ -254,24 +254,24 @@ func (th *Thread) pollStop() (stopped, gone bool, err error) {
 	}
 }
 
-// abandon detaches from everything. A thread that has not stopped yet cannot be detached: it is waited for a little longer, and
-// left to the end of the tracing thread, which detaches it, if even that does not help.
+// abandon detaches from everything, at once from what has stopped. A thread that has not cannot be detached: it is waited for a little
+// longer, and left to the end of the tracing thread, which detaches it, if even that does not help.
 func (f *freezer) abandon() {
+	for _, th := range f.g.threads {
+		_ = th.detach() // it is gone if this fails
+	}
 	end := time.Now().Add(100 * time.Millisecond)
 	for len(f.waiting) > 0 && time.Now().Before(end) {
 		th := f.waiting[0]
 		stopped, gone, err := th.pollStop()
 		if stopped {
-			f.g.threads = append(f.g.threads, th)
+			_ = th.detach()
 		}
 		if stopped || gone || err != nil {
 			f.waiting = f.waiting[1:]
 			continue
 		}
 		time.Sleep(200 * time.Microsecond)
-	}
-	for _, th := range f.g.threads {
-		_ = th.detach() // it is gone if this fails
 	}
 }
 

@@ -1,0 +1,120 @@
+package snapshot
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+)
+
+// brake slows a tree down that writes faster than it can be copied: it stops all of its threads for a part of the time, in slices that are no longer than the
+// final freeze may be. All that happens to the tree is that it is stopped and let go. docs/adr/0094 tells why this and not a forked copy.
+//
+// Its methods are called by one goroutine. The stopping is done by another, with a tracer of its own.
+type brake struct {
+	ctx   context.Context
+	pids  []int
+	slice time.Duration // the longest that the tree may stand still at once
+
+	hard   int // how many times harder was called
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the goroutine has let go of everything
+
+	mu   sync.Mutex
+	used Brake
+}
+
+// Brake tells how a tree was slowed down during pre-copy. Times are microseconds.
+type Brake struct {
+	Slices  int   `json:"slices"`     // how often it stood still
+	Longest int64 `json:"longest_us"` // the longest of them
+	Total   int64 `json:"total_us"`
+}
+
+// brakeShares are the shares of time for which the tree stands still, one after the other.
+var brakeShares = [...]float64{0.5, 0.8, 0.95}
+
+// brakeSafety is the share of the allowed time after which a slice ends: letting go takes its time too.
+const brakeSafety = 0.7
+
+// harder brakes harder than before, and reports whether that was possible.
+func (b *brake) harder() bool {
+	if b.hard == len(brakeShares) {
+		return false
+	}
+	b.release()
+	share := brakeShares[b.hard]
+	b.hard++
+	ctx, cancel := context.WithCancel(b.ctx)
+	b.cancel, b.done = cancel, make(chan struct{})
+	go func(done chan struct{}) {
+		defer close(done)
+		b.run(ctx, share)
+	}(b.done)
+	return true
+}
+
+// release lets the tree run freely. It may be called at any time.
+func (b *brake) release() {
+	if b == nil || b.cancel == nil {
+		return
+	}
+	b.cancel()
+	<-b.done
+	b.cancel = nil
+}
+
+// run stops and lets go until ctx ends.
+func (b *brake) run(ctx context.Context, share float64) {
+	defer ptrace.Hurry()()
+	for ctx.Err() == nil {
+		begun := time.Now()
+		b.stand(ctx, begun.Add(time.Duration(brakeSafety*float64(b.slice))))
+		stood := max(time.Since(begun), time.Millisecond)
+		pause(ctx, time.Duration(float64(stood)*(1-share)/share))
+	}
+}
+
+// stand is one slice. If a thread does not stop in time, or a process ends, the tree runs on, and the next slice may do better.
+func (b *brake) stand(ctx context.Context, until time.Time) {
+	t := ptrace.New()
+	defer t.Close() // detaches also what stops only after we have given up
+	t.Hurry()
+	begun := time.Now()
+	g, err := t.Freeze(ctx, b.pids, time.Until(until))
+	if err != nil {
+		return
+	}
+	pause(ctx, time.Until(until))
+	_ = g.Thaw() // it fails for a thread that is gone
+	b.count(time.Since(begun))
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (b *brake) count(took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used.Slices++
+	b.used.Total += took.Microseconds()
+	b.used.Longest = max(b.used.Longest, took.Microseconds())
+}
+
+// report adds what the brake did to the result.
+func (b *brake) report(s *session) {
+	if b == nil || b.hard == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	used := b.used
+	s.res.Brake = &used
+	s.note("it writes faster than it can be copied, so it was held back for %v during pre-copy, at most %v at once",
+		time.Duration(used.Total*1000).Round(time.Millisecond), time.Duration(used.Longest*1000).Round(100*time.Microsecond))
+}

@@ -1,0 +1,72 @@
+package snapshot
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// TestBrake holds a program back, harder and harder, and lets it go again.
+func TestBrake(t *testing.T) {
+	d := drive(t)
+	d.do("map 0 1000 0 anon")
+	d.do("write 0 0 1000")
+	d.do("churn 0")
+	t.Cleanup(func() { _ = d.cmd.Process.Kill() })
+	b := &brake{ctx: t.Context(), pids: []int{d.pid()}, slice: 20 * time.Millisecond}
+	for i := range brakeShares {
+		if !b.harder() {
+			t.Fatalf("it cannot brake harder than %d times", i)
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
+	if b.harder() {
+		t.Error("it can brake harder than hardest")
+	}
+	b.release()
+	b.release()
+	if b.used.Slices < len(brakeShares) || b.used.Total == 0 || b.used.Longest > b.used.Total {
+		t.Errorf("%+v", b.used)
+	}
+	status, err := procfs.Pid(d.pid()).Status()
+	if err != nil || status.TracerPid != 0 {
+		t.Errorf("traced by %d, %v", status.TracerPid, err)
+	}
+	awaitState(t, d.pid(), "RS")
+}
+
+// TestHeldBack saves a program that rewrites its memory as fast as it can, under a bound. Where the machine is too slow for it, that is said, and the program
+// runs on.
+func TestHeldBack(t *testing.T) {
+	d := drive(t)
+	d.do("map 0 30000 0 anon")
+	d.do("write 0 0 30000")
+	d.do("churn 0")
+	t.Cleanup(func() { _ = d.cmd.Process.Kill() })
+	o := Options{Precopy: true, MaxFreeze: 100 * time.Millisecond, Stop: true, Compress: image.LevelFast, Dir: t.TempDir() + "/store"}
+	res, err := Snap(t.Context(), d.pid(), o)
+	if errors.Is(err, &fault.Error{Code: fault.MaxFreeze}) {
+		t.Logf("%v", err)
+		awaitState(t, d.pid(), "RS")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("frozen for %d us, held back: %+v", res.FreezeUS, res.Brake)
+	r, err := image.Open(o.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	_, want := snap(t, d.pid(), Options{Compress: image.LevelFast})
+	requireSamePages(t, r, want)
+	kill(t, d.pid(), unix.SIGCONT)
+	awaitState(t, d.pid(), "RS")
+}
