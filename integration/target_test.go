@@ -363,11 +363,13 @@ func ckptIn(t *testing.T, dir string, args ...string) (stdout, stderr string, st
 type snapped struct {
 	Dir      string `json:"dir"`
 	ID       string `json:"id"`
+	Parent   string `json:"parent"`
 	Pids     []int  `json:"pids"`
 	FreezeUS *int64 `json:"freeze_us"`
 	WallUS   *int64 `json:"wall_us"`
 	Pages    *int64 `json:"pages_written"`
 	Bytes    *int64 `json:"bytes_written"`
+	Shared   int64  `json:"pages_shared"`
 	Tracking string `json:"tracking"`
 	Table    struct {
 		Source string `json:"source"`

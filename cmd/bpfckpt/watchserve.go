@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
 
@@ -44,12 +46,13 @@ func snapByWatch(ctx context.Context, pid int, o snapshot.Options) (res *snapsho
 	if o.Source != "" && o.Source != "watch" {
 		return nil, false, nil
 	}
+	must := o.Source == "watch"
 	client, found, err := control.Dial(pid)
 	if err != nil || !found {
-		if o.Source == "watch" && err == nil {
+		if must && err == nil {
 			err = fault.New(fault.NoSource, fmt.Sprintf("pid %d", pid), "no watch follows it").WithRemedy("start one: bpfckpt watch %d", pid)
 		}
-		return nil, o.Source == "watch", err
+		return nil, must, err
 	}
 	defer client.Close()
 	if o.Dir == "" {
@@ -61,7 +64,32 @@ func snapByWatch(ctx context.Context, pid int, o snapshot.Options) (res *snapsho
 	progress := o.Progress
 	o.Progress, o.Source = nil, ""
 	res = &snapshot.Result{}
-	return res, true, client.Do(ctx, control.OpSnap, snapRequest{o}, res, progress)
+	err = client.Do(ctx, control.OpSnap, snapRequest{o}, res, progress)
+	if outlived(err, pid) && awaitWatchGone(ctx, pid) && !must {
+		return nil, false, nil
+	}
+	return res, true, err
+}
+
+// outlived reports whether a watch could not answer because it is ending, or followed an earlier process with this pid, while there is one.
+func outlived(err error, pid int) bool {
+	if !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err) {
+		return false
+	}
+	st, err := procfs.Pid(pid).Stat()
+	return err == nil && st.State != 'Z'
+}
+
+// awaitWatchGone waits until the watch of pid has ended, and reports whether it has.
+func awaitWatchGone(ctx context.Context, pid int) bool {
+	for end := time.Now().Add(stopTimeout); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+		c, found, err := control.Dial(pid)
+		if err != nil || !found {
+			return err == nil
+		}
+		c.Close()
+	}
+	return false
 }
 
 // listWatches prints the watches that run.

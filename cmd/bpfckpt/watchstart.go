@@ -107,12 +107,8 @@ func stopWatch(ctx context.Context, pid int) error {
 	if err := client.Do(ctx, control.OpEnd, nil, &struct{}{}, nil); err != nil {
 		return err
 	}
-	for end := time.Now().Add(stopTimeout); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		c, found, err := control.Dial(pid)
-		if err != nil || !found {
-			return err
-		}
-		c.Close()
+	if awaitWatchGone(ctx, pid) {
+		return nil
 	}
 	return fault.New(fault.WatchGone, pidText(pid), "the watch was told to end and has not after %v", stopTimeout)
 }
