@@ -139,6 +139,8 @@ type VMA struct {
 	NUMA   string     `json:"numa,omitempty"` // policy as /proc/PID/numa_maps prints it, "" for default
 	Pkey   int        `json:"pkey,omitempty"`
 	Guards []Range    `json:"guards,omitempty"` // MADV_GUARD_INSTALL regions inside it (Linux 6.13), ascending (set by snapshot)
+	// Excluded says that the user wanted the content left out: it comes back as zeros, or as what the file has (set by snapshot).
+	Excluded bool `json:"excluded,omitempty"`
 }
 
 // Range is the addresses from Start up to, not including, End.

@@ -17,6 +17,7 @@ func (s *session) memory(ctx context.Context) error {
 	s.number()
 	for i := range s.st.Processes {
 		if p := &s.st.Processes[i]; !p.Zombie {
+			s.exclude.mark(p)
 			if err := s.planProcess(p); err != nil {
 				return gone(p.Pid, err)
 			}

@@ -148,8 +148,11 @@ func memoryFault(pid int, err error) error {
 }
 
 // holdsContent tells whether private pages of a mapping belong into the image. Those of a droppable one (MAP_DROPPABLE, Linux 6.11)
-// do not: the kernel may drop them at any time, and it is where vgetrandom(2) keeps random numbers that must not come twice.
+// do not, nor what the user wants left out: the kernel may drop them at any time, and it is where vgetrandom(2) keeps random numbers that must not come twice.
 func holdsContent(v *image.VMA) bool {
+	if v.Excluded {
+		return false
+	}
 	switch v.Kind {
 	case image.VMAAnon, image.VMAFile, image.VMAShmem:
 		return !hasFlag(v, "dp")

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -145,6 +146,12 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 	if t.base == "" {
 		c.from.parent = t.parent[pid].space // what is equal takes no room at least
 	}
+	if first {
+		if t.skip[pid], err = s.exclude.before(pid); err != nil {
+			return 0, err
+		}
+	}
+	c.skip = t.skip[pid]
 	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
 		return 0, err
 	}
@@ -184,6 +191,7 @@ type liveCopy struct {
 	from  *origin
 	plan  planner
 	bytes int64
+	skip  []dirty.Span // most likely left out of the image
 }
 
 // add takes a run of pages that were just armed.
@@ -201,8 +209,8 @@ func (c *liveCopy) add(r dirty.Run) error {
 			at = m.Start
 		}
 		end := min(r.End, m.End)
-		if m.Prot&unix.PROT_EXEC != 0 {
-			c.owe(at, end) // breakpoints of others come and go
+		if m.Prot&unix.PROT_EXEC != 0 || c.skips(m) { // breakpoints of others come and go
+			c.owe(at, end)
 			at = end
 			continue
 		}
@@ -218,6 +226,11 @@ func (c *liveCopy) add(r dirty.Run) error {
 		}
 	}
 	return nil
+}
+
+// skips reports whether a mapping is not to be copied before the freeze.
+func (c *liveCopy) skips(m *procfs.Map) bool {
+	return slices.ContainsFunc(c.skip, func(s dirty.Span) bool { return s.Start < m.End && m.Start < s.End })
 }
 
 // owe notes pages that are to be copied under the freeze, whatever the tracker says of them.

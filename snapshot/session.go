@@ -45,6 +45,7 @@ type session struct {
 	contents contents
 	code     codeFiles
 	plan     planner
+	exclude  excluder
 
 	track    tracking
 	brake    *brake // nil before pre-copy
@@ -90,6 +91,10 @@ func timed(us *int64, f func() error) error {
 // prepare does everything that needs no stopped target.
 func (s *session) prepare(ctx context.Context) error {
 	if err := preflight(s.pid); err != nil {
+		return err
+	}
+	var err error
+	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
 		return err
 	}
 	if s.opened = lent(s.opts.Live); s.opts.Live == nil {

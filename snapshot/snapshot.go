@@ -36,7 +36,10 @@ type Options struct {
 	Incremental bool
 	// Precopy copies a tree of 32 MiB or more while it runs, so that it stands still for what it wrote last. It makes a userfaultfd in each process for
 	// as long as that takes (internal/dirty), which a plain snapshot does not: nothing is put into a process without being asked for.
-	Precopy  bool
+	Precopy bool
+	// Exclude names private memory whose content is left out of the image, and comes back as zeros or as what the mapped file has: names of mappings as
+	// /proc/PID/maps shows them ("[anon:cache]", "[heap]", a path), patterns of them with *, and DontDump.
+	Exclude  []string
 	Source   string                  // where kernel state comes from: "iter", "proc", "" for the best that works
 	Progress func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
 	Live     kstate.Source           `json:"-"` // the source to use instead of opening one, a watch's table; the caller closes it

@@ -30,6 +30,7 @@ type tracking struct {
 	take   []int  // processes of which pre-copy copies while they run
 	spaces map[int]image.Space
 	covers map[int]bool         // processes whose clean pages are in the image already: copied, or kept from the base
+	skip   map[int][]dirty.Span // what pre-copy leaves alone because the user wants it left out
 	owed   map[int][]dirty.Span // pages that are clean and could not be read when they were armed
 	parent map[int]former       // what the parent image has, by pid
 	// What Dirty reported as written, with what lies close between.
@@ -42,14 +43,16 @@ type tracking struct {
 
 // former is a process in the parent image.
 type former struct {
-	space  image.Space
-	ranges []image.Range // where its mappings were
+	space    image.Space
+	ranges   []image.Range // where its mappings were
+	excluded []dirty.Span  // what was left out of the image
 }
 
 // chooseTracking decides how writes are tracked, and which image the new one continues.
 func (s *session) chooseTracking(live []int) (parent string, err error) {
 	t := &s.track
 	t.spaces, t.covers, t.owed = map[int]image.Space{}, map[int]bool{}, map[int][]dirty.Span{}
+	t.skip = map[int][]dirty.Span{}
 	t.tops, t.written = map[int]uint64{}, map[int][]dirty.Span{}
 	if parent, err = s.parent(); err != nil {
 		return "", err
@@ -123,7 +126,7 @@ func (s *session) openParent(parent string) error {
 	t.parent, t.inodes = map[int]former{}, map[[2]uint64]image.Space{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
-			t.parent[p.Pid] = former{p.Space, spans(p.VMAs)}
+			t.parent[p.Pid] = former{p.Space, spans(p.VMAs), excludedIn(p)}
 		}
 	}
 	for _, o := range st.Shmems {
@@ -190,7 +193,19 @@ func (s *session) keep(pid int) (kept bool, err error) {
 		t.tops[pid] = max(t.tops[pid], r.End)
 	}
 	t.covers[pid] = true
+	t.owed[pid] = append(t.owed[pid], from.excluded...) // clean, and yet not in the image
 	return true, nil
+}
+
+// excludedIn are the mappings of a process whose content is not in its image.
+func excludedIn(p *image.Process) []dirty.Span {
+	var out []dirty.Span
+	for i := range p.VMAs {
+		if v := &p.VMAs[i]; v.Excluded {
+			out = append(out, dirty.Span{Start: v.Start, End: v.End})
+		}
+	}
+	return out
 }
 
 // rearm makes everything clean for the next image, at the end of the freeze.

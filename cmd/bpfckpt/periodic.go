@@ -26,14 +26,19 @@ func periodicFlags() []cli.Flag {
 		&cli.IntFlag{Name: "keep", Usage: "keep only the newest `N` of the images without a name (default: all)"},
 		choice("compress", "how hard memory is compressed: `LEVEL`", "default", "none", "fast", "best"),
 		maxFreezeFlag(),
+		excludeFlag(),
 	}
 }
 
 // periodicOnly are those that make no sense without --every.
-var periodicOnly = []string{"mtbf", "keep", "compress", "max-freeze"}
+var periodicOnly = []string{"mtbf", "keep", "compress", "max-freeze", "exclude"}
 
 func maxFreezeFlag() cli.Flag {
 	return &cli.DurationFlag{Name: "max-freeze", Usage: "fail rather than let the process stand still for longer than `TIME`, such as 100ms (default: no limit)"}
+}
+
+func excludeFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "exclude", Usage: "leave memory out, by the `NAME` that /proc/PID/maps has for it, or dontdump for what the program marked so (madvise); may be repeated"}
 }
 
 // periodic takes snapshots of a tree by itself, one after the other.
@@ -66,6 +71,7 @@ func (c *call) periodic() (*periodic, error) {
 		keep: c.cli.Int("keep"), auto: interval.Auto{MTBF: c.cli.Duration("mtbf"), CPUs: runtime.NumCPU()},
 		opts: snapshot.Options{
 			Incremental: true, Compress: image.Level(c.cli.String("compress")), MaxFreeze: c.cli.Duration("max-freeze"),
+			Exclude: c.cli.StringSlice("exclude"),
 		},
 	}
 	var err error

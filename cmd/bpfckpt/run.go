@@ -271,7 +271,7 @@ func (s *session) snap() (res *snapshot.Result, err error) {
 	err = s.job.during(s.ctx, echo, func(ctx context.Context) (err error) {
 		o := snapshot.Options{Dir: s.dir, Kill: true, Progress: progress, Precopy: true}
 		if s.saving != nil {
-			o.Incremental, o.Compress = true, s.saving.opts.Compress
+			o.Incremental, o.Compress, o.Exclude = true, s.saving.opts.Compress, s.saving.opts.Exclude
 		}
 		res, err = s.snapper.snap(ctx, o)
 		return err

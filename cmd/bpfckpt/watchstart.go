@@ -74,11 +74,16 @@ func (c *call) watchInBackground(pid int) error {
 		if !c.cli.IsSet(name) || name == "background" {
 			continue
 		}
-		if _, ok := f.(*cli.BoolFlag); ok {
+		switch f.(type) {
+		case *cli.BoolFlag:
 			flags = append(flags, "--"+name)
-			continue
+		case *cli.StringSliceFlag:
+			for _, value := range c.cli.StringSlice(name) {
+				flags = append(flags, "--"+name+"="+value)
+			}
+		default:
+			flags = append(flags, fmt.Sprintf("--%s=%v", name, c.cli.Value(name)))
 		}
-		flags = append(flags, fmt.Sprintf("--%s=%v", name, c.cli.Value(name)))
 	}
 	watcher, err := startWatch(c.ctx, pid, flags)
 	if err != nil {
