@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/bpfckpt/bpfckpt/internal/lazy"
+)
+
+// lazyCommand runs the server of restore --lazy. Like the canary it is no verb of the table: nobody types it.
+func lazyCommand() []string { return []string{"/proc/self/exe", lazy.ServeVerb} }
+
+// lazySocket is the descriptor on which the server is asked.
+const lazySocket = 3
+
+// lazyMain is the server, and what becomes of its guard.
+func lazyMain(verb string, args []string) int {
+	debug.SetGCPercent(50)
+	err := fmt.Errorf("%s: %d arguments", verb, len(args))
+	switch {
+	case verb == lazy.OrphanageVerb:
+		err = lazy.Orphanage(args, os.Stderr)
+	case len(args) == 2:
+		var peer int
+		if peer, err = strconv.Atoi(args[1]); err == nil {
+			err = lazy.Serve(args[0], peer, os.NewFile(lazySocket, "socket"), os.Stderr)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bpfckpt:", err)
+		return 1
+	}
+	return 0
+}
