@@ -2,7 +2,6 @@ package restore
 
 import (
 	"fmt"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -108,27 +107,15 @@ func dataIn(runs []image.Run, v *image.VMA) (pages uint64) {
 	return pages
 }
 
-// startServer starts the process that brings what comes later.
-func (r *restorer) startServer() error {
+// checkServer takes over the server of pages: it ends if the restore fails.
+func (r *restorer) checkServer() error {
 	if r.o.Lazy == nil {
 		return nil
 	}
+	r.onUndo(r.o.Lazy.Abort)
 	if f := features.Try("uffd_lazy"); f.Outcome != features.Yes {
 		return fault.New(fault.NoLazy, "restore --lazy", "%s", f.Detail).WithRemedy("%s", f.Remedy)
 	}
-	if err := r.step("start the server of pages"); err != nil {
-		return err
-	}
-	var report *os.File
-	if !r.o.Detach {
-		report = os.Stderr
-	}
-	info := r.img.Info()
-	var err error
-	if r.server, err = lazy.Start(r.o.Lazy, info.Dir+"@"+info.ID, report); err != nil {
-		return err
-	}
-	r.onUndo(r.server.Abort)
 	return nil
 }
 
@@ -162,7 +149,7 @@ func (r *restorer) arm(p *process) error {
 			return fmt.Errorf("register %#x-%#x of %s: %w", a.Start, a.End, p.object(), err)
 		}
 	}
-	return r.server.Add(r.ctx, lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there})
+	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there})
 }
 
 // takeFD duplicates a descriptor of another process.
@@ -181,13 +168,13 @@ func takeFD(pid, theirs int) (int, error) {
 
 // commitServer tells the server that the processes are about to run.
 func (r *restorer) commitServer() error {
-	if r.server == nil {
+	if r.o.Lazy == nil {
 		return nil
 	}
 	if err := r.step("let the server of pages go"); err != nil {
 		return err
 	}
-	pages, err := r.server.Run(r.ctx)
-	r.lazy = &Lazy{Pages: pages, Server: r.server.Pid()}
+	pages, err := r.o.Lazy.Run(r.ctx, r.img.Info().ID)
+	r.lazy = &Lazy{Pages: pages, Server: r.o.Lazy.Pid()}
 	return err
 }

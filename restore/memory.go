@@ -27,7 +27,7 @@ func (r *restorer) fillMemory(p *process) error {
 	if err := f.zero(runs); err != nil {
 		return err
 	}
-	if r.server != nil {
+	if r.o.Lazy != nil {
 		r.later[p] = planLazy(p.rec, runs)
 		return r.img.LoadParts(r.ctx, p.rec.Space, r.later[p].now, workers(), f.write)
 	}

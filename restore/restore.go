@@ -52,7 +52,9 @@ type Options struct {
 	Stopped bool        // leave every process stopped by SIGSTOP
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
-	Lazy    []string    // how to start what runs lazy.Serve: memory comes after the processes run; nil: all of it comes before
+
+	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before. Restore ends it if it fails.
+	Lazy *lazy.Client
 
 	// FailStep makes step number FailStep, counted from 1, fail: the test of the rollback. 0 means none.
 	FailStep int
@@ -105,9 +107,8 @@ type restorer struct {
 	ghosts  []*os.File
 	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
 
-	server *lazy.Client           // brings memory later; nil if nothing comes later
-	later  map[*process]*lazyPlan // of each process, if there is a server
-	lazy   *Lazy
+	later map[*process]*lazyPlan // of each process, if there is a server
+	lazy  *Lazy
 
 	shift           timens.Offsets // what the tree's clocks are ahead of ours
 	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
@@ -161,7 +162,7 @@ func (r *restorer) run() (*Result, error) {
 		phase string
 		do    func() error
 	}{
-		{phasePlan, r.startServer},
+		{phasePlan, r.checkServer},
 		{phaseFiles, r.openFiles},
 		{phaseCreate, r.createAll},
 		{phaseSpace, r.each(r.buildSpace)},

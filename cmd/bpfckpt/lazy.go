@@ -6,11 +6,22 @@ import (
 	"runtime/debug"
 	"strconv"
 
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 )
 
-// lazyCommand runs the server of restore --lazy. Like the canary it is no verb of the table: nobody types it.
-func lazyCommand() []string { return []string{"/proc/self/exe", lazy.ServeVerb} }
+// startLazy starts the server of restore --lazy. Like the canary it is no verb of the table: nobody types it.
+func startLazy(ref string, detached bool) (*lazy.Client, error) {
+	report := os.Stderr
+	if detached {
+		report = nil // nobody may be there any more
+	}
+	server, err := lazy.Start([]string{"/proc/self/exe", lazy.ServeVerb}, ref, report)
+	if err != nil {
+		return nil, fault.New(fault.RestoreStep, "restore --lazy", "%w", err)
+	}
+	return server, nil
+}
 
 // lazySocket is the descriptor on which the server is asked.
 const lazySocket = 3

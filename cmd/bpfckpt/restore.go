@@ -73,15 +73,21 @@ type lazyJSON struct {
 }
 
 func restoreImage(c *call) error {
+	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
+	if c.cli.Bool("lazy") {
+		var err error
+		if o.Lazy, err = startLazy(c.args[0], o.Detach); err != nil { // first, so that it reads the image while we do
+			return err
+		}
+	}
 	r, err := image.Open(c.args[0])
 	if err != nil {
+		if o.Lazy != nil {
+			o.Lazy.Abort()
+		}
 		return err
 	}
 	defer r.Close()
-	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
-	if c.cli.Bool("lazy") {
-		o.Lazy = lazyCommand()
-	}
 	j := &job{tty: openTerminal(), early: ownsTerminal()}
 	defer j.tty.close()
 	j.catch()

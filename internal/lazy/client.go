@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // Client is the restore's side of a server.
@@ -22,9 +24,10 @@ type Client struct {
 	conn  *os.File
 	in    *bufio.Reader
 	ended chan struct{}
+	asked int // requests whose answers were not read
 }
 
-// Start starts a server for an image, DIR@ID, in a session of its own. command is what runs Serve, with the reference and the caller's pid appended.
+// Start starts a server for an image, as image.Open names it, in a session of its own. command is what runs Serve, with the reference and the caller's pid appended.
 // report is where it says what people should know; nil is nowhere.
 func Start(command []string, ref string, report *os.File) (*Client, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -58,19 +61,34 @@ func Start(command []string, ref string, report *os.File) (*Client, error) {
 // Pid is the server's.
 func (c *Client) Pid() int { return c.cmd.Process.Pid }
 
-// Add hands a process over: from now on its missing pages come when they are touched.
-func (c *Client) Add(ctx context.Context, p Process) error {
-	_, err := c.do(ctx, request{Process: &p})
-	return err
+// Add hands a process over: its missing pages come when they are touched, as soon as the server is ready. It does not wait for that; Run tells what
+// went wrong. The descriptor must stay open until then.
+func (c *Client) Add(p Process) error {
+	c.asked++
+	return c.send(request{Process: &p})
 }
 
-// Run is the last request, before the processes run: the server brings everything and then ends. It returns how many pages are to come.
-func (c *Client) Run(ctx context.Context) (pages int, err error) {
-	a, err := c.do(ctx, request{Run: true})
-	if err == nil {
-		_ = c.conn.Close()
+// Run is the last request, before the processes run: the server brings everything and then ends. id is that of the image. It returns how many
+// pages are to come.
+func (c *Client) Run(ctx context.Context, id string) (pages int, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	c.asked++
+	if err := c.send(request{Run: id}); err != nil {
+		return 0, err
 	}
-	return a.Pages, err
+	for ; c.asked > 0; c.asked-- {
+		a, err := c.receive()
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if err != nil {
+			return 0, err
+		}
+		pages = a.Pages
+	}
+	_ = c.conn.Close() // that nothing more is asked is no news to the server
+	return pages, nil
 }
 
 // Abort ends the server of a restore that failed, after its processes were killed, and waits for it.
@@ -85,28 +103,30 @@ func (c *Client) Abort() {
 	}
 }
 
-func (c *Client) do(ctx context.Context, r request) (answer, error) {
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Now()) })
-	defer stop()
+func (c *Client) send(r request) error {
+	if err := json.NewEncoder(c.conn).Encode(r); err != nil && !errors.Is(err, unix.EPIPE) { // what it says before it goes tells more
+		return fmt.Errorf("ask the server of pages: %w", err)
+	}
+	return nil
+}
+
+// receive returns one answer; one that tells of an error is the error.
+func (c *Client) receive() (answer, error) {
 	var a answer
-	if err := json.NewEncoder(c.conn).Encode(r); err != nil {
-		return a, fmt.Errorf("ask the server of pages: %w", err)
-	}
 	line, err := c.in.ReadBytes('\n')
-	if ctx.Err() != nil {
-		return a, ctx.Err()
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.ECONNRESET) {
 		err = errors.New("it has ended")
 	}
 	if err == nil {
 		err = json.Unmarshal(line, &a)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return a, fmt.Errorf("the server of pages: %w", err)
-	}
-	if a.Error != "" {
-		return a, errors.New(a.Error)
+	case a.Fault != nil:
+		return a, &fault.Error{Code: a.Fault.Code, Object: a.Fault.Object, Cause: a.Fault.Cause, Remedy: a.Fault.Remedy}
+	case a.Error != "":
+		return a, fmt.Errorf("the server of pages: %s", a.Error)
 	}
 	return a, nil
 }

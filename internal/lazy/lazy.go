@@ -20,7 +20,10 @@
 package lazy
 
 import (
+	"errors"
+
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // The hidden verbs that run Serve and Orphanage.
@@ -41,12 +44,21 @@ type Process struct {
 // request is one line from the restore to the server.
 type request struct {
 	Process *Process `json:"process,omitempty"`
-	Run     bool     `json:"run,omitempty"`   // the processes are about to run: nothing is taken back any more
+	Run     string   `json:"run,omitempty"`   // the processes are about to run, nothing is taken back any more; the id of the image
 	Abort   bool     `json:"abort,omitempty"` // the restore has failed
 }
 
 // answer is one line back.
 type answer struct {
-	Error string `json:"error,omitempty"`
-	Pages int    `json:"pages,omitempty"` // how many are to come
+	Error string       `json:"error,omitempty"`
+	Fault *fault.Error `json:"fault,omitempty"` // instead of Error
+	Pages int          `json:"pages,omitempty"` // how many are to come
+}
+
+// failed is the answer that tells of an error.
+func failed(err error) answer {
+	if f := (*fault.Error)(nil); errors.As(err, &f) {
+		return answer{Fault: &fault.Error{Code: f.Code, Object: f.Object, Cause: f.Cause, Remedy: f.Remedy}}
+	}
+	return answer{Error: err.Error()}
 }

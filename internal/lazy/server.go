@@ -22,8 +22,6 @@ type server struct {
 	peer   int       // pid of the process that does the restore
 
 	memories []*memory
-	contents map[image.Space]*content
-	there    map[image.Space][]image.Range
 	frames   *image.FrameReader // for faults
 	hot      hotFrame
 	lost     int // pages that could not be had
@@ -56,13 +54,13 @@ type incoming struct {
 func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE) // a process depends on us
 	s := &server{
-		report: report, peer: peer, guard: -1, guardFD: -1, contents: map[image.Space]*content{}, there: map[image.Space][]image.Range{},
+		report: report, peer: peer, guard: -1, guardFD: -1,
 		requests: make(chan incoming, 1), finished: make(chan struct{}),
 	}
 	var err error
 	if s.img, err = image.Open(ref); err != nil {
-		_ = json.NewEncoder(conn).Encode(answer{Error: err.Error()})
-		return err
+		_ = json.NewEncoder(conn).Encode(failed(err))
+		return nil // it is told by those who asked
 	}
 	defer s.img.Close()
 	_ = os.Chdir("/") // so that no file system is kept busy; the image's files are open
@@ -183,10 +181,13 @@ func (s *server) answer(r incoming) (answer, error) {
 	switch {
 	case r.Process != nil:
 		if err := s.adopt(r.Process); err != nil {
-			return answer{Error: err.Error()}, nil
+			return failed(err), nil
 		}
 		return answer{}, nil
-	case r.Run:
+	case r.Run != "":
+		if id := s.img.Info().ID; id != r.Run {
+			return failed(fmt.Errorf("it serves image %s, not %s: another one has been made meanwhile", id, r.Run)), nil
+		}
 		n := 0
 		for _, m := range s.memories {
 			n += m.left
