@@ -17,13 +17,26 @@ type Piece struct {
 // End is the address after the piece.
 func (p *Piece) End() uint64 { return p.Addr + uint64(p.Pages)*PageSize }
 
-// Pieces returns where the data pages of a space are, by ascending address and disjoint.
-func (r *Reader) Pieces(space Space) []Piece {
+// PiecesIn returns where those data pages of a space are that lie in parts, by ascending address and disjoint. parts are ascending, disjoint
+// and page aligned.
+func (r *Reader) PiecesIn(space Space, parts []Range) []Piece {
 	runs := r.pages.of(space)
-	out := make([]Piece, 0, len(runs))
+	out := make([]Piece, 0, len(runs)+len(parts))
 	for i := range runs {
-		if m := &runs[i]; m.frame != frameZero {
-			out = append(out, Piece{Addr: m.addr, Pages: m.pages, Frame: m.frame, Off: m.off})
+		m := &runs[i]
+		for len(parts) > 0 && parts[0].End <= m.addr {
+			parts = parts[1:]
+		}
+		if m.frame == frameZero {
+			continue
+		}
+		for _, part := range parts {
+			if part.Start >= m.end() {
+				break
+			}
+			from, to := max(m.addr, part.Start), min(m.end(), part.End)
+			p := m.part(from, to)
+			out = append(out, Piece{Addr: p.addr, Pages: p.pages, Frame: p.frame, Off: p.off})
 		}
 	}
 	return out
@@ -43,11 +56,7 @@ func (f *FrameReader) Close() { f.fr.close() }
 
 // LoadParts is Load for those pages of a space that lie in parts, which are ascending, disjoint and page aligned.
 func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n int, sink func(addr uint64, data []byte) error) error {
-	list := r.Pieces(space)
-	cut := make([]Piece, 0, len(list))
-	for i := range list {
-		cut = append(cut, list[i].Within(parts)...)
-	}
+	cut := r.PiecesIn(space, parts)
 	slices.SortFunc(cut, func(a, b Piece) int { return cmp.Or(cmp.Compare(a.Frame, b.Frame), cmp.Compare(a.Addr, b.Addr)) })
 	var starts []int // of each frame's pieces
 	for i := range cut {
@@ -71,22 +80,4 @@ func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n in
 		}
 		return nil
 	})
-}
-
-// Within returns those parts of a piece that lie in parts, which are ascending and disjoint.
-func (p *Piece) Within(parts []Range) []Piece {
-	var out []Piece
-	i, _ := slices.BinarySearchFunc(parts, p.Addr, func(r Range, addr uint64) int {
-		if r.End <= addr {
-			return -1
-		}
-		return 1
-	})
-	for ; i < len(parts) && parts[i].Start < p.End(); i++ {
-		from, to := max(p.Addr, parts[i].Start), min(p.End(), parts[i].End)
-		out = append(out, Piece{
-			Addr: from, Pages: uint32((to - from) / PageSize), Frame: p.Frame, Off: p.Off + uint32((from-p.Addr)/PageSize),
-		})
-	}
-	return out
 }

@@ -28,7 +28,7 @@ const lazySocket = 3
 
 // lazyMain is the server, and what becomes of its guard.
 func lazyMain(verb string, args []string) int {
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(-1) // a process waits until we are ready; Serve lets the collector in when it runs
 	err := fmt.Errorf("%s: %d arguments", verb, len(args))
 	switch {
 	case verb == lazy.OrphanageVerb:

@@ -20,16 +20,17 @@ type content struct {
 }
 
 func newContent(pieces []image.Piece) *content {
-	c := &content{pieces: pieces, frames: map[uint32]int{}}
+	c := &content{pieces: pieces, frames: map[uint32]int{}, first: make([]int, len(pieces)), order: make([]int, len(pieces))}
 	for i := range pieces {
-		c.first = append(c.first, c.pages)
+		c.first[i], c.order[i] = c.pages, i
 		c.pages += int(pieces[i].Pages)
-		c.order = append(c.order, i)
 	}
-	slices.SortStableFunc(c.order, func(a, b int) int { return cmp.Compare(pieces[a].Frame, pieces[b].Frame) })
+	byFrame := func(a, b int) int { return cmp.Compare(pieces[a].Frame, pieces[b].Frame) }
+	if !slices.IsSortedFunc(c.order, byFrame) {
+		slices.SortStableFunc(c.order, byFrame)
+	}
 	for at, i := range c.order {
-		f := pieces[i].Frame
-		if _, ok := c.frames[f]; !ok {
+		if f := pieces[i].Frame; at == 0 || f != pieces[c.order[at-1]].Frame {
 			c.frames[f] = at
 			c.list = append(c.list, f)
 		}

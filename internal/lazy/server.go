@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -193,6 +194,7 @@ func (s *server) answer(r incoming) (answer, error) {
 			n += m.left
 		}
 		s.running = true
+		debug.SetGCPercent(50)
 		s.fill = s.startFilling()
 		return answer{Pages: n}, nil
 	case r.gone && s.running:
@@ -224,16 +226,11 @@ func (s *server) adopt(p *Process) error {
 
 // contentOf returns what is to come into a process.
 func (s *server) contentOf(p *Process) *content {
-	var pieces []image.Piece
 	areas := slices.Clone(p.Areas)
 	for _, r := range p.There {
 		areas = without(areas, r)
 	}
-	all := s.img.Pieces(p.Space)
-	for i := range all {
-		pieces = append(pieces, all[i].Within(areas)...)
-	}
-	return newContent(pieces)
+	return newContent(s.img.PiecesIn(p.Space, areas))
 }
 
 // takeFD duplicates a descriptor of another process.
