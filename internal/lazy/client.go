@@ -9,13 +9,16 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Client is the restore's side of a server.
@@ -89,6 +92,36 @@ func (c *Client) Run(ctx context.Context, id string) (pages int, err error) {
 	}
 	_ = c.conn.Close() // that nothing more is asked is no news to the server
 	return pages, nil
+}
+
+// Settle waits until the memory of processes restored with --lazy is there, of those among pids.
+func Settle(ctx context.Context, pids []int) error {
+	servers, err := control.ListLazy()
+	if err != nil || len(servers) == 0 || !slices.ContainsFunc(pids, incomplete) {
+		return err
+	}
+	for _, pid := range servers {
+		c, found, err := control.DialLazy(pid)
+		if err != nil || !found {
+			continue // it has just ended
+		}
+		// Which processes are whose is not known of forked children, so all are asked. If one cannot promise, the mappings will be found registered still.
+		_ = c.Do(ctx, control.OpFinish, nil, &struct{}{}, nil)
+		c.Close()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !slices.ContainsFunc(pids, incomplete) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// incomplete tells whether a process has mappings whose missing pages are to come.
+func incomplete(pid int) bool {
+	maps, err := procfs.Pid(pid).Smaps()
+	return err == nil && slices.ContainsFunc(maps, func(m procfs.Smap) bool { return slices.Contains(m.Flags, "um") })
 }
 
 // Abort ends the server of a restore that failed, after its processes were killed, and waits for it.

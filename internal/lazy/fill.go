@@ -398,6 +398,8 @@ func (s *server) finish() bool {
 		case m.doomed || m.astray:
 			if !m.alive() {
 				s.remove(m)
+			} else if s.stuck.CompareAndSwap(false, true) {
+				close(s.never)
 			}
 		default:
 			s.retry(m)

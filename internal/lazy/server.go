@@ -2,6 +2,7 @@ package lazy
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,13 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/control"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // server fills memories. Everything of it belongs to the goroutine of loop.
@@ -34,8 +38,11 @@ type server struct {
 	wakeup   int           // an eventfd: there is something in requests or in fill
 	running  bool          // the processes run
 	fill     *filler
-	rest     bool // fill is through
-	finished chan struct{}
+	rest     bool          // fill is through
+	finished chan struct{} // closed when all memory is there, or its processes are gone
+	never    chan struct{} // closed when some never will be
+	stuck    atomic.Bool   // never is closed
+	control  *control.Server
 }
 
 // hotFrame is the frame that the last fault was about: neighbours follow.
@@ -56,7 +63,7 @@ func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE) // a process depends on us
 	s := &server{
 		report: report, peer: peer, guard: -1, guardFD: -1,
-		requests: make(chan incoming, 1), finished: make(chan struct{}),
+		requests: make(chan incoming, 1), finished: make(chan struct{}), never: make(chan struct{}),
 	}
 	var err error
 	if s.img, err = image.Open(ref); err != nil {
@@ -76,7 +83,36 @@ func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	go s.listen(conn)
 	err = s.loop()
 	close(s.finished)
+	if s.control != nil {
+		_ = s.control.Close()
+	}
 	return err
+}
+
+// open makes the socket on which snapshots ask.
+func (s *server) open() {
+	c, err := control.ListenLazy()
+	if err != nil {
+		s.say("%v", err) // a snapshot will be refused, no more
+		return
+	}
+	s.control = c
+	go func() { _ = c.Serve(s.await) }() // it ends with Close
+}
+
+// await answers who wants to know when all memory is there. That we have gone says the same.
+func (s *server) await(ctx context.Context, req control.Request, _ func(done, total int64)) (any, error) {
+	if req.Op != control.OpFinish {
+		return nil, fault.New(fault.ControlSocket, "request", "unknown operation %q", req.Op)
+	}
+	select {
+	case <-s.finished:
+		return struct{}{}, nil
+	case <-s.never:
+		return nil, fault.New(fault.ControlSocket, "restore --lazy", "some memory of a process will never be there")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // listen hands requests to the loop, one after the other.
@@ -194,6 +230,7 @@ func (s *server) answer(r incoming) (answer, error) {
 			n += m.left
 		}
 		s.running = true
+		s.open()
 		debug.SetGCPercent(50)
 		s.fill = s.startFilling()
 		return answer{Pages: n}, nil
