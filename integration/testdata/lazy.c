@@ -312,7 +312,8 @@ static void kernel_thread(int self)
 	must(sigaltstack(&ss, NULL));
 	for (size_t k = 0; k + 8 <= r->pages; k += 8) {
 		size_t i = (k * 127) % (r->pages - 8);
-		must(write(fds[1], (const void *)page(r, i), 8 * PAGE));
+		if (must(write(fds[1], (const void *)page(r, i), 8 * PAGE)) != 8 * PAGE)
+			die("a short write");
 		for (size_t n = 0; n < 8 * PAGE;)
 			n += (size_t)must(read(fds[0], buf[self] + n, 8 * PAGE - n));
 		struct region copy = {.mem = (uint64_t *)buf[self], .seed = r->seed + i * 512};

@@ -78,6 +78,7 @@ func (a area) part(from, to uint64) area {
 type memory struct {
 	fd      int
 	pid     int // of a restored process, 0 for a child that one of them forked
+	pidfd   int // if pid is not 0
 	content *content
 	done    []uint64 // a bit for each page of content that needs no more to come
 	left    int      // how many bits are 0

@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +20,9 @@ type orphan struct {
 	swept bool // every page that was missing is poisoned
 }
 
-// Orphanage is what the guard becomes when the server has died: it poisons all pages that have not come, so that to touch one is a SIGBUS, and lets
-// go of the processes only then. args are the known ones, PID:FD. Children they forked are known by nothing but their userfaultfd; whose pages are
-// poisoned as they touch them, as long as they live.
+// Orphanage is what the guard becomes when the server has died. It sends the processes SIGBUS, and poisons all pages that have not come, so that those who
+// catch it, too, get one for each; it lets go of them only then. args are the processes, PID:PIDFD:FD. Children they forked are known by nothing but their
+// userfaultfd: their pages are poisoned as they touch them, as long as they live.
 func Orphanage(args []string, report io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	list, err := orphans(args)
@@ -31,9 +30,12 @@ func Orphanage(args []string, report io.Writer) error {
 		return err
 	}
 	for _, o := range list {
-		if o.pid != 0 {
-			fmt.Fprintf(report, "bpfckpt: pid %d: what served its memory has died; pages that have not come are a SIGBUS to touch\n", o.pid)
+		if o.pid == 0 || !o.alive() {
+			continue
 		}
+		// At once, and not when it touches a page: system calls that meet one only fail (EFAULT), or do less than they were asked for.
+		_ = unix.PidfdSendSignal(o.pidfd, unix.SIGBUS, nil, 0)
+		fmt.Fprintf(report, "bpfckpt: pid %d: what brings its memory has died before all of it was there; it gets SIGBUS\n", o.pid)
 	}
 	for len(list) > 0 {
 		fds := make([]unix.PollFd, len(list))
@@ -67,15 +69,13 @@ func Orphanage(args []string, report io.Writer) error {
 
 // orphans finds the userfaultfds among our descriptors.
 func orphans(args []string) ([]*orphan, error) {
-	pids := map[int]int{}
+	known := map[int][2]int{} // userfaultfd -> pid, pidfd
 	for _, a := range args {
-		p, f, _ := strings.Cut(a, ":")
-		pid, err1 := strconv.Atoi(p)
-		fd, err2 := strconv.Atoi(f)
-		if err := errors.Join(err1, err2); err != nil {
+		var pid, pidfd, fd int
+		if _, err := fmt.Sscanf(a, "%d:%d:%d", &pid, &pidfd, &fd); err != nil {
 			return nil, fmt.Errorf("argument %q: %w", a, err)
 		}
-		pids[fd] = pid
+		known[fd] = [2]int{pid, pidfd}
 	}
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -86,7 +86,7 @@ func orphans(args []string) ([]*orphan, error) {
 		to, err := os.Readlink("/proc/self/fd/" + e.Name())
 		fd, err2 := strconv.Atoi(e.Name())
 		if err == nil && err2 == nil && to == "anon_inode:[userfaultfd]" {
-			list = append(list, &orphan{memory: memory{fd: fd, pid: pids[fd]}})
+			list = append(list, &orphan{memory: memory{fd: fd, pid: known[fd][0], pidfd: known[fd][1]}})
 		}
 	}
 	return list, nil

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -34,15 +35,16 @@ type server struct {
 	self, guard, guardFD int // pidfd of this process; pid and pidfd of the guard
 	victims              []int32
 
-	requests chan incoming // from the restore
-	wakeup   int           // an eventfd: there is something in requests or in fill
-	running  bool          // the processes run
-	fill     *filler
-	rest     bool          // fill is through
-	finished chan struct{} // closed when all memory is there, or its processes are gone
-	never    chan struct{} // closed when some never will be
-	stuck    atomic.Bool   // never is closed
-	control  *control.Server
+	requests  chan incoming // from the restore
+	wakeup    int           // an eventfd: there is something in requests or in fill
+	running   bool          // the processes run
+	fill      *filler
+	rest      bool          // fill is through
+	answering sync.Mutex    // held from a request to its answer
+	finished  chan struct{} // closed when all memory is there, or its processes are gone
+	never     chan struct{} // closed when some never will be
+	stuck     atomic.Bool   // never is closed
+	control   *control.Server
 }
 
 // hotFrame is the frame that the last fault was about: neighbours follow.
@@ -82,6 +84,7 @@ func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	}
 	go s.listen(conn)
 	err = s.loop()
+	s.answering.Lock() // the last answer is on its way
 	close(s.finished)
 	if s.control != nil {
 		_ = s.control.Close()
@@ -129,7 +132,9 @@ func (s *server) listen(conn *os.File) {
 		if err := json.Unmarshal(line, &r.request); err != nil {
 			r = incoming{gone: true}
 		}
+		s.answering.Lock()
 		_ = out.Encode(s.ask(r)) // who has gone is found when reading
+		s.answering.Unlock()
 	}
 }
 
@@ -251,13 +256,16 @@ func (s *server) adopt(p *Process) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("F_SETFD: %w", err)
 	}
-	victim, err := unix.PidfdOpen(p.Pid, 0)
+	m := newMemory(fd, p.Pid, s.contentOf(p), p.Areas)
+	if m.pidfd, err = unix.PidfdOpen(p.Pid, 0); err == nil {
+		_, err = unix.FcntlInt(uintptr(m.pidfd), unix.F_SETFD, 0)
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return fmt.Errorf("pidfd_open: %w", err)
 	}
-	s.victims = append(s.victims, int32(victim))
-	s.memories = append(s.memories, newMemory(fd, p.Pid, s.contentOf(p), p.Areas))
+	s.victims = append(s.victims, int32(m.pidfd))
+	s.memories = append(s.memories, m)
 	return s.renewGuard()
 }
 
@@ -315,12 +323,12 @@ func endGuard(pid, pidfd int) {
 	_ = unix.Close(pidfd)
 }
 
-// planGuard prepares a guard. The orphanage gets the processes as arguments, PID:FD.
+// planGuard prepares a guard. The orphanage gets the processes as arguments, PID:PIDFD:FD.
 func (s *server) planGuard() (*guardPlan, error) {
 	argv := []string{"bpfckpt", OrphanageVerb}
 	for _, m := range s.memories {
 		if m.pid != 0 {
-			argv = append(argv, fmt.Sprintf("%d:%d", m.pid, m.fd))
+			argv = append(argv, fmt.Sprintf("%d:%d:%d", m.pid, m.pidfd, m.fd))
 		}
 	}
 	p := &guardPlan{watch: pollFD{fd: int32(s.self), events: unix.POLLIN}, victims: slices.Clone(s.victims)}
