@@ -1,9 +1,7 @@
 package image
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -13,38 +11,7 @@ import (
 // checksum was found right. data is valid until sink returns and must not be changed. The first error of sink or ctx ends it and
 // is returned as it is; otherwise the faults are E_IMAGE_*.
 func (r *Reader) Load(ctx context.Context, space Space, n int, sink func(addr uint64, data []byte) error) error {
-	runs := r.pages.of(space)
-	idx := make([]uint32, 0, len(runs)) // data runs, by frame
-	for i := range runs {
-		if runs[i].frame != frameZero {
-			idx = append(idx, uint32(i))
-		}
-	}
-	slices.SortFunc(idx, func(a, b uint32) int {
-		return cmp.Or(cmp.Compare(runs[a].frame, runs[b].frame), cmp.Compare(a, b))
-	})
-	var starts []int // of each frame's runs in idx
-	for i := range idx {
-		if i == 0 || runs[idx[i]].frame != runs[idx[i-1]].frame {
-			starts = append(starts, i)
-		}
-	}
-	ends := append(slices.Clone(starts), len(idx))
-	return r.parallel(ctx, len(starts), n, func(fr *frameReader, job int) error {
-		mine := idx[starts[job]:ends[job+1]]
-		data, err := fr.read(runs[mine[0]].frame)
-		if err != nil {
-			return err
-		}
-		for _, i := range mine {
-			from := int(runs[i].off) * PageSize
-			to := from + int(runs[i].pages)*PageSize
-			if err := sink(runs[i].addr, data[from:to:to]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return r.LoadParts(ctx, space, []Range{{Start: 0, End: ^uint64(0)}}, n, sink)
 }
 
 // parallel calls do for the jobs 0 to jobs-1, in about this order, from up to n goroutines with a frameReader each, until one

@@ -23,8 +23,13 @@ func (r *restorer) fillMemory(p *process) error {
 	}
 	defer mem.Close()
 	f := filler{p: p, mem: mem}
-	if err := f.zero(r.img.Runs(p.rec.Space)); err != nil {
+	runs := r.img.Runs(p.rec.Space)
+	if err := f.zero(runs); err != nil {
 		return err
+	}
+	if r.o.Lazy != nil {
+		r.later[p] = planLazy(p.rec, runs)
+		return r.img.LoadParts(r.ctx, p.rec.Space, r.later[p].now, workers(), f.write)
 	}
 	return r.img.Load(r.ctx, p.rec.Space, workers(), f.write)
 }

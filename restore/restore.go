@@ -12,6 +12,7 @@
 //	clock.go     clocks that go on after a reboot
 //	process.go   making processes, sessions, groups       remote.go    batches of system calls inside a process
 //	space.go     address space: mappings, vDSO, brk       memory.go    page contents
+//	lazy.go      page contents that come later
 //	files.go     mapped files, descriptors                objects.go   shared memory and nameless files
 //	threads.go   threads, per-thread state                creds.go     ids, capabilities, seccomp
 //	signals.go   handlers, pending signals, timers        resume.go    last registers, restart of system calls, release
@@ -30,6 +31,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
@@ -51,6 +53,9 @@ type Options struct {
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
 
+	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before. Restore ends it if it fails.
+	Lazy *lazy.Client
+
 	// FailStep makes step number FailStep, counted from 1, fail: the test of the rollback. 0 means none.
 	FailStep int
 }
@@ -64,6 +69,7 @@ type Result struct {
 	Phases    map[string]int64 // microseconds
 	Notes     []string         // what the user should know, one line each
 	Steps     int              // how many steps there were, for FailStep
+	Lazy      *Lazy            // with Options.Lazy
 
 	waiter waiter
 }
@@ -101,6 +107,9 @@ type restorer struct {
 	ghosts  []*os.File
 	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
 
+	later map[*process]*lazyPlan // of each process, if there is a server
+	lazy  *Lazy
+
 	shift           timens.Offsets // what the tree's clocks are ahead of ours
 	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
 
@@ -117,7 +126,7 @@ type restorer struct {
 // On error nothing is left: no process, no file, no mount; the error is a *Error of class fault.RolledBack, or the one that
 // ctx gave. When ctx ends after Restore has returned, nothing happens to the processes.
 func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
-	r := &restorer{ctx: ctx, img: img, st: img.State(), o: o, byPid: map[int]*process{}, criticalSection: map[int]uint64{}, phases: map[string]int64{}}
+	r := &restorer{ctx: ctx, img: img, st: img.State(), o: o, byPid: map[int]*process{}, criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{}}
 	start := time.Now()
 	res, err := r.run()
 	if err != nil {
@@ -153,18 +162,21 @@ func (r *restorer) run() (*Result, error) {
 		phase string
 		do    func() error
 	}{
+		{phasePlan, r.checkServer},
 		{phaseFiles, r.openFiles},
 		{phaseCreate, r.createAll},
 		{phaseSpace, r.each(r.buildSpace)},
 		{phaseMemory, r.each(r.fillMemory)},
 		{phaseMemory, r.each(r.rememberCriticalSections)},
 		{phaseSpace, r.each(r.finishSpace)},
+		{phaseMemory, r.each(r.arm)},
 		{phaseFiles, r.each(r.handOver)},
 		{phaseThreads, r.each(r.makeThreads)},
 		{phaseThreads, r.each(r.setProcessState)},
 		{phaseThreads, r.each(r.setThreadState)},
 		{phaseFinalise, r.each(r.finalise)},
 		{phaseFinalise, r.commitFiles},
+		{phaseRelease, r.commitServer},
 		{phaseRelease, r.release},
 	} {
 		r.enter(part.phase)
@@ -232,7 +244,7 @@ func runBackwards(list []func()) {
 
 func (r *restorer) result() *Result {
 	res := &Result{
-		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps,
+		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps, Lazy: r.lazy,
 		waiter: waiter{root: r.procs[0].pid, parent: r.parent},
 	}
 	for _, p := range r.procs {

@@ -68,7 +68,7 @@ var flagRefusals = map[string]string{
 	"pf": "memory without page structures",
 	"mm": "memory of mixed kinds, as drivers map it",
 	"de": "memory that must not grow, as drivers map it",
-	"um": "a userfaultfd for missing pages",
+	"um": "a userfaultfd for missing pages, of its own or because restore --lazy has not brought all of its memory",
 	"ui": "a userfaultfd for minor faults",
 	"ss": "a shadow stack",
 	"sf": "synchronous page faults of a DAX file system",

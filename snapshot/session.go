@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
@@ -102,6 +103,9 @@ func (s *session) prepare(ctx context.Context) error {
 	}
 	tree, err := findTree(s.pid)
 	if err != nil {
+		return err
+	}
+	if err := lazy.Settle(ctx, tree); err != nil {
 		return err
 	}
 	live, _, err := splitZombies(tree)

@@ -224,13 +224,23 @@ func benchSnap(ctx context.Context, pid int, dir, level string, kill bool) (benc
 }
 
 // benchRestore is the bench.Restorer of this command.
-func benchRestore(ctx context.Context, dir string) (bench.Restored, error) {
+func benchRestore(ctx context.Context, dir string, lazily bool) (bench.Restored, error) {
+	o := restore.Options{Std: ownStreams()}
+	if lazily {
+		var err error
+		if o.Lazy, err = startLazy(dir, false); err != nil {
+			return bench.Restored{}, err
+		}
+	}
 	r, err := image.Open(dir)
 	if err != nil {
+		if o.Lazy != nil {
+			o.Lazy.Abort()
+		}
 		return bench.Restored{}, err
 	}
 	defer r.Close()
-	got, err := startRestore(ctx, r, restore.Options{Std: ownStreams()})
+	got, err := startRestore(ctx, r, o)
 	if err != nil {
 		return bench.Restored{}, err
 	}

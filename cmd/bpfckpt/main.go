@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/lazy"
 )
 
 func main() { os.Exit(run(os.Args)) }
@@ -20,6 +21,9 @@ func main() { os.Exit(run(os.Args)) }
 func run(args []string) int {
 	if len(args) == 3 && args[1] == canaryVerb {
 		return canary(args[2])
+	}
+	if len(args) > 1 && (args[1] == lazy.ServeVerb || args[1] == lazy.OrphanageVerb) {
+		return lazyMain(args[1], args[2:])
 	}
 	u := newUI(os.Stdout, os.Stderr)
 	table := verbs()

@@ -20,17 +20,24 @@ func restoreVerb() *verb {
 		long: "Rebuilds the processes of an image: the same memory, threads, descriptors and process ids. DIR means its newest image,\n" +
 			"DIR@NAME one by name or id. The image stays as it is and can be restored again.\n\n" +
 			"restore stays in the foreground: the process has the terminal, signals sent to restore are passed on to it, and\n" +
-			"restore ends as the process ends. With --detach it returns once the process runs, on its own and without a terminal.",
+			"restore ends as the process ends. With --detach it returns once the process runs, on its own and without a terminal.\n\n" +
+			"With --lazy the processes run before their memory is there. A process of bpfckpt brings it: what they touch at once, the rest in the\n" +
+			"background; then it ends. That is for private anonymous memory, in pieces of 64 KiB and more; shared and locked memory and changed pages of\n" +
+			"files are there from the beginning. Meanwhile the image must stay readable, though it may be removed from the store. If the\n" +
+			"process that brings the memory is killed, or finds the image damaged, a page that never came is a SIGBUS to touch, never zeros.\n" +
+			"snap waits until all memory is there. --lazy needs Linux 6.6.",
 		flags: []cli.Flag{
 			&cli.BoolFlag{Name: "detach", Usage: "return once the process runs; standard streams that led outside become /dev/null"},
 			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
 			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
+			&cli.BoolFlag{Name: "lazy", Usage: "let the processes run at once; memory comes as they touch it, and in the background"},
 			pidnsFlag(),
 		},
 		examples: []example{
 			{"bpfckpt restore job", "goes on where the newest snapshot was taken"},
 			{"bpfckpt restore job@before-upgrade", "goes back to an image by its name"},
 			{"bpfckpt restore job --detach --pidfile job.pid", "in the background"},
+			{"bpfckpt restore job --lazy", "runs after some milliseconds, however large it is"},
 			{"bpfckpt restore job --pidns auto", "also while another process has its process id"},
 		},
 		exitNote:   restoreNote,
@@ -55,16 +62,32 @@ type restoreJSON struct {
 	PidNS     bool             `json:"pidns"`
 	RestoreUS int64            `json:"restore_us"`
 	Phases    map[string]int64 `json:"phases"` // microseconds
+	Lazy      *lazyJSON        `json:"lazy,omitempty"`
 	Notes     []string         `json:"notes"`
 }
 
+// lazyJSON is what was still to come when a process restored with --lazy began to run.
+type lazyJSON struct {
+	Pages  int `json:"pages"`
+	Server int `json:"server"` // pid of the process that brings them
+}
+
 func restoreImage(c *call) error {
+	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
+	if c.cli.Bool("lazy") {
+		var err error
+		if o.Lazy, err = startLazy(c.args[0], o.Detach); err != nil { // first, so that it reads the image while we do
+			return err
+		}
+	}
 	r, err := image.Open(c.args[0])
 	if err != nil {
+		if o.Lazy != nil {
+			o.Lazy.Abort()
+		}
 		return err
 	}
 	defer r.Close()
-	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
 	j := &job{tty: openTerminal(), early: ownsTerminal()}
 	defer j.tty.close()
 	j.catch()
@@ -108,6 +131,9 @@ func announce(c *call, tree *restored) error {
 	obj := restoreJSON{
 		Dir: tree.info.Dir, ID: tree.info.ID, Name: tree.info.Name, Pid: tree.Root, Pids: tree.Pids, PidNS: tree.PidNS,
 		RestoreUS: tree.RestoreUS, Phases: tree.Phases, Notes: append([]string{}, tree.Notes...),
+	}
+	if tree.Lazy != nil {
+		obj.Lazy = &lazyJSON{Pages: tree.Lazy.Pages, Server: tree.Lazy.Server}
 	}
 	if err := c.object(obj); err != nil {
 		return fault.New(fault.BeforeRestore, "standard output", "%w", err)

@@ -40,7 +40,7 @@ func fakeSnap(_ context.Context, pid int, dir, level string, kill bool) (SnapFig
 	return SnapFigures{Freeze: freeze, Wall: time.Since(start), Bytes: n, Phases: map[string]time.Duration{"memory": freeze}}, os.MkdirAll(dir, 0o700)
 }
 
-func fakeRestore(ctx context.Context, dir string) (Restored, error) {
+func fakeRestore(ctx context.Context, dir string, _ bool) (Restored, error) {
 	p, err := subject.Start(ctx, filepath.Join(filepath.Dir(dir), "subject"), subject.Memory(1<<20))
 	if err != nil {
 		return Restored{}, err
@@ -83,7 +83,7 @@ func find(t *testing.T, rep *Report, kase, variant, metric string) Row {
 func TestSnapPlan(t *testing.T) {
 	p, err := SnapPlan(t.Context(), fakeSnap, Options{Sizes: tiny, Dir: t.TempDir()})
 	rep := runPlan(t, p, err)
-	if len(rep.Experiments) != len(WorkloadKeys()) {
+	if len(rep.Experiments) != len(WorkloadKeys())-1 {
 		t.Errorf("%d experiments", len(rep.Experiments))
 	}
 	bare := find(t, rep, "memory", "read + write", "written")
@@ -100,13 +100,16 @@ func TestSnapPlan(t *testing.T) {
 }
 
 func TestRestorePlan(t *testing.T) {
-	p, err := RestorePlan(t.Context(), fakeSnap, fakeRestore, Options{Sizes: tiny, Only: []string{"small", "memory", "write"}, Dir: t.TempDir()})
+	p, err := RestorePlan(t.Context(), fakeSnap, fakeRestore, Options{Sizes: tiny, Only: []string{"small", "memory", "lazy", "write"}, Dir: t.TempDir()})
 	rep := runPlan(t, p, err)
-	if len(rep.Experiments) != 2 {
+	if len(rep.Experiments) != 3 {
 		t.Errorf("%d experiments", len(rep.Experiments))
 	}
 	if m := find(t, rep, "memory", "bpfckpt", "restore"); m.Target == nil || m.Target.Of != OfRatio || m.Ratio == 0 {
 		t.Errorf("memory: %+v", m)
+	}
+	if m := find(t, rep, "lazy", "bpfckpt", "restore"); m.Target == nil || m.Target.Max != 40 {
+		t.Errorf("lazy: %+v", m)
 	}
 	if m := find(t, rep, "small", "bpfckpt", "restore"); m.Target == nil || m.Target.Max != 15 {
 		t.Errorf("small: %+v", m)

@@ -9,8 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
 
-// Restorer brings the head of a store back as a child of ours and returns once it runs.
-type Restorer func(ctx context.Context, dir string) (Restored, error)
+// Restorer brings the head of a store back as a child of ours and returns once it runs, with lazy perhaps before its memory is there.
+type Restorer func(ctx context.Context, dir string, lazy bool) (Restored, error)
 
 // Restored is a restored process.
 type Restored struct {
@@ -58,7 +58,10 @@ func restoreExperiment(snap Snapper, restore Restorer, st *stage, w workload, le
 			_, err = snap(ctx, p.Pid, store, level, true)
 			return func() {}, err
 		},
-		Variants: []Variant{{"bpfckpt", Measured, func(ctx context.Context, r *Recorder) error { return restoreOnce(ctx, r, restore, store, w.key) }}},
+		Variants: []Variant{{"bpfckpt", Measured, func(ctx context.Context, r *Recorder) error { return restoreOnce(ctx, r, restore, store, w) }}},
+	}
+	if w.lazy {
+		e.Note += " Its pages come as it touches them, and in the background."
 	}
 	fresh := Variant{"start afresh", Yardstick, func(ctx context.Context, r *Recorder) error { return startOnce(ctx, r, st, w) }}
 	if w.bytes > 0 {
@@ -81,9 +84,10 @@ func restoreExperiment(snap Snapper, restore Restorer, st *stage, w workload, le
 	return e
 }
 
-func restoreOnce(ctx context.Context, r *Recorder, restore Restorer, store, kase string) (err error) {
+func restoreOnce(ctx context.Context, r *Recorder, restore Restorer, store string, w workload) (err error) {
+	kase := w.key
 	start := time.Now()
-	got, err := restore(ctx, store)
+	got, err := restore(ctx, store, w.lazy)
 	took := time.Since(start)
 	if err != nil {
 		return err

@@ -51,6 +51,9 @@ func SnapPlan(ctx context.Context, snap Snapper, o Options) (*Plan, error) {
 	p := &Plan{Title: "Snapshots", Done: st.remove}
 	criu := p.findCriu(ctx)
 	for _, w := range loads {
+		if w.lazy { // is "memory" again
+			continue
+		}
 		p.Experiments = append(p.Experiments, snapExperiment(snap, st, w, criu))
 	}
 	return p, nil

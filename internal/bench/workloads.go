@@ -48,13 +48,14 @@ type workload struct {
 	title   string
 	args    func(dir string) []string
 	bytes   int64   // of memory worth holding against a copy, 0 for none
+	lazy    bool    // of restores only: the memory comes later
 	freeze  float64 // targets, ms; 0 for none
 	restore float64
 }
 
 // WorkloadKeys are the names of the workloads, in their order.
 func WorkloadKeys() []string {
-	return []string{"small", "memory", "write", "mappings", "descriptors", "threads"}
+	return []string{"small", "memory", "lazy", "write", "mappings", "descriptors", "threads"}
 }
 
 // ErrNoWorkload means that a name is not among WorkloadKeys.
@@ -66,6 +67,7 @@ func workloads(s Sizes, only []string) ([]workload, error) {
 	all := []workload{
 		{key: "small", title: "small process, 1 MiB", args: fixed(subject.Memory(small)), freeze: 2, restore: 15},
 		{key: "memory", title: quantity(float64(s.Memory), "bytes") + " of memory", args: fixed(subject.Memory(s.Memory)), bytes: s.Memory},
+		{key: "lazy", title: quantity(float64(s.Memory), "bytes") + " of memory that comes later", args: fixed(subject.Memory(s.Memory)), lazy: true, restore: 40},
 		{
 			key: "write", title: fmt.Sprintf("%s, writing %d pages/s", quantity(float64(s.Memory), "bytes"), s.WriteRate),
 			args: fixed(subject.Writing(s.Memory, s.WriteRate)), bytes: s.Memory, freeze: 10,

@@ -1,5 +1,6 @@
 // Package control is how commands talk to a running watch: a Unix socket of mode 0600 for each watched process,
-// /run/bpfckpt/watch-PID.sock, and lines of JSON over it. A client sends one Request and reads Replies until one has a result
+// /run/bpfckpt/watch-PID.sock, and lines of JSON over it. The servers of restore --lazy are asked the same way, on lazy-PID.sock, where PID is
+// the server's own. A client sends one Request and reads Replies until one has a result
 // or an error; closing the connection cancels what it asked for. The kernel removes nothing when a watch dies, so a socket that nobody
 // answers is stale: whoever finds it removes it.
 package control
@@ -32,6 +33,7 @@ const (
 	OpStatus = "status" // the result is whatever the watch tells about itself
 	OpSnap   = "snap"   // options as the snap verb has them, progress on the way, the result is that of the snapshot
 	OpEnd    = "end"    // the watch ends, soon after it has answered
+	OpFinish = "finish" // of a lazy restore: the result comes when all memory has, an error if it never will
 )
 
 // Request is what a client asks for, in one line.
@@ -73,24 +75,33 @@ type Server struct {
 	path     string
 }
 
-func socketPath(dir string, pid int) string {
-	return filepath.Join(dir, fmt.Sprintf("watch-%d.sock", pid))
+// Kinds of servers; socket names begin with them.
+const (
+	kindWatch = "watch"
+	kindLazy  = "lazy"
+)
+
+func socketPath(dir, kind string, pid int) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%d.sock", kind, pid))
 }
 
 // Listen makes the socket of the watch of pid. A living watch of the same process is fault.Watched.
-func Listen(pid int) (*Server, error) { return listen(Dir, pid) }
+func Listen(pid int) (*Server, error) { return listen(Dir, kindWatch, pid) }
 
-func listen(dir string, pid int) (*Server, error) {
+// ListenLazy makes the socket of this process as a server of pages.
+func ListenLazy() (*Server, error) { return listen(Dir, kindLazy, os.Getpid()) }
+
+func listen(dir, kind string, pid int) (*Server, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.New(fault.ControlSocket, dir, "%w", err)
 	}
-	if c, found, err := dial(dir, pid); err != nil {
+	if c, found, err := dial(dir, kind, pid); err != nil {
 		return nil, err
 	} else if found {
 		c.Close()
 		return nil, fault.New(fault.Watched, fmt.Sprintf("pid %d", pid), "another watch follows it")
 	}
-	path := socketPath(dir, pid)
+	path := socketPath(dir, kind, pid)
 	// Bound under another name and with its mode before anyone can find it.
 	hidden := fmt.Sprintf("%s.%d", path, os.Getpid())
 	_ = os.Remove(hidden) // of a dead process with our pid
@@ -196,10 +207,13 @@ func wire(err error) []Fault {
 type Client struct{ conn net.Conn }
 
 // Dial connects to the watch of pid. found is false if there is none.
-func Dial(pid int) (c *Client, found bool, err error) { return dial(Dir, pid) }
+func Dial(pid int) (c *Client, found bool, err error) { return dial(Dir, kindWatch, pid) }
 
-func dial(dir string, pid int) (*Client, bool, error) {
-	path := socketPath(dir, pid)
+// DialLazy connects to the server of pages that is process pid.
+func DialLazy(pid int) (c *Client, found bool, err error) { return dial(Dir, kindLazy, pid) }
+
+func dial(dir, kind string, pid int) (*Client, bool, error) {
+	path := socketPath(dir, kind, pid)
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {
 	case err == nil:
@@ -266,9 +280,12 @@ func unwire(faults []Fault) error {
 }
 
 // List returns the pids that have a living watch, ascending.
-func List() ([]int, error) { return list(Dir) }
+func List() ([]int, error) { return list(Dir, kindWatch) }
 
-func list(dir string) ([]int, error) {
+// ListLazy returns the pids of the living servers of pages, ascending.
+func ListLazy() ([]int, error) { return list(Dir, kindLazy) }
+
+func list(dir, kind string) ([]int, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -278,13 +295,13 @@ func list(dir string) ([]int, error) {
 	}
 	var pids []int
 	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), "watch-")
+		name, ok := strings.CutPrefix(e.Name(), kind+"-")
 		name, ok2 := strings.CutSuffix(name, ".sock")
 		pid, err := strconv.Atoi(name)
 		if !ok || !ok2 || err != nil {
 			continue
 		}
-		c, found, err := dial(dir, pid)
+		c, found, err := dial(dir, kind, pid)
 		if err != nil || !found {
 			continue
 		}

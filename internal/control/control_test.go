@@ -14,7 +14,7 @@ import (
 func serve(t *testing.T, h Handler) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	s, err := listen(dir, 42)
+	s, err := listen(dir, kindWatch, 42)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func serve(t *testing.T, h Handler) (dir string) {
 
 func connect(t *testing.T, dir string) *Client {
 	t.Helper()
-	c, found, err := dial(dir, 42)
+	c, found, err := dial(dir, kindWatch, 42)
 	if err != nil || !found {
 		t.Fatalf("found %v, %v", found, err)
 	}
@@ -60,14 +60,14 @@ func TestRequestProgressAnswer(t *testing.T) {
 	if err != nil || have != 7 || len(seen) != 2 {
 		t.Errorf("have %d, progress %v, %v", have, seen, err)
 	}
-	info, err := os.Stat(socketPath(dir, 42))
+	info, err := os.Stat(socketPath(dir, kindWatch, 42))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if pids, err := list(dir); err != nil || len(pids) != 1 || pids[0] != 42 {
+	if pids, err := list(dir, kindWatch); err != nil || len(pids) != 1 || pids[0] != 42 {
 		t.Errorf("list %v, %v", pids, err)
 	}
-	if _, err := listen(dir, 42); !errors.Is(err, &fault.Error{Code: fault.Watched}) {
+	if _, err := listen(dir, kindWatch, 42); !errors.Is(err, &fault.Error{Code: fault.Watched}) {
 		t.Errorf("a second watch: %v", err)
 	}
 }
@@ -103,12 +103,12 @@ func TestClientGone(t *testing.T) {
 // What a dead watch left is removed by whoever finds it.
 func TestStaleSocket(t *testing.T) {
 	dir := t.TempDir()
-	s, err := listen(dir, 42)
+	s, err := listen(dir, kindWatch, 42)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.listener.Close()
-	if _, found, err := dial(dir, 42); found || err != nil {
+	if _, found, err := dial(dir, kindWatch, 42); found || err != nil {
 		t.Errorf("found %v, %v", found, err)
 	}
 	if _, err := os.Stat(s.path); !errors.Is(err, os.ErrNotExist) {

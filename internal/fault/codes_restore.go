@@ -11,6 +11,7 @@ const (
 	RestoreRights Code = "E_RESTORE_RIGHTS"
 	PidNS         Code = "E_PIDNS"
 	RestoreState  Code = "E_RESTORE_STATE"
+	NoLazy        Code = "E_NO_LAZY"
 )
 
 var restoreCodes = []Entry{
@@ -22,5 +23,6 @@ var restoreCodes = []Entry{
 	{FileGone, RolledBack, "a file the image needs is not there", "A file that the process has mapped or open by name no longer exists.", "put the file back"},
 	{RestoreRights, RolledBack, "not allowed", "Restoring needs rights this user lacks, CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE among them.", "run as root"},
 	{PidNS, RolledBack, "no pid namespace", "A new pid namespace could not be made.", "run as root, or free the ids and use --pidns never"},
+	{NoLazy, KernelLacks, "memory cannot come later", "restore --lazy needs a userfaultfd with messages about mappings (Linux 4.11, CAP_SYS_PTRACE) and poisoned pages (Linux 6.6), so that a page that never came is a SIGBUS and not zeros.", "restore without --lazy"},
 	{RestoreState, RolledBack, "a state of the image cannot be rebuilt here", "The image holds something this kernel cannot set again.", "read the cause"},
 }

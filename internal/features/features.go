@@ -114,6 +114,7 @@ func table() []Feature {
 		{"timer_ids", "timers with given ids (PR_TIMER_CREATE_RESTORE_IDS)", "restore", "6.15", false, "on older kernels ids are reached by making timers until they fit", timerIDs},
 		{"pid_namespace", "a pid namespace of its own (CLONE_NEWPID)", "restore --pidns", "3.8", false, asRoot, unshare(unix.CLONE_NEWPID, "pid")},
 		{"time_namespace", "clocks that go on (CLONE_NEWTIME)", "restore after a reboot", "5.6", false, older("5.6", "CLOCK_MONOTONIC jumps when a process is restored after a reboot"), unshare(unix.CLONE_NEWTIME, "time")},
+		{"uffd_lazy", "memory that comes later (UFFDIO_COPY, UFFDIO_POISON)", "restore --lazy", "6.6", false, older("6.6", "restore without --lazy"), lazyPages},
 		{"uffd_wp_async", "written pages by userfaultfd (UFFD_FEATURE_WP_ASYNC)", "incremental snap", "6.7", false, older("6.7", "soft-dirty bits or comparison are used instead"), trackByUffd},
 		{"soft_dirty", "written pages by soft-dirty bits (clear_refs)", "incremental snap", "3.11", false, "use a kernel with CONFIG_MEM_SOFT_DIRTY; userfaultfd or comparison are used instead", trackBySoftDirty},
 	}

@@ -233,7 +233,44 @@ const (
 	uffdWPUnpopulated = 1 << 13
 	uffdWPAsync       = 1 << 15
 	uffdRegisterWP    = 1 << 1
+
+	uffdioPoison        = 0xc020aa08
+	uffdRegisterMissing = 1 << 0
+	uffdPoison          = 1 << 14
+	uffdEvents          = 1<<1 | 1<<2 | 1<<3 | 1<<6 // fork, remap, remove, unmap
 )
+
+// lazyPages makes a userfaultfd as restore --lazy needs it, and poisons a page with it.
+func lazyPages() error {
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("map a page: %w", err)
+	}
+	defer unix.Munmap(page) // after the descriptor is closed: else it would wait for us to read about it
+	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("userfaultfd: %w", absent(errno))
+	}
+	defer unix.Close(int(fd))
+	api := make([]byte, 24)
+	binary.NativeEndian.PutUint64(api, 0xaa)
+	binary.NativeEndian.PutUint64(api[8:], uffdPoison|uffdEvents)
+	if err := ioctl(int(fd), uffdioAPI, api); err != nil {
+		return fmt.Errorf("UFFDIO_API: %w", absent(err, unix.EINVAL))
+	}
+	arg := make([]byte, 32)
+	binary.NativeEndian.PutUint64(arg, address(page))
+	binary.NativeEndian.PutUint64(arg[8:], uint64(len(page)))
+	binary.NativeEndian.PutUint64(arg[16:], uffdRegisterMissing)
+	if err := ioctl(int(fd), uffdioRegister, arg); err != nil {
+		return fmt.Errorf("UFFDIO_REGISTER: %w", absent(err, unix.EINVAL))
+	}
+	clear(arg[16:])
+	if err := ioctl(int(fd), uffdioPoison, arg); err != nil {
+		return fmt.Errorf("UFFDIO_POISON: %w", absent(err, unix.EINVAL, unix.ENOTTY))
+	}
+	return nil
+}
 
 // trackByUffd makes the round trip that incremental snapshots rest on: a protected page reads as clean, and after a write as written.
 func trackByUffd() error {

@@ -1,0 +1,180 @@
+package restore
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/features"
+	"github.com/bpfckpt/bpfckpt/internal/lazy"
+)
+
+// Lazy is what a restore left to come, of a Result.
+type Lazy struct {
+	Pages  int // how many pages were missing when the processes began to run
+	Server int // pid of the process that brings them; it ends when all are there
+}
+
+// lazyPlan says of one process what comes later.
+type lazyPlan struct {
+	areas []image.Range // mappings whose missing pages come later, ascending
+	there []image.Range // pages of them that come at once, ascending
+	now   []image.Range // all else: what comes at once, with there
+}
+
+// lazyFlags are the VmFlags that a mapping may have whose pages come later. Of the others, some change what a missing page is (a page locked in
+// memory must be there, one wiped at a fork must not come), and the kernel fills in the rest of a stack that grows by itself.
+var lazyFlags = []string{"rd", "wr", "ex", "mr", "mw", "me", "ac", "nr", "hg", "nh", "dd", "rr", "sr"}
+
+// lazyLeast is from how many pages of content on a mapping is worth a fault.
+const lazyLeast = 16
+
+func canBeLazy(v *image.VMA) bool {
+	return v.Kind == image.VMAAnon && !v.Shared && len(v.Guards) == 0 &&
+		!slices.ContainsFunc(v.Flags, func(f string) bool { return !slices.Contains(lazyFlags, f) })
+}
+
+// planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at once.
+func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
+	pl := &lazyPlan{}
+	for i := range rec.VMAs {
+		v := &rec.VMAs[i]
+		for len(runs) > 0 && runs[0].Addr+runs[0].Pages*pageSize <= v.Start {
+			runs = runs[1:]
+		}
+		if canBeLazy(v) && dataIn(runs, v) >= lazyLeast {
+			pl.areas = append(pl.areas, image.Range{Start: v.Start, End: v.End})
+		}
+	}
+	for i := range rec.Threads {
+		t := &rec.Threads[i]
+		if t.Rseq.Ptr != 0 {
+			pl.touch(t.Rseq.Ptr, uint64(t.Rseq.Size))
+		}
+		for _, r := range startsAt(t) {
+			pl.touch(r, 1)
+		}
+	}
+	slices.SortFunc(pl.there, func(a, b image.Range) int {
+		if a.Start < b.Start {
+			return -1
+		}
+		return 1
+	})
+	pl.there = slices.CompactFunc(pl.there, func(a, b image.Range) bool { return a == b })
+	at := uint64(0)
+	later := pl.areas
+	for _, t := range pl.there {
+		for len(later) > 0 && later[0].End <= t.Start {
+			pl.now = append(pl.now, image.Range{Start: at, End: later[0].Start})
+			at, later = later[0].End, later[1:]
+		}
+		pl.now = append(pl.now, image.Range{Start: at, End: max(at, later[0].Start)}, t)
+		at = t.End
+		later = append([]image.Range{{Start: t.End, End: later[0].End}}, later[1:]...)
+	}
+	for _, a := range later {
+		pl.now = append(pl.now, image.Range{Start: at, End: max(at, a.Start)})
+		at = a.End
+	}
+	pl.now = append(pl.now, image.Range{Start: at, End: maxAddress})
+	pl.now = slices.DeleteFunc(pl.now, func(r image.Range) bool { return r.Start >= r.End })
+	return pl
+}
+
+// touch makes the pages of a piece of memory come at once, if they are in an area.
+func (pl *lazyPlan) touch(addr, size uint64) {
+	for at := addr &^ (pageSize - 1); at < addr+size; at += pageSize {
+		if slices.ContainsFunc(pl.areas, func(a image.Range) bool { return a.Start <= at && at < a.End }) {
+			pl.there = append(pl.there, image.Range{Start: at, End: at + pageSize})
+		}
+	}
+}
+
+// dataIn is how many data pages a mapping has. runs begin at or before it.
+func dataIn(runs []image.Run, v *image.VMA) (pages uint64) {
+	for _, r := range runs {
+		if r.Addr >= v.End {
+			break
+		}
+		if r.Kind == image.Data {
+			pages += (min(r.Addr+r.Pages*pageSize, v.End) - max(r.Addr, v.Start)) / pageSize
+		}
+	}
+	return pages
+}
+
+// checkServer takes over the server of pages: it ends if the restore fails.
+func (r *restorer) checkServer() error {
+	if r.o.Lazy == nil {
+		return nil
+	}
+	r.onUndo(r.o.Lazy.Abort)
+	if f := features.Try("uffd_lazy"); f.Outcome != features.Yes {
+		return fault.New(fault.NoLazy, "restore --lazy", "%s", f.Detail).WithRemedy("%s", f.Remedy)
+	}
+	return nil
+}
+
+// arm makes the userfaultfd of a process, registers its areas and hands it to the server. Whatever touches a page of them from now on
+// waits for the server.
+func (r *restorer) arm(p *process) error {
+	pl := r.later[p]
+	if pl == nil || len(pl.areas) == 0 {
+		return nil
+	}
+	theirs, err := p.call("make a userfaultfd", unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	fd, err := takeFD(p.pid, int(theirs))
+	if err != nil {
+		return err
+	}
+	r.onEnd(func() { _ = unix.Close(fd) })
+	if _, err := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); err != nil {
+		return err
+	}
+	if err := r.step("register mappings"); err != nil {
+		return err
+	}
+	if err := lazy.Handshake(fd); err != nil {
+		return fault.New(fault.NoLazy, p.object(), "UFFDIO_API: %w", err)
+	}
+	for _, a := range pl.areas {
+		if err := lazy.Register(fd, a.Start, a.End); err != nil {
+			return fmt.Errorf("register %#x-%#x of %s: %w", a.Start, a.End, p.object(), err)
+		}
+	}
+	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there})
+}
+
+// takeFD duplicates a descriptor of another process.
+func takeFD(pid, theirs int) (int, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_getfd: %w", err)
+	}
+	return fd, nil
+}
+
+// commitServer tells the server that the processes are about to run.
+func (r *restorer) commitServer() error {
+	if r.o.Lazy == nil {
+		return nil
+	}
+	if err := r.step("let the server of pages go"); err != nil {
+		return err
+	}
+	pages, err := r.o.Lazy.Run(r.ctx, r.img.Info().ID)
+	r.lazy = &Lazy{Pages: pages, Server: r.o.Lazy.Pid()}
+	return err
+}
