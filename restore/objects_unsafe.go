@@ -15,9 +15,9 @@ func sharedAnon(size int) (*os.File, error) {
 		return nil, fmt.Errorf("map %d bytes shared: %w", size, err)
 	}
 	defer func() { _ = unix.Munmap(mem) }()
-	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
+	at := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
 	// A neighbour of the same kind would have been another object: the kernel never merges these.
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/map_files/%x-%x", at, at+uintptr(size)), os.O_RDWR, 0)
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/map_files/%x-%x", at, at+uint64(size)), os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a shared mapping: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// address is that of memory which does not move: mapped, or pinned.
 func address(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
 
 func traceMe() *syscall.SysProcAttr { return &syscall.SysProcAttr{Ptrace: true} }
@@ -52,10 +53,12 @@ func suspendSeccomp(pid int) error {
 // peekSigInfo asks for no signal at all. struct ptrace_peeksiginfo_args: u64 off, u32 flags, s32 nr (linux/ptrace.h).
 func peekSigInfo(pid int) error {
 	args := make([]byte, 16)
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&args[0])
 	if err := ptrace(unix.PTRACE_PEEKSIGINFO, pid, uintptr(address(args)), nil); err != nil {
 		return absent(err, unix.EIO)
 	}
-	runtime.KeepAlive(args)
 	return nil
 }
 
@@ -87,10 +90,12 @@ func getSeccompFilter(pid int) error {
 
 func readOwnMemory() error {
 	from, to := []byte("probe"), make([]byte, 5)
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&from[0])
 	local := []unix.Iovec{{Base: &to[0], Len: uint64(len(to))}}
-	remote := []unix.RemoteIovec{{Base: uintptr(unsafe.Pointer(&from[0])), Len: len(from)}}
+	remote := []unix.RemoteIovec{{Base: uintptr(address(from)), Len: len(from)}}
 	n, err := unix.ProcessVMReadv(os.Getpid(), local, remote, 0)
-	runtime.KeepAlive(from)
 	if err != nil {
 		return absent(err)
 	}
@@ -118,13 +123,16 @@ type cloneArgs struct {
 // cloneWithID asks for a child with our own id. The kernel checks the right to choose ids first and the id last (kernel/pid.c, alloc_pid): EEXIST
 // says that everything but the id was fine, and there is never a child.
 func cloneWithID() error {
-	id := int32(os.Getpid())
-	args := cloneArgs{exitSignal: uint64(unix.SIGCHLD), setTID: uint64(uintptr(unsafe.Pointer(&id))), setTIDSize: 1}
+	id := []byte{0, 0, 0, 0}
+	binary.NativeEndian.PutUint32(id, uint32(os.Getpid()))
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&id[0])
+	args := cloneArgs{exitSignal: uint64(unix.SIGCHLD), setTID: address(id), setTIDSize: 1}
 	pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
 	if errno == 0 && pid == 0 {
 		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0) // a child after all: it must not return into the Go runtime
 	}
-	runtime.KeepAlive(&id)
 	switch errno {
 	case unix.EEXIST:
 		return nil
@@ -160,10 +168,9 @@ func setMMMap() error {
 	if err != nil {
 		return fmt.Errorf("read /proc/self/stat: %w", err)
 	}
-	err = unix.Prctl(unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0)
-	runtime.KeepAlive(&m)
-	if err != nil {
-		return fmt.Errorf("prctl: %w", absent(err, unix.EINVAL))
+	_, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("prctl: %w", absent(errno, unix.EINVAL))
 	}
 	return nil
 }
@@ -193,6 +200,9 @@ func scan(pages []byte, category uint64, protect bool) (bool, error) {
 	}
 	defer f.Close()
 	region, arg := make([]byte, 24), make([]byte, 96)
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&region[0])
 	put := func(i int, v uint64) { binary.NativeEndian.PutUint64(arg[8*i:], v) }
 	put(0, 96)
 	if protect {
@@ -205,7 +215,6 @@ func scan(pages []byte, category uint64, protect bool) (bool, error) {
 	put(9, category)  // category_mask
 	put(11, category) // return_mask
 	err = ioctl(int(f.Fd()), pagemapScan, arg)
-	runtime.KeepAlive(region)
 	if err != nil {
 		return false, absent(err, unix.ENOTTY)
 	}

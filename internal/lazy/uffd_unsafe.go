@@ -74,9 +74,11 @@ func wake(fd int, start, size uint64) {
 
 // copyIn puts data at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error.
 func copyIn(fd int, addr uint64, data []byte) (uint64, error) {
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(unsafe.SliceData(data))
 	arg := copyArg{dst: addr, src: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(data)))), length: uint64(len(data))}
 	err := ioctl(fd, uffdioCopy, unsafe.Pointer(&arg))
-	runtime.KeepAlive(data)
 	return outcome(arg.done, err)
 }
 

@@ -39,6 +39,11 @@ const (
 )
 
 // request makes one ptrace call. It must run on the tracing thread.
+//
+// addr and data may be pointers. The directive makes what they point to escape to the heap and stay alive: a stack can move between the conversion
+// to uintptr, in the caller, and the system call, and the kernel would then read and write where the variable was.
+//
+//go:uintptrescapes
 func request(req, tid int, addr, data uintptr) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(req), uintptr(tid), addr, data, 0, 0)
 	if errno != 0 {
@@ -48,6 +53,8 @@ func request(req, tid int, addr, data uintptr) error {
 }
 
 // requestN is request for the requests that return a count.
+//
+//go:uintptrescapes
 func requestN(req, tid int, addr, data uintptr) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(req), uintptr(tid), addr, data, 0, 0)
 	if errno != 0 {
