@@ -14,6 +14,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/bench"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 	"github.com/bpfckpt/bpfckpt/tracer"
@@ -24,7 +25,9 @@ var benchKinds = map[string]func(c *call, o bench.Options) (*bench.Plan, error){
 	"overhead": func(c *call, o bench.Options) (*bench.Plan, error) {
 		return bench.OverheadPlan(c.ctx, benchWatch, bench.OverheadOptions{Dir: o.Dir, Command: c.args[1:], Calls: o.Only})
 	},
-	"snap": func(c *call, o bench.Options) (*bench.Plan, error) { return bench.SnapPlan(c.ctx, benchSnap, o) },
+	"snap": func(c *call, o bench.Options) (*bench.Plan, error) {
+		return bench.SnapPlan(c.ctx, benchSnap, benchTracking, o)
+	},
 	"restore": func(c *call, o bench.Options) (*bench.Plan, error) {
 		return bench.RestorePlan(c.ctx, benchSnap, benchRestore, o)
 	},
@@ -207,9 +210,31 @@ func (u *ui) benchBar() (progress func(experiment string, done, total int), fini
 	return progress, finish
 }
 
-// benchSnap is the bench.Snapper of this command.
-func benchSnap(ctx context.Context, pid int, dir, level string, kill bool) (bench.SnapFigures, error) {
-	res, err := snapshot.Snap(ctx, pid, snapshot.Options{Dir: dir, Compress: image.Level(level), Kill: kill})
+// benchSnap is the bench.Snapper of this command: what `snap` does.
+func benchSnap(ctx context.Context, pid int, dir string, o bench.SnapOptions) (bench.SnapFigures, error) {
+	return snapFigures(snapshot.Snap(ctx, pid, benchOptionsOf(dir, o)))
+}
+
+func benchOptionsOf(dir string, o bench.SnapOptions) snapshot.Options {
+	return snapshot.Options{Dir: dir, Compress: image.Level(o.Level), Kill: o.Kill, MaxFreeze: o.MaxFreeze, Precopy: true}
+}
+
+// benchTracking is the bench.Tracking of this command: what `snap --incremental` has a watch do.
+func benchTracking(ctx context.Context, pid int) (snap bench.Snapper, done func(), err error) {
+	w, err := tracer.Watch(ctx, pid, tracer.WatchOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	s := newSnapper(pid, func() kstate.Source { return w.Source() })
+	snap = func(ctx context.Context, _ int, dir string, o bench.SnapOptions) (bench.SnapFigures, error) {
+		so := benchOptionsOf(dir, o)
+		so.Incremental = true
+		return snapFigures(s.snap(ctx, so))
+	}
+	return snap, func() { s.close(); _ = w.Close() }, nil
+}
+
+func snapFigures(res *snapshot.Result, err error) (bench.SnapFigures, error) {
 	if err != nil {
 		return bench.SnapFigures{}, err
 	}
@@ -217,8 +242,9 @@ func benchSnap(ctx context.Context, pid int, dir, level string, kill bool) (benc
 	return bench.SnapFigures{
 		Freeze: micros(res.FreezeUS), Wall: micros(res.WallUS), Bytes: res.BytesWritten,
 		Phases: map[string]time.Duration{
-			"prepare": micros(p.Prepare), "freeze": micros(p.Freeze), "regs": micros(p.Regs), "state": micros(p.State), "fds": micros(p.FDs),
-			"memory": micros(p.Memory), "thaw": micros(p.Thaw), "encode": micros(p.Encode), "publish": micros(p.Publish),
+			"prepare": micros(p.Prepare), "attach": micros(p.Attach), "precopy": micros(p.Precopy), "freeze": micros(p.Freeze), "regs": micros(p.Regs),
+			"state": micros(p.State), "fds": micros(p.FDs), "memory": micros(p.Memory), "thaw": micros(p.Thaw), "encode": micros(p.Encode),
+			"publish": micros(p.Publish),
 		},
 	}, nil
 }

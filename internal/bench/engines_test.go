@@ -17,7 +17,7 @@ import (
 // The tests use an engine that does no more than the measurement needs: its snapshot stops the process and stores its size, its
 // restore starts another one.
 
-func fakeSnap(_ context.Context, pid int, dir, level string, kill bool) (SnapFigures, error) {
+func fakeSnap(_ context.Context, pid int, dir string, o SnapOptions) (SnapFigures, error) {
 	start := time.Now()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return SnapFigures{}, err
@@ -27,17 +27,26 @@ func fakeSnap(_ context.Context, pid int, dir, level string, kill bool) (SnapFig
 		return SnapFigures{}, err
 	}
 	end := syscall.SIGCONT
-	if kill {
+	if o.Kill {
 		end = syscall.SIGKILL
 	}
 	if err := syscall.Kill(pid, end); err != nil {
 		return SnapFigures{}, err
 	}
 	freeze := time.Since(start)
-	if level == "fast" {
+	if o.Level == "fast" {
 		n /= 2
 	}
 	return SnapFigures{Freeze: freeze, Wall: time.Since(start), Bytes: n, Phases: map[string]time.Duration{"memory": freeze}}, os.MkdirAll(dir, 0o700)
+}
+
+// fakeTracking saves a hundredth of what a full snapshot does.
+func fakeTracking(context.Context, int) (Snapper, func(), error) {
+	return func(ctx context.Context, pid int, dir string, o SnapOptions) (SnapFigures, error) {
+		f, err := fakeSnap(ctx, pid, dir, o)
+		f.Bytes /= 100
+		return f, err
+	}, func() {}, nil
 }
 
 func fakeRestore(ctx context.Context, dir string, _ bool) (Restored, error) {
@@ -81,7 +90,7 @@ func find(t *testing.T, rep *Report, kase, variant, metric string) Row {
 }
 
 func TestSnapPlan(t *testing.T) {
-	p, err := SnapPlan(t.Context(), fakeSnap, Options{Sizes: tiny, Dir: t.TempDir()})
+	p, err := SnapPlan(t.Context(), fakeSnap, fakeTracking, Options{Sizes: tiny, Dir: t.TempDir()})
 	rep := runPlan(t, p, err)
 	if len(rep.Experiments) != len(WorkloadKeys())-1 {
 		t.Errorf("%d experiments", len(rep.Experiments))
@@ -118,7 +127,7 @@ func TestRestorePlan(t *testing.T) {
 
 func TestPlanLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	p, err := SnapPlan(t.Context(), fakeSnap, Options{Sizes: tiny, Only: []string{"small"}, Dir: dir})
+	p, err := SnapPlan(t.Context(), fakeSnap, fakeTracking, Options{Sizes: tiny, Only: []string{"small"}, Dir: dir})
 	runPlan(t, p, err)
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 0 {
@@ -127,7 +136,7 @@ func TestPlanLeavesNothing(t *testing.T) {
 }
 
 func TestUnknownWorkload(t *testing.T) {
-	if _, err := SnapPlan(t.Context(), fakeSnap, Options{Only: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "threads") {
+	if _, err := SnapPlan(t.Context(), fakeSnap, fakeTracking, Options{Only: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "threads") {
 		t.Errorf("got %v", err)
 	}
 }

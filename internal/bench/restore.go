@@ -37,7 +37,7 @@ func RestorePlan(ctx context.Context, snap Snapper, restore Restorer, o Options)
 		o.Level = "none"
 	}
 	for _, w := range loads {
-		if w.key != "write" { // is "memory" again
+		if w.key != "write" && w.key != incremental && w.key != storm { // are "memory" again
 			p.Experiments = append(p.Experiments, restoreExperiment(snap, restore, st, w, o.Level, criu))
 		}
 	}
@@ -55,7 +55,7 @@ func restoreExperiment(snap Snapper, restore Restorer, st *stage, w workload, le
 				return nil, err
 			}
 			defer p.Kill()
-			_, err = snap(ctx, p.Pid, store, level, true)
+			_, err = snap(ctx, p.Pid, store, SnapOptions{Level: level, Kill: true})
 			return func() {}, err
 		},
 		Variants: []Variant{{"bpfckpt", Measured, func(ctx context.Context, r *Recorder) error { return restoreOnce(ctx, r, restore, store, w) }}},

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
@@ -53,9 +54,21 @@ type workload struct {
 	restore float64
 }
 
+// Workloads that only snapshots are measured on.
+const (
+	incremental = "incremental"
+	storm       = "storm"
+)
+
+// pageSize is that of x86-64's small pages, bytes.
+const pageSize = 4096
+
+// stormShare is how much of its memory the process of the workload "storm" writes each second.
+const stormShare = 0.3
+
 // WorkloadKeys are the names of the workloads, in their order.
 func WorkloadKeys() []string {
-	return []string{"small", "memory", "lazy", "write", "mappings", "descriptors", "threads"}
+	return []string{"small", "memory", "lazy", "write", incremental, storm, "mappings", "descriptors", "threads"}
 }
 
 // ErrNoWorkload means that a name is not among WorkloadKeys.
@@ -71,6 +84,14 @@ func workloads(s Sizes, only []string) ([]workload, error) {
 		{
 			key: "write", title: fmt.Sprintf("%s, writing %d pages/s", quantity(float64(s.Memory), "bytes"), s.WriteRate),
 			args: fixed(subject.Writing(s.Memory, s.WriteRate)), bytes: s.Memory, freeze: 10,
+		},
+		{
+			key: incremental, title: "1% of " + quantity(float64(s.Memory), "bytes") + " written since the last",
+			args: fixed(subject.Writing(s.Memory, s.WriteRate)), freeze: 10,
+		},
+		{
+			key: storm, title: fmt.Sprintf("%s, %.0f%% of it rewritten each second", quantity(float64(s.Memory), "bytes"), 100*stormShare),
+			args: fixed(subject.Writing(s.Memory, int(stormShare*float64(s.Memory/pageSize)))), freeze: float64(largestFreeze / time.Millisecond),
 		},
 		{key: "mappings", title: fmt.Sprintf("%d mappings", s.Mappings), args: fixed(subject.Mappings(s.Mappings)), freeze: 25},
 		{key: "descriptors", title: fmt.Sprintf("%d descriptors", s.Descriptors), args: func(dir string) []string {
