@@ -39,6 +39,9 @@ func writeFault(path string, err error) error {
 			code = fault.StoreRights
 		}
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		code = fault.StoreNotStore
+	}
 	return fault.New(code, path, "%w", cause(err))
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
@@ -223,6 +224,9 @@ func imageIDs(dir string) ([]string, error) {
 func checkMark(dir string) error {
 	path := filepath.Join(dir, markFile)
 	b, err := readSmall(path, int64(len(storeMark))+1)
+	if errors.Is(err, syscall.ENOTDIR) {
+		return writeFault(dir, err)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return readFault(path, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -288,8 +289,11 @@ func (w *workspace) mkdirAll(path string) error {
 		w.made = append(w.made, path)
 		return nil
 	}
-	if fi, serr := os.Stat(path); serr == nil && fi.IsDir() {
-		return nil
+	if fi, serr := os.Stat(path); serr == nil {
+		if fi.IsDir() {
+			return nil
+		}
+		return syscall.ENOTDIR
 	}
 	return err
 }

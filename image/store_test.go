@@ -248,10 +248,12 @@ func TestNotAStore(t *testing.T) {
 	}
 	_, err := image.Create(dir, image.WriteOptions{})
 	wantCode(t, err, fault.StoreNotStore)
-	_, err = image.Create(filepath.Join(dir, "thesis.tex"), image.WriteOptions{})
-	wantCode(t, err, fault.StoreIO)
-	_, err = image.Create(filepath.Join(dir, "thesis.tex", "x"), image.WriteOptions{})
-	wantCode(t, err, fault.StoreIO)
+	for _, file := range []string{filepath.Join(dir, "thesis.tex"), filepath.Join(dir, "thesis.tex", "x")} {
+		_, err = image.Create(file, image.WriteOptions{})
+		wantCode(t, err, fault.StoreNotStore)
+		_, _, err = image.ParentOf(file, image.Origin{}) // what a snapshot asks first
+		wantCode(t, err, fault.StoreNotStore)
+	}
 	if got := tree(t, dir); len(got) != 2 {
 		t.Errorf("left: %v", got)
 	}

@@ -155,6 +155,9 @@ func (s *session) start() error {
 	if err != nil {
 		return fault.New(fault.StartCommand, s.args[0], "%w", errors.Unwrap(err))
 	}
+	if err := tryStore(s.dir); err != nil {
+		return err
+	}
 	keepSaveable()
 	p, err := os.StartProcess(path, s.args, &os.ProcAttr{
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setpgid: true},

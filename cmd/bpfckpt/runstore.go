@@ -76,6 +76,16 @@ func writeNote(dir string, n runNote) error {
 	return nil
 }
 
+// tryStore begins an image and gives it up: a directory that takes none is told of before the command starts, not at its end.
+func tryStore(dir string) error {
+	w, err := image.Create(dir, image.WriteOptions{})
+	if err != nil {
+		return err
+	}
+	w.Abort()
+	return nil
+}
+
 // resumePoint opens the image to go on from: the head of the store, unless the command has ended since. It returns nil if there is none, and
 // a fault if the image is of another command or damaged.
 func resumePoint(dir string, args []string) (*image.Reader, error) {

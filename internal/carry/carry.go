@@ -92,7 +92,8 @@ func (s Store) Get(pid int, start uint64) (image.Usage, bool, error) {
 func (s Store) GetRecord(pid int, start uint64) (Record, bool, error) {
 	var u Record
 	f, err := os.Open(s.path(pid, start))
-	if errors.Is(err, fs.ErrNotExist) {
+	// What we may not read was recorded by another user: to us it is lost.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return u, false, nil
 	}
 	if err != nil {

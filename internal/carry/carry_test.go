@@ -1,9 +1,13 @@
 package carry
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -34,6 +38,14 @@ func TestPutGetAndSweep(t *testing.T) {
 	if got, ok, err := s.Get(me.Pid, me.StartTime); got != want || !ok || err != nil {
 		t.Errorf("got %+v, %v, %v", got, ok, err)
 	}
+	if err := asNobody(func() error {
+		if _, ok, err := s.Get(me.Pid, me.StartTime); ok || err != nil {
+			return fmt.Errorf("another user's record: %v, %w", ok, err)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	left, err := os.ReadDir(s.Dir)
 	if err != nil {
 		t.Fatal(err)
@@ -44,4 +56,19 @@ func TestPutGetAndSweep(t *testing.T) {
 	if info, err := left[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
+}
+
+// asNobody runs f on a thread of its own that has the rights of no user; the thread ends with it.
+func asNobody(f func() error) error {
+	const nobody = 65534
+	err := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			err <- errno
+			return
+		}
+		err <- f()
+	}()
+	return <-err
 }

@@ -40,7 +40,7 @@ var imageCodes = []Entry{
 
 	{StoreNotFound, Failed, "no such store", "There is nothing by this name, or no image in it.", "check the directory; bpfckpt snap PID --dir DIR makes one"},
 	{StoreNoImage, Failed, "no such image in the store", "The store has no image with this name or id.", "bpfckpt inspect DIR shows the head; names and ids are those printed by snap"},
-	{StoreNotStore, Failed, "the directory is not a store", "It has other things in it and was not made by bpfckpt.", "name an empty or new directory"},
+	{StoreNotStore, Failed, "the directory is not a store", "It has other things in it and was not made by bpfckpt, or it is no directory at all.", "name an empty or new directory"},
 	{StoreAmbiguous, Failed, "more than one image fits", "Several ids begin like this, or the store has several images and no head.", "give more digits of the id"},
 	{StoreName, Failed, "the name is taken", "Names are unique within a store.", "choose another name"},
 	{StoreOption, Usage, "the store was asked for something that does not exist", "A name has characters outside of A-Z a-z 0-9 . _ -, or a compression level is unknown.", "read bpfckpt snap --help"},
