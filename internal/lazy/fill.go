@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -371,23 +372,44 @@ func (s *server) spread(d decoded) {
 		if m.parent != nil {
 			continue
 		}
-		var list []span
-		for _, i := range m.content.of(d.frame) {
-			list = append(list, m.spans(i)...)
-		}
-		if len(list) == 0 {
-			continue
-		}
-		v := done
-		if d.err != nil {
-			v = s.lose(m, list, d.err)
-		} else {
-			v = put(m, d.data, list)
-		}
+		v := s.persist(m, d.frame, func(list []span) verdict {
+			if d.err != nil {
+				return s.lose(m, list, d.err)
+			}
+			return put(m, d.data, list)
+		})
 		if v == gone {
 			s.remove(m)
 		}
 	}
+}
+
+// attempts is how often persist tries, about a millisecond in all.
+const attempts = 20
+
+// persist calls do with what a memory misses of a frame. While messages are to be read first it reads them and tries again: a program that discards
+// memory all the time would else never get the rest.
+func (s *server) persist(m *memory, frame uint32, do func([]span) verdict) verdict {
+	for range attempts {
+		var list []span
+		for _, i := range m.content.of(frame) {
+			list = append(list, m.spans(i)...)
+		}
+		if len(list) == 0 {
+			return done
+		}
+		if v := do(list); v != later {
+			return v
+		}
+		if !readable(m.fd) { // who sent the message that we have read has not run since
+			time.Sleep(50 * time.Microsecond)
+		}
+		s.serve(m)
+		if !slices.Contains(s.memories, m) {
+			return done
+		}
+	}
+	return later
 }
 
 // finish brings what was left, and reports whether every memory is complete.
@@ -412,14 +434,7 @@ func (s *server) finish() bool {
 func (s *server) retry(m *memory) {
 	before := m.left
 	for _, frame := range m.content.list {
-		var list []span
-		for _, i := range m.content.of(frame) {
-			list = append(list, m.spans(i)...)
-		}
-		if len(list) == 0 {
-			continue
-		}
-		switch s.bring(m, frame, list) {
+		switch s.persist(m, frame, func(list []span) verdict { return s.bring(m, frame, list) }) {
 		case gone:
 			s.remove(m)
 			return
