@@ -70,6 +70,9 @@ func (m *memory) split(addr, off, size uint64, do func(addr, off, size uint64) (
 
 // serve reads the messages of a memory and does what they ask for.
 func (s *server) serve(m *memory) {
+	if m.fd < 0 {
+		return // removed
+	}
 	if m.parent != nil {
 		s.settle(m)
 		return
@@ -90,7 +93,6 @@ func (s *server) serve(m *memory) {
 				return
 			}
 		case eventFork:
-			_, _ = unix.FcntlInt(uintptr(msg.childFD()), unix.F_SETFD, 0) // for the orphanage, see adopt
 			s.memories = append(s.memories, m.fork(msg.childFD()))
 			return // before anything else it is settled what the child has
 		case eventRemap:
@@ -161,7 +163,6 @@ func (s *server) fault(m *memory, addr uint64) verdict {
 	frame, pending, absent := m.missing(addr)
 	switch {
 	case m.doomed, absent == 0 && !pending && m.doubt:
-		s.lost++
 		return s.answerWith(m, addr, pageSize, poison)
 	case !pending:
 		return s.answerWith(m, addr, max(absent, 1)*pageSize, zero)
@@ -179,13 +180,11 @@ func (s *server) fault(m *memory, addr uint64) verdict {
 		}
 	}
 	v := s.bring(m, frame, one)
-	if v != done {
-		if v != gone {
-			wake(m.fd, addr, pageSize) // it comes again
-		}
-		return v
+	if v == gone {
+		return gone
 	}
-	if v := s.bring(m, frame, all); v == gone {
+	wake(m.fd, addr, pageSize) // if the page is not there, the fault comes again
+	if v == done && s.bring(m, frame, all) == gone {
 		return gone
 	}
 	return done
@@ -246,7 +245,6 @@ func (s *server) lose(m *memory, list []span, cause error) verdict {
 		}
 	}
 	if n > 0 {
-		s.lost += n
 		s.say("pid %d: %d pages are lost, and are a SIGBUS to touch: %v", m.pid, n, cause)
 	}
 	return worst
@@ -457,10 +455,12 @@ func (s *server) retry(m *memory) {
 
 // alive tells whether the address space is still there.
 func (m *memory) alive() bool {
-	const low = 0x10000 // vm.mmap_min_addr, the lowest that can be asked about
-	if _, in := m.areaAt(low); in {
+	if _, in := m.areaAt(lowest); in {
 		return true
 	}
-	_, err := zero(m.fd, low, pageSize)
+	_, err := zero(m.fd, lowest, pageSize)
 	return !errors.Is(err, unix.ESRCH)
 }
+
+// lowest is the lowest address that can be asked about, vm.mmap_min_addr.
+const lowest = 0x10000
