@@ -178,7 +178,7 @@ func (tg *target) busOr(want result) bool {
 func killProcess(t *testing.T, pid int) bool {
 	t.Helper()
 	comm := strings.TrimSpace(slurp(fmt.Sprintf("/proc/%d/comm", pid)))
-	if comm != "exe" && comm != "bpfckpt" && comm != "lazy-guard" {
+	if comm != "lazy-server" && comm != "lazy-guard" {
 		return false
 	}
 	return syscall.Kill(pid, syscall.SIGKILL) == nil

@@ -126,7 +126,8 @@ func (r *restorer) arm(p *process) error {
 	if pl == nil || len(pl.areas) == 0 {
 		return nil
 	}
-	theirs, err := p.call("make a userfaultfd", unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	// Without O_CLOEXEC, which the userfaultfds of forked children would inherit: the orphanage is reached by execve.
+	theirs, err := p.call("make a userfaultfd", unix.SYS_USERFAULTFD, unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ func restoreVerb() *verb {
 			"restore ends as the process ends. With --detach it returns once the process runs, on its own and without a terminal.\n\n" +
 			"With --lazy the processes run before their memory is there. A process of bpfckpt brings it: what they touch at once, the rest in the\n" +
 			"background; then it ends. That is for private anonymous memory, in pieces of 64 KiB and more; shared and locked memory and changed pages of\n" +
-			"files are there from the beginning. Meanwhile the image must stay readable, though it may be removed from the store. If the\n" +
-			"process that brings the memory is killed, or finds the image damaged, a page that never came is a SIGBUS to touch, never zeros.\n" +
+			"files are there from the beginning. Meanwhile the image may be removed from the store. If what brings the memory is killed, the\n" +
+			"processes get SIGBUS; if the image is found damaged, its pages are a SIGBUS to touch. A page that never came is never zeros.\n" +
 			"snap waits until all memory is there. --lazy needs Linux 6.6.",
 		flags: []cli.Flag{
 			&cli.BoolFlag{Name: "detach", Usage: "return once the process runs; standard streams that led outside become /dev/null"},

@@ -55,11 +55,14 @@ func Start(command []string, ref string, report *os.File) (*Client, error) {
 	go func() {
 		_ = c.cmd.Wait()
 		close(c.ended)
-		// Its guard may hold its end of the socket a little longer.
-		_ = c.conn.SetReadDeadline(time.Now())
+		// It may be done already, its answers unread; or dead, and its guard holds its end of the socket a little longer.
+		_ = c.conn.SetReadDeadline(time.Now().Add(lastWords))
 	}()
 	return c, nil
 }
+
+// lastWords is how long we read what a server said before it ended.
+const lastWords = 2 * time.Second
 
 // Pid is the server's.
 func (c *Client) Pid() int { return c.cmd.Process.Pid }

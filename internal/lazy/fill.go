@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,9 @@ func (m *memory) split(addr, off, size uint64, do func(addr, off, size uint64) (
 
 // serve reads the messages of a memory and does what they ask for.
 func (s *server) serve(m *memory) {
+	if m.fd < 0 {
+		return // removed
+	}
 	if m.parent != nil {
 		s.settle(m)
 		return
@@ -89,7 +93,6 @@ func (s *server) serve(m *memory) {
 				return
 			}
 		case eventFork:
-			_, _ = unix.FcntlInt(uintptr(msg.childFD()), unix.F_SETFD, 0) // for the orphanage, see adopt
 			s.memories = append(s.memories, m.fork(msg.childFD()))
 			return // before anything else it is settled what the child has
 		case eventRemap:
@@ -160,7 +163,6 @@ func (s *server) fault(m *memory, addr uint64) verdict {
 	frame, pending, absent := m.missing(addr)
 	switch {
 	case m.doomed, absent == 0 && !pending && m.doubt:
-		s.lost++
 		return s.answerWith(m, addr, pageSize, poison)
 	case !pending:
 		return s.answerWith(m, addr, max(absent, 1)*pageSize, zero)
@@ -178,13 +180,11 @@ func (s *server) fault(m *memory, addr uint64) verdict {
 		}
 	}
 	v := s.bring(m, frame, one)
-	if v != done {
-		if v != gone {
-			wake(m.fd, addr, pageSize) // it comes again
-		}
-		return v
+	if v == gone {
+		return gone
 	}
-	if v := s.bring(m, frame, all); v == gone {
+	wake(m.fd, addr, pageSize) // if the page is not there, the fault comes again
+	if v == done && s.bring(m, frame, all) == gone {
 		return gone
 	}
 	return done
@@ -245,7 +245,6 @@ func (s *server) lose(m *memory, list []span, cause error) verdict {
 		}
 	}
 	if n > 0 {
-		s.lost += n
 		s.say("pid %d: %d pages are lost, and are a SIGBUS to touch: %v", m.pid, n, cause)
 	}
 	return worst
@@ -371,23 +370,44 @@ func (s *server) spread(d decoded) {
 		if m.parent != nil {
 			continue
 		}
-		var list []span
-		for _, i := range m.content.of(d.frame) {
-			list = append(list, m.spans(i)...)
-		}
-		if len(list) == 0 {
-			continue
-		}
-		v := done
-		if d.err != nil {
-			v = s.lose(m, list, d.err)
-		} else {
-			v = put(m, d.data, list)
-		}
+		v := s.persist(m, d.frame, func(list []span) verdict {
+			if d.err != nil {
+				return s.lose(m, list, d.err)
+			}
+			return put(m, d.data, list)
+		})
 		if v == gone {
 			s.remove(m)
 		}
 	}
+}
+
+// attempts is how often persist tries, about a millisecond in all.
+const attempts = 20
+
+// persist calls do with what a memory misses of a frame. While messages are to be read first it reads them and tries again: a program that discards
+// memory all the time would else never get the rest.
+func (s *server) persist(m *memory, frame uint32, do func([]span) verdict) verdict {
+	for range attempts {
+		var list []span
+		for _, i := range m.content.of(frame) {
+			list = append(list, m.spans(i)...)
+		}
+		if len(list) == 0 {
+			return done
+		}
+		if v := do(list); v != later {
+			return v
+		}
+		if !readable(m.fd) { // who sent the message that we have read has not run since
+			time.Sleep(50 * time.Microsecond)
+		}
+		s.serve(m)
+		if !slices.Contains(s.memories, m) {
+			return done
+		}
+	}
+	return later
 }
 
 // finish brings what was left, and reports whether every memory is complete.
@@ -412,14 +432,7 @@ func (s *server) finish() bool {
 func (s *server) retry(m *memory) {
 	before := m.left
 	for _, frame := range m.content.list {
-		var list []span
-		for _, i := range m.content.of(frame) {
-			list = append(list, m.spans(i)...)
-		}
-		if len(list) == 0 {
-			continue
-		}
-		switch s.bring(m, frame, list) {
+		switch s.persist(m, frame, func(list []span) verdict { return s.bring(m, frame, list) }) {
 		case gone:
 			s.remove(m)
 			return
@@ -442,10 +455,12 @@ func (s *server) retry(m *memory) {
 
 // alive tells whether the address space is still there.
 func (m *memory) alive() bool {
-	const low = 0x10000 // vm.mmap_min_addr, the lowest that can be asked about
-	if _, in := m.areaAt(low); in {
+	if _, in := m.areaAt(lowest); in {
 		return true
 	}
-	_, err := zero(m.fd, low, pageSize)
+	_, err := zero(m.fd, lowest, pageSize)
 	return !errors.Is(err, unix.ESRCH)
 }
+
+// lowest is the lowest address that can be asked about, vm.mmap_min_addr.
+const lowest = 0x10000

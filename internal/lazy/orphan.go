@@ -112,6 +112,9 @@ func (o *orphan) drain() (children []*orphan, quiet bool) {
 	}
 }
 
+// alive is memory.alive where nothing is known of what is where: a page that is missing may be poisoned.
+func (o *orphan) alive() bool { return o.poison(lowest, pageSize) != gone }
+
 func (o *orphan) poison(addr, size uint64) verdict {
 	do := func(addr, _, n uint64) (uint64, error) { return poison(o.fd, addr, n) }
 	return o.try(addr, size, do, func(uint64, uint64) {})

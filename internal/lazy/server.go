@@ -30,7 +30,6 @@ type server struct {
 	memories []*memory
 	frames   *image.FrameReader // for faults
 	hot      hotFrame
-	lost     int // pages that could not be had
 
 	self, guard, guardFD int // pidfd of this process; pid and pidfd of the guard
 	victims              []int32
@@ -360,6 +359,7 @@ func (s *server) closeAll() {
 // remove forgets an address space that is no more.
 func (s *server) remove(m *memory) {
 	_ = unix.Close(m.fd)
+	m.fd, m.left = -1, 0 // the number will be another's
 	s.memories = slices.DeleteFunc(s.memories, func(o *memory) bool { return o == m })
 	for _, o := range s.memories {
 		if o.parent == m {
