@@ -323,7 +323,7 @@ func TestExactly(t *testing.T) {
 		}
 		t.Run(tr.Name(), func(t *testing.T) {
 			w := start(t)
-			w.do("map 0 4000 0 anon")
+			w.do("map 0 4000 0 small")
 			w.do("write 0 0 4000")
 			w.do("map 1 100 0 file")
 			w.do("write 1 0 80")

@@ -414,9 +414,15 @@ func BenchmarkInject(b *testing.B) {
 	}
 }
 
+// errNoChain is what programs of the kernel matrix give: they are static, and the code that a chain needs is in a shared C library.
+var errNoChain = errors.New("the program has no code to chain calls with")
+
 // deaths are the moments at which TestInjectDiesWithSignal dies.
 var deaths = map[string]func(l *loan, calls []Syscall) error{
 	"chain, before the mask": func(l *loan, calls []Syscall) error {
+		if l.chain == nil {
+			return errNoChain
+		}
 		first, words, results := l.steps(calls)
 		_, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {l.chain.results, len(results)}}, append(words, results...))
 		return errors.Join(err, setRegset(l.th.Tid, regsetPRStatus, first.Bytes()))
@@ -434,7 +440,11 @@ func TestInjectDiesWithSignal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := startVictim(t)
 			for range 20 {
-				if err := dieInjecting(v.cmd.Process.Pid, die); err != nil {
+				err := dieInjecting(v.cmd.Process.Pid, die)
+				if errors.Is(err, errNoChain) && os.Getenv("BPFCKPT_GUEST") != "" {
+					t.Skip(err)
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Millisecond)

@@ -57,6 +57,8 @@ static void map(int s, size_t pages, const char *how, char *at)
 		return;
 	if (!strcmp(how, "huge"))
 		madvise(p, pages * PAGE, MADV_HUGEPAGE);
+	if (!strcmp(how, "small")) // a huge page has one soft-dirty bit for all of it
+		madvise(p, pages * PAGE, MADV_NOHUGEPAGE);
 	slot[s].at = p;
 	slot[s].pages = pages;
 	slot[s].prot = PROT_READ | PROT_WRITE;
