@@ -21,12 +21,18 @@ func (tg *target) endWatch() {
 	}
 }
 
-// awaitNoWatch waits until the watch of the target has ended by itself.
+// awaitNoWatch waits until the watch of the target has ended by itself, also one that had only begun to start.
 func (tg *target) awaitNoWatch() {
 	tg.t.Helper()
+	args := fmt.Sprintf("\x00watch\x00%d\x00", tg.pid)
 	tg.poll("the end of the watch", func() bool {
-		out, _, _ := tg.ckpt("watch", "--list", "--json")
-		return !strings.Contains(out, fmt.Sprintf(`"pid":%d,`, tg.pid))
+		for _, p := range processes() {
+			pid, _, _ := strings.Cut(p, " ")
+			if strings.Contains(slurp("/proc/"+pid+"/cmdline"), args) {
+				return false
+			}
+		}
+		return true
 	})
 }
 

@@ -34,7 +34,7 @@ type ready struct {
 
 // startWatch starts a watch of pid in the background, in a session of its own, and waits until it runs. flags are further flags of the verb.
 func startWatch(ctx context.Context, pid int, flags []string) (watcher int, err error) {
-	cmd := exec.Command("/proc/self/exe", append([]string{"watch", strconv.Itoa(pid), "--json"}, flags...)...)
+	cmd := exec.Command(ownProgram(), append([]string{"watch", strconv.Itoa(pid), "--json"}, flags...)...)
 	cmd.Env = append(os.Environ(), backgroundEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := cmd.StdoutPipe()
@@ -61,6 +61,19 @@ func startWatch(ctx context.Context, pid int, flags []string) (watcher int, err 
 	}
 	_ = cmd.Process.Release()
 	return r.Watcher, nil
+}
+
+// ownProgram is the path of this program; where that leads nowhere any more, a link to the very file.
+func ownProgram() string {
+	const link = "/proc/self/exe"
+	path, err := os.Readlink(link)
+	if err != nil {
+		return link
+	}
+	if _, err := os.Stat(path); err != nil {
+		return link
+	}
+	return path
 }
 
 // watchInBackground starts the watch that the command line asks for and returns when it runs.
