@@ -195,6 +195,9 @@ func (s *session) freeze(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		s.group, s.pids, s.frozenAt = nil, nil, time.Now()
 		err := s.freezeTree(ctx, timeout)
+		if f := new(fault.Error); timeout < stopTimeout && attempt == stopAttempts && errors.As(err, &f) && f.Code == fault.Freeze {
+			return fault.New(fault.MaxFreeze, f.Object, "%s", f.Cause)
+		}
 		if err == nil || attempt == stopAttempts || ctx.Err() != nil ||
 			!errors.Is(err, &fault.Error{Code: fault.Freeze}) && !isGone(err) {
 			return err

@@ -1,6 +1,7 @@
 package dirty
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -182,7 +183,12 @@ func (t *uffd) Reset(pid int) error {
 	return nil
 }
 
+// trackFault makes a fault of what the kernel said; one of whoever took the pages is passed on.
 func trackFault(pid int, err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) || errors.Is(err, context.Canceled) {
+		return err
+	}
 	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
 }
 
