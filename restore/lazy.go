@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // Lazy is what a restore left to come, of a Result.
@@ -131,7 +132,7 @@ func (r *restorer) arm(p *process) error {
 	if err != nil {
 		return err
 	}
-	fd, err := takeFD(p.pid, int(theirs))
+	fd, err := ptrace.TakeFD(p.pid, int(theirs))
 	if err != nil {
 		return err
 	}
@@ -151,20 +152,6 @@ func (r *restorer) arm(p *process) error {
 		}
 	}
 	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there})
-}
-
-// takeFD duplicates a descriptor of another process.
-func takeFD(pid, theirs int) (int, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_open: %w", err)
-	}
-	defer unix.Close(pidfd)
-	fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_getfd: %w", err)
-	}
-	return fd, nil
 }
 
 // commitServer tells the server that the processes are about to run.

@@ -397,7 +397,7 @@ func takeFrom(in *ptrace.Injector, th *ptrace.Thread) (fd int, err error) {
 		made = true
 		undo.Args[0] = uint64(result)
 		var err error
-		fd, err = takeFD(th.Pid, int(result))
+		fd, err = ptrace.TakeFD(th.Pid, int(result))
 		return err
 	})
 	if err == nil && made {
@@ -426,19 +426,4 @@ func lowestFree(pid int) (uint64, error) {
 		}
 	}
 	return uint64(next), nil
-}
-
-// takeFD duplicates a descriptor of another process (pidfd_getfd(2), Linux 5.6).
-func takeFD(pid, theirs int) (int, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_open: %w", err)
-	}
-	defer unix.Close(pidfd)
-	fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_getfd: %w", err)
-	}
-	unix.CloseOnExec(fd)
-	return fd, nil
 }

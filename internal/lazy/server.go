@@ -19,6 +19,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // server fills memories. Everything of it belongs to the goroutine of loop.
@@ -246,7 +247,7 @@ func (s *server) answer(r incoming) (answer, error) {
 
 // adopt takes a process over.
 func (s *server) adopt(p *Process) error {
-	fd, err := takeFD(s.peer, p.FD)
+	fd, err := ptrace.TakeFD(s.peer, p.FD)
 	if err != nil {
 		return err
 	}
@@ -275,20 +276,6 @@ func (s *server) contentOf(p *Process) *content {
 		areas = without(areas, r)
 	}
 	return newContent(s.img.PiecesIn(p.Space, areas))
-}
-
-// takeFD duplicates a descriptor of another process.
-func takeFD(pid, theirs int) (int, error) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_open: %w", err)
-	}
-	defer unix.Close(pidfd)
-	fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
-	if err != nil {
-		return -1, fmt.Errorf("pidfd_getfd: %w", err)
-	}
-	return fd, nil
 }
 
 // renewGuard puts a new guard in the place of the old one, if any: the new one knows all processes.
