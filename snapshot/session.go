@@ -39,6 +39,7 @@ type session struct {
 	arena  *arena
 
 	frozenAt time.Time
+	frozen   bool           // the last freeze has begun
 	starts   map[int]uint64 // start times of the processes, to tell them from later ones with the same pid
 	pids     []int          // the tree, parents first
 	zombies  []int

@@ -29,12 +29,12 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	if o.Stop && o.Kill {
 		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
 	}
-	r, err := snapOnce(ctx, pid, o)
+	r, err := snapInTime(ctx, pid, o)
 	if o.Incremental && errors.Is(err, &fault.Error{Code: fault.StoreParent}) {
 		// It has executed another program after the first of its pages were taken from the parent.
 		cause := err
 		o.Incremental = false
-		if r, err = snapOnce(ctx, pid, o); err == nil {
+		if r, err = snapInTime(ctx, pid, o); err == nil {
 			r.Notes = append(r.Notes, fmt.Sprintf("the image is a full one: %v", cause))
 		}
 	}
@@ -44,25 +44,35 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	return r, err
 }
 
-// snapOnce is one attempt of Snap.
-func snapOnce(ctx context.Context, pid int, o Options) (*Result, error) {
+// freezeAttempts is how many freezes may last longer than Options.MaxFreeze, and be given up, before the snapshot is.
+const freezeAttempts = 3
+
+// snapInTime tries again when a freeze was given up because it lasted too long: what should have fitted may have met a busy moment of the machine.
+func snapInTime(ctx context.Context, pid int, o Options) (*Result, error) {
+	for attempt := 1; ; attempt++ {
+		r, overran, err := snapOnce(ctx, pid, o)
+		if !overran || attempt == freezeAttempts || ctx.Err() != nil {
+			return r, err
+		}
+	}
+}
+
+// snapOnce is one attempt of Snap. It also reports whether it was given up because the freeze lasted too long.
+func snapOnce(ctx context.Context, pid int, o Options) (r *Result, overran bool, err error) {
 	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
 	defer s.close()
 	info, err := s.run(ctx)
 	if err != nil {
-		return nil, interrupted(err)
+		return nil, s.frozen && errors.Is(err, &fault.Error{Code: fault.MaxFreeze}), interrupted(err)
 	}
-	r := s.res
+	r = s.res
 	r.Dir, r.ID, r.Name, r.Parent = info.Dir, info.ID, info.Name, info.Parent
 	r.PagesWritten, r.PagesZero, r.PagesShared = info.PagesWritten, info.PagesZero, info.PagesShared
 	r.BytesRaw, r.BytesWritten = info.BytesRaw, info.BytesWritten
 	for _, p := range s.st.Processes {
 		r.Pids = append(r.Pids, p.Pid)
 	}
-	if err := s.finish(); err != nil {
-		return r, err
-	}
-	return r, nil
+	return r, false, s.finish()
 }
 
 // run goes through the phases up to the published image.
@@ -94,6 +104,7 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 	if err := timed(&ph.Freeze, func() error { return s.freeze(ctx) }); err != nil {
 		return image.Info{}, err
 	}
+	s.frozen = true
 	if err := s.collect(ctx); err != nil {
 		return image.Info{}, err
 	}

@@ -72,10 +72,15 @@ func SnapPlan(ctx context.Context, snap Snapper, track Tracking, o Options) (*Pl
 	p := &Plan{Title: "Snapshots", Done: st.remove}
 	criu := p.findCriu(ctx)
 	for _, w := range loads {
-		if w.lazy { // is "memory" again
-			continue
+		switch {
+		case w.lazy: // is "memory" again
+		case w.key == incremental:
+			p.Experiments = append(p.Experiments, incrementalExperiment(snap, track, st, w, o.Sizes.withDefaults()))
+		case w.key == storm:
+			p.Experiments = append(p.Experiments, stormExperiment(snap, st, w))
+		default:
+			p.Experiments = append(p.Experiments, snapExperiment(snap, st, w, criu))
 		}
-		p.Experiments = append(p.Experiments, snapExperiment(snap, st, w, criu))
 	}
 	return p, nil
 }

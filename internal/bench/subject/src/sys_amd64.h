@@ -44,6 +44,14 @@ static inline long start_thread(unsigned long flags, void *stack_top, void (*fn)
 	return ret;
 }
 
+/* What a handler returns to, as every C library has it. Without one nothing could make a system call inside the process (internal/ptrace,
+   injection), which no real program is like. */
+__asm__(".globl restorer\n"
+	"restorer:\n\t"
+	"mov $15, %rax\n\t" /* rt_sigreturn */
+	"syscall\n\t"
+	"ret\n");
+
 /* The kernel enters with argc, argv, envp and auxv on the stack. */
 __asm__(".globl _start\n"
 	"_start:\n\t"
