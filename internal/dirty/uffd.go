@@ -183,6 +183,9 @@ func (t *uffd) Reset(pid int) error {
 }
 
 func trackFault(pid int, err error) error {
+	if errors.Is(err, unix.ESRCH) { // its address space is gone
+		return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", pid), "it ended: %w", err)
+	}
 	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
 }
 
