@@ -2,6 +2,7 @@ package integration
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -184,4 +185,17 @@ func TestMovedImage(t *testing.T) {
 	tg.restore(filepath.Join(tg.dir, "elsewhere"))
 	tg.goOn()
 	same(t, "moved", tg.finish(), want)
+}
+
+// A restore below nohup ignores signals that a dead child of the image died of.
+func TestZombiesBelowNohup(t *testing.T) {
+	p := caseNamed(t, "trees/killed")
+	want := control(t, p)
+	tg := start(t, p)
+	tg.snap()
+	tg.kill()
+	tg.run(exec.Command("env", "--ignore-signal=HUP,INT,TERM,SEGV", built.cmd, "restore", "image"), "restore.out", "restore.err")
+	tg.waitRestored()
+	tg.goOn()
+	same(t, "below nohup", tg.finish(), want)
 }

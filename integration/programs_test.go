@@ -52,6 +52,7 @@ var special = map[string]func(*program){
 	"timers/posix-thread": func(p *program) { p.wait = computes }, // a thread comes and goes
 	// A zombie's name and the signals it never took are not kept: all its parent can ask for is how it ended.
 	"trees/zombie":        func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },
+	"trees/killed":        func(p *program) { p.loses = []string{" Name", " SigBlk", " SigIgn", " ShdPnd"} },
 	"proc/chroot":         func(p *program) { p.goFile = "jail/go" },
 	"proc/executed":       nil,                                   // what proc/exec becomes
 	"sleeps/sigtimedwait": func(p *program) { p.wait = inACall }, // the snapshot ends its call

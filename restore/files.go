@@ -58,7 +58,8 @@ func (r *restorer) openFiles() error {
 		}
 		for _, dir := range []string{rec.Cwd, rec.Root} {
 			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-				return fault.New(fault.FileGone, dir, "pid %d has it as its working or root directory, and it is not there", rec.Pid)
+				return fault.New(fault.FileGone, dir, "pid %d has it as its working or root directory, and it is not there", rec.Pid).
+					WithRemedy("make the directory again")
 			}
 		}
 		for j := range rec.VMAs {

@@ -385,38 +385,52 @@ func (r *restorer) die(p *process) error {
 			return err
 		}
 	}
-	if len(p.rec.Args) > 0 {
-		at := stackOf(p)
-		if err := p.lead.Poke(at, append([]byte(p.rec.Args[0]), 0)); err != nil {
-			return err
-		}
-		if _, err := p.call("set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, at); err != nil {
-			return err
-		}
-	}
 	regs, err := p.lead.Regs()
 	if err != nil {
 		return err
 	}
 	status := unix.WaitStatus(p.rec.ExitCode)
 	if status.Signaled() {
-		if err := unix.Kill(p.pid, status.Signal()); err != nil {
-			return fmt.Errorf("end %s: %w", p.object(), err)
-		}
-		if err := p.lead.SetSigMask(0); err != nil {
+		if err := r.readyToDie(p, status); err != nil {
 			return err
 		}
+		regs.SetCall(p.insn(), unix.SYS_KILL, uint64(p.rec.Pid), uint64(status.Signal()))
 	} else {
 		regs.SetCall(p.insn(), unix.SYS_EXIT_GROUP, uint64(status.ExitStatus()))
-		if err := p.lead.SetRegs(&regs); err != nil {
-			return err
-		}
+	}
+	if err := p.lead.SetRegs(&regs); err != nil {
+		return err
 	}
 	if err := p.lead.Release(); err != nil {
 		return err
 	}
 	return awaitState(p.pid, "Z")
 }
+
+// readyToDie makes a process one that a signal kills, without a core dump: that would be one of the stub.
+func (r *restorer) readyToDie(p *process, status unix.WaitStatus) error {
+	if _, err := p.call("forbid a core dump", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	if status.CoreDump() {
+		r.notes = append(r.notes, fmt.Sprintf("%s, a zombie, had dumped core: its status will tell of the signal only", p.object()))
+	}
+	if status.Signal() == unix.SIGKILL {
+		return nil // it has no action, and nothing can block it
+	}
+	// Whoever started us may have had us ignore the signal, as nohup does.
+	at := stackOf(p)
+	if err := p.lead.Poke(at, make([]byte, sizeofSigaction)); err != nil {
+		return err
+	}
+	if _, err := p.call("take the default action", unix.SYS_RT_SIGACTION, uint64(status.Signal()), at, 0, sigsetSize); err != nil {
+		return err
+	}
+	return p.lead.SetSigMask(0)
+}
+
+// sizeofSigaction is the size of the kernel's struct sigaction: handler, flags, restorer, mask. All zero it is SIG_DFL.
+const sizeofSigaction = 32
 
 // clone_args (clone3(2), include/uapi/linux/sched.h, CLONE_ARGS_SIZE_VER1 and later).
 const cloneArgsSize = 88

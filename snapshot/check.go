@@ -42,6 +42,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	st := &image.State{Root: pid, Processes: got.Processes, Files: got.Files}
 	r.Blockers = append(r.Blockers, got.Blockers...)
 	r.Blockers = append(r.Blockers, stateBlockers(st)...)
+	r.Blockers = append(r.Blockers, dirBlockers(st)...)
 	in := fdtable.Input{State: st, Running: true}
 	r.Blockers = append(r.Blockers, fdtable.Capture(ctx, in)...)
 	r.Blockers = append(r.Blockers, fdtable.Finish(ctx, in)...)

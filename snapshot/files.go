@@ -245,3 +245,26 @@ func changing(st *image.State, ghost int) bool {
 	}
 	return false
 }
+
+// dirBlockers lists working and root directories that their name no longer leads to: restore enters them by name.
+func dirBlockers(st *image.State) fault.List {
+	var list fault.List
+	for i := range st.Processes {
+		p := &st.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		for _, d := range []struct{ link, path, what string }{{"cwd", p.Cwd, "working"}, {"root", p.Root, "root"}} {
+			var real, named unix.Stat_t
+			if err := unix.Stat(fmt.Sprintf("/proc/%d/%s", p.Pid, d.link), &real); err != nil {
+				continue // it has ended: nothing to enter
+			}
+			if err := unix.Stat(d.path, &named); err == nil && named.Dev == real.Dev && named.Ino == real.Ino {
+				continue
+			}
+			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its %s directory %s was removed, or its name leads elsewhere now", d.what, d.path).
+				WithRemedy("start the program in a directory that stays"))
+		}
+	}
+	return list
+}

@@ -100,7 +100,7 @@ func (s *session) roundOfAll(ctx context.Context, first bool) error {
 	for _, pid := range t.take {
 		n, err := s.round(ctx, pid, first)
 		t.rest += n
-		if err != nil && !isGone(err) { // one that ended: the freeze will tell
+		if err = gone(pid, err); err != nil && !isGone(err) { // one that ended: the freeze will tell
 			return err
 		}
 	}

@@ -93,6 +93,7 @@ func TestRefusals(t *testing.T) {
 		{"split", []fault.Code{fault.Shared}},
 		{"strict", []fault.Code{fault.ThreadState}},
 		{"notify", []fault.Code{fault.ThreadState}},
+		{"nowhere", []fault.Code{fault.ProcessState}},
 		{"refused", []fault.Code{fault.Mapping, fault.Namespace}},
 	} {
 		t.Run(c.mode, func(t *testing.T) {

@@ -303,6 +303,7 @@ func (s *session) collect(ctx context.Context) error {
 		defer func() { s.contents = id.contents }()
 		err := id.identify()
 		list = append(list, id.blockers...)
+		list = append(list, dirBlockers(s.st)...)
 		return err
 	}); err != nil && len(list) == 0 {
 		return err

@@ -67,6 +67,33 @@ static void zombie(void)
 	expect("no more children", waitpid(-1, &status, 0), -1);
 }
 
+// Children that died of signals: of one that waits for nothing, one that dumps core by default, one that nohup ignores.
+static void killed(void)
+{
+	static const int by[] = {SIGKILL, SIGSEGV, SIGHUP, SIGINT, SIGTERM};
+	enum { N = sizeof by / sizeof *by };
+	pid_t child[N];
+	siginfo_t info;
+	int status;
+	for (int i = 0; i < N; i++) {
+		child[i] = must(fork());
+		if (child[i] == 0) {
+			must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)); // no core
+			signal(by[i], SIG_DFL);
+			kill(getpid(), by[i]);
+			pause();
+		}
+		must(waitid(P_PID, (id_t)child[i], &info, WEXITED | WNOWAIT));
+	}
+	ready();
+	for (int i = 0; i < N; i++) {
+		status = child_status(child[i]);
+		expect("killed", WIFSIGNALED(status), 1);
+		expect("by", WTERMSIG(status), by[i]);
+		expect("with a core", WCOREDUMP(status), 0);
+	}
+}
+
 static void groups(void)
 {
 	int report[2];
@@ -207,6 +234,7 @@ static void pipeline(void)
 static const struct test_case cases[] = {
 	{"pipe-and-memory", pipe_and_memory},
 	{"zombie", zombie},
+	{"killed", killed},
 	{"groups", groups},
 	{"many-children", many_children},
 	{"threads-and-children", threads_and_children},

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/pagemap"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
@@ -340,6 +341,35 @@ func TestExactly(t *testing.T) {
 			}
 			if changed < 100 || written > changed+more {
 				t.Errorf("%d pages are reported, %d have changed", written, changed)
+			}
+		})
+	}
+}
+
+// TestEndsMeanwhile kills the program as soon as the first of its pages is reported.
+func TestEndsMeanwhile(t *testing.T) {
+	for _, tr := range backends(t) {
+		t.Run(tr.Name(), func(t *testing.T) {
+			w := start(t)
+			w.do("map 0 4000 0 anon")
+			w.attach(tr)
+			if !tr.Live(w.pid()) {
+				return // its process stands still, and cannot end
+			}
+			w.arm(tr)
+			w.do("write 0 0 4000")
+			reported := 0
+			err := tr.Rearm(w.pid(), nil, func(Run) error {
+				if reported++; reported == 1 {
+					w.in.Close()
+					_ = w.cmd.Process.Kill()
+					_ = w.cmd.Wait()
+				}
+				return nil
+			})
+			t.Logf("%d runs reported, then: %v", reported, err)
+			if reported > 0 && !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+				t.Errorf("want E_TARGET_GONE, got %v", err)
 			}
 		})
 	}

@@ -189,6 +189,9 @@ func trackFault(pid int, err error) error {
 	if errors.As(err, &f) || errors.Is(err, context.Canceled) {
 		return err
 	}
+	if errors.Is(err, unix.ESRCH) { // its address space is gone
+		return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", pid), "it ended: %w", err)
+	}
 	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
 }
 

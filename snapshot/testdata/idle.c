@@ -19,6 +19,7 @@
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -253,6 +254,17 @@ static void strict(void)
 	syscall(SYS_exit, 0);
 }
 
+// nowhere: its working directory has been replaced and its root directory removed.
+static void nowhere(void)
+{
+	if (mkdir("old", 0700) || chdir("old") || rmdir("../old") || mkdir("../old", 0700))
+		die("replace the working directory");
+	if (mkdir("../jail", 0700) || chroot("../jail") || rmdir("../jail"))
+		die("remove the root directory");
+	say("READY\n");
+	until_eof();
+}
+
 static void notify(void)
 {
 	struct sock_filter code[] = {
@@ -310,7 +322,8 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} modes[] = {{"idle", idle}, {"tree", tree}, {"busy", busy}, {"stopped", stopped}, {"refused", refused}, {"split", split},
-		     {"vforked", vforked}, {"leaderless", leaderless}, {"strict", strict}, {"notify", notify}, {"pkey", pkey}, {"patched", patched}};
+		     {"vforked", vforked}, {"leaderless", leaderless}, {"strict", strict}, {"notify", notify}, {"pkey", pkey}, {"patched", patched},
+		     {"nowhere", nowhere}};
 	for (size_t i = 0; argc > 1 && i < sizeof modes / sizeof modes[0]; i++) {
 		if (strcmp(modes[i].name, argv[1]) == 0) {
 			modes[i].run();
