@@ -17,7 +17,7 @@ import (
 // TestWatchSourceUnderChurn freezes a random workload again and again in the middle of its calls. Each time the table must equal the
 // kernel's state, and what the watch makes of it must be what the iterators alone make.
 func TestWatchSourceUnderChurn(t *testing.T) {
-	for _, ring := range rings() {
+	for _, ring := range []int{0, smallRing} {
 		t.Run("ring "+strconv.Itoa(ring), func(t *testing.T) {
 			tg := start(t, "churn", "11", "100000000", "4", "alone")
 			w := watchTarget(t, tg, WatchOptions{RingBytes: ring})

@@ -68,7 +68,7 @@ type Stats struct {
 	Maps     int    `json:"maps"`
 	FDs      int    `json:"fds"`
 	Handlers int    `json:"handlers"` // signals with a handler, in all processes
-	Method   string `json:"method"`   // how system calls are seen: "tracepoint" or "fexit"
+	Method   string `json:"method"`   // how system calls are seen: "tracepoint", "fexit" or "fexit and tracepoint"
 	DL       int    `json:"dl"`       // libraries whose dlopen is probed
 }
 
@@ -195,6 +195,7 @@ func (w *Watcher) run() {
 		default:
 		}
 		if len(w.table.groups) == 0 {
+			w.drain() // how the root ended, if that was found before it was told of
 			return
 		}
 	}
@@ -278,8 +279,7 @@ func (w *Watcher) Sync(ctx context.Context) error {
 }
 
 func (w *Watcher) sync() {
-	w.losses()
-	w.drain()
+	w.catchUp()
 	w.turns()
 	w.repair(true)
 }
