@@ -4,11 +4,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -80,14 +82,25 @@ func (ps *probes) attach(prog *ebpf.Program) error {
 }
 
 // attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to functions, else by
-// the tracepoint that all calls of all processes pass.
+// the tracepoint that all calls of all processes pass. Where only some functions can be had the tracepoint looks at the other calls;
+// but for setsid(2), of which nothing is kept, nobody has to pay for it.
 func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any) error {
 	var kinds [512]uint8
 	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
 		return fault.New(fault.BPFLoad, "probes", "which calls: %w", err)
 	}
-	if ps.attachFexit(kinds[:], constants) == nil {
+	if others, err := ps.attachFexit(kinds[:], constants); err == nil {
 		ps.method = "fexit"
+		if slices.Equal(others, []int{unix.SYS_SETSID}) {
+			others = nil
+		}
+		if len(others) == 0 {
+			return nil
+		}
+		ps.method = "fexit and tracepoint"
+		if err := ps.attachOthers(spec, kinds, others); err != nil {
+			return loadFault("probes", err)
+		}
 		return nil
 	}
 	ps.method = "tracepoint"
