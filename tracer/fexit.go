@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -41,9 +42,12 @@ var fexitPrograms = map[bpf.WatchCallKind]string{
 	bpf.WatchCallKindCALL_TURNS:       "fexit_turns",
 }
 
+// errPartly means that some functions of interest cannot be had.
+var errPartly = errors.New("not all functions of system calls can be told apart")
+
 // attachFexit attaches a program to the function of every call of interest that one can be attached to, and returns the other calls that
-// this kernel has. On error nothing stays attached.
-func (ps *probes) attachFexit(kinds []uint8, constants map[string]any) (others []int, err error) {
+// this kernel has; unless partly is set there may be none. On error nothing stays attached.
+func (ps *probes) attachFexit(kinds []uint8, constants map[string]any, partly bool) (others []int, err error) {
 	spec, err := bpf.LoadFexit()
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
@@ -57,6 +61,9 @@ func (ps *probes) attachFexit(kinds []uint8, constants map[string]any) (others [
 	}
 	if others, err = fexitTargets(spec, kinds); err != nil {
 		return nil, err
+	}
+	if len(others) > 0 && !partly {
+		return nil, errPartly
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ps.sharedMaps())
 	if err != nil {
@@ -99,6 +106,7 @@ func fexitTargets(spec *ebpf.CollectionSpec, kinds []uint8) (others []int, err e
 		}
 	}
 	spec.Programs = programs
+	delete(unnamed, "__x64_sys_setsid") // which many kernels do not name; nothing is kept of it
 	return inKernel(unnamed)
 }
 

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -32,7 +30,7 @@ func usable() error {
 }
 
 // loadProbes loads and attaches everything. Nobody is followed yet, so nothing is recorded.
-func loadProbes(ringBytes int) (*probes, error) {
+func loadProbes(ringBytes int, partly bool) (*probes, error) {
 	spec, err := bpf.LoadWatch()
 	if err != nil {
 		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
@@ -57,7 +55,7 @@ func loadProbes(ringBytes int) (*probes, error) {
 			return nil, loadFault("probes", err)
 		}
 	}
-	if err := ps.attachCalls(spec, constants); err != nil {
+	if err := ps.attachCalls(spec, constants, partly); err != nil {
 		ps.Close()
 		return nil, err
 	}
@@ -82,18 +80,16 @@ func (ps *probes) attach(prog *ebpf.Program) error {
 }
 
 // attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to functions, else by
-// the tracepoint that all calls of all processes pass. Where only some functions can be had the tracepoint looks at the other calls;
-// but for setsid(2), of which nothing is kept, nobody has to pay for it.
-func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any) error {
+// the tracepoint that all calls of all processes pass. Where only some functions can be had that is better too: all have to pay for the
+// tracepoint then, and to take a program off a function takes the kernel a tenth of a second. With partly set, for tests, the tracepoint
+// looks only at the calls that are left.
+func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any, partly bool) error {
 	var kinds [512]uint8
 	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
 		return fault.New(fault.BPFLoad, "probes", "which calls: %w", err)
 	}
-	if others, err := ps.attachFexit(kinds[:], constants); err == nil {
+	if others, err := ps.attachFexit(kinds[:], constants, partly); err == nil {
 		ps.method = "fexit"
-		if slices.Equal(others, []int{unix.SYS_SETSID}) {
-			others = nil
-		}
 		if len(others) == 0 {
 			return nil
 		}

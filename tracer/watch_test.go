@@ -48,7 +48,7 @@ func scale(n int) int {
 
 const (
 	largeRing = 256 << 20 // holds everything, however busy the machine is
-	smallRing = 4096     // loses most
+	smallRing = 4096      // loses most
 )
 
 // churnSteps is how many steps the random workload makes, of 1.3 recorded calls each; BPFCKPT_CHURN sets another number.
@@ -127,7 +127,7 @@ func TestChurn(t *testing.T) {
 			t.Run(fmt.Sprintf("seed %d ring %d", seed, ring), func(t *testing.T) {
 				var told recorder
 				steps := churnSteps(t)
-				opts := WatchOptions{RingBytes: ring, OnEvent: func(e *Event) {
+				opts := WatchOptions{RingBytes: ring, partly: seed == 1, OnEvent: func(e *Event) {
 					if e.Kind == "lost" {
 						told.on(e)
 					}
@@ -269,11 +269,20 @@ func until(t testing.TB, what string, f func() bool) {
 	}
 }
 
+// methods are the ways to see system calls, as WatchOptions has them: as the kernel best allows, and by functions wherever they can be had.
+var methods = map[string]bool{"best": false, "functions": true}
+
 // TestEvents watches a program that makes one call of each kind, and an execve, and looks for what is told of each.
 func TestEvents(t *testing.T) {
+	for name, partly := range methods {
+		t.Run(name, func(t *testing.T) { testEvents(t, partly) })
+	}
+}
+
+func testEvents(t *testing.T, partly bool) {
 	tg := start(t, "calls")
 	var r recorder
-	w := watchTarget(t, tg, WatchOptions{OnEvent: r.on})
+	w := watchTarget(t, tg, WatchOptions{OnEvent: r.on, partly: partly})
 	s, err := w.Stats(t.Context())
 	if err != nil {
 		t.Fatal(err)
