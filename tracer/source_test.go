@@ -3,12 +3,14 @@ package tracer
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
@@ -120,16 +122,19 @@ func TestOpenedAs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &image.Opened{Given: "sub/../file", Resolved: filepath.Join(tg.dir, "file"), Flags: uint32(os.O_RDWR | os.O_CREATE), Mode: 0o640}
-	for _, fd := range c.Processes[0].FDs {
-		if fd.Num == 50 {
-			if d := cmp.Diff(want, c.Files[fd.File-1].Opened); d != "" {
-				t.Errorf("(-want +have)\n%s", d)
-			}
-			return
+	path := func(name string) string { return filepath.Join(tg.dir, name) }
+	for num, want := range map[int]*image.Opened{
+		50: {Given: "sub/../file", Resolved: path("file"), Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o640},
+		51: {Given: "./below", Resolved: path("sub/below"), Flags: unix.O_RDWR | unix.O_CREAT | unix.O_APPEND, Mode: 0o604},
+		52: {Given: path("long"), Resolved: path("long"), Flags: unix.O_WRONLY | unix.O_CREAT, Mode: 0o600},
+	} {
+		i := slices.IndexFunc(c.Processes[0].FDs, func(fd image.FD) bool { return fd.Num == num })
+		if i < 0 {
+			t.Errorf("no descriptor %d", num)
+		} else if d := cmp.Diff(want, c.Files[c.Processes[0].FDs[i].File-1].Opened); d != "" {
+			t.Errorf("descriptor %d (-want +have)\n%s", num, d)
 		}
 	}
-	t.Error("no descriptor 50")
 }
 
 // TestTree follows children that are there when the watch begins and children of children that come later.
