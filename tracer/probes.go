@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
@@ -44,6 +45,9 @@ func loadProbes(ringBytes int, partly bool) (*probes, error) {
 	if err := setConstants(spec, constants); err != nil {
 		return nil, err
 	}
+	if err := setTurnPath(spec); err != nil {
+		return nil, err
+	}
 	ps := &probes{}
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
@@ -60,6 +64,30 @@ func loadProbes(ringBytes int, partly bool) (*probes, error) {
 		return nil, err
 	}
 	return ps, nil
+}
+
+// setTurnPath tells the probe of the lock of an mm what its tracepoint passes on this kernel: mm, write, success, or mm, path, write, success.
+func setTurnPath(spec *ebpf.CollectionSpec) error {
+	const name = "btf_trace_mmap_lock_acquire_returned"
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fault.New(fault.BPFNoBTF, "kernel", "%w", err)
+	}
+	var t *btf.Typedef
+	if err := kernel.TypeByName(name, &t); err != nil {
+		return fault.New(fault.BPFLoad, "probes", "%w", err)
+	}
+	if pointer, ok := t.Type.(*btf.Pointer); ok {
+		if proto, ok := pointer.Target.(*btf.FuncProto); ok { // its first parameter is the program's own
+			switch len(proto.Params) - 1 {
+			case 3:
+				return setConstants(spec, map[string]any{"turn_path": uint32(0)})
+			case 4:
+				return setConstants(spec, map[string]any{"turn_path": uint32(1)})
+			}
+		}
+	}
+	return fault.New(fault.BPFLoad, "probes", "%s is %v", name, t.Type)
 }
 
 func setConstants(spec *ebpf.CollectionSpec, constants map[string]any) error {

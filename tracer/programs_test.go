@@ -24,6 +24,11 @@ func TestVerifier(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if object.name == "watch" {
+				if err := setTurnPath(spec); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
 				verify(t, spec, name)
 			}

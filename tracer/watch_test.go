@@ -232,6 +232,26 @@ func checkDrift(t *testing.T, w *Watcher) {
 	}
 }
 
+// TestEveryTurn makes many changes of one mapping: every one is told of, whatever the kernel passes to the probe of the lock.
+func TestEveryTurn(t *testing.T) {
+	const changes = 500
+	tg := start(t, "protect", strconv.Itoa(changes))
+	var r recorder
+	w := watchTarget(t, tg, WatchOptions{OnEvent: r.on})
+	tg.release(t)
+	tg.awaitDone(t)
+	checkDrift(t, w)
+	told := 0
+	for _, e := range r.list {
+		if e.Kind == "mprotect" {
+			told++
+		}
+	}
+	if told != changes {
+		t.Errorf("%d of %d changes were told of", told, changes)
+	}
+}
+
 // recorder collects events; get may be called at any time.
 type recorder struct {
 	mu   sync.Mutex
