@@ -81,6 +81,8 @@ static __always_inline void call_open(struct task_struct *t, struct watched *w, 
 	if (!e)
 		return;
 	__builtin_memcpy(e->fd.args, c->args, sizeof(e->fd.args));
+	if (nr == NR_OPENAT2) /* struct open_how begins with flags and mode: they take the place of its address and size */
+		bpf_probe_read_user(&e->fd.args[2], 2 * sizeof(__u64), (void *)c->args[2]);
 	slot(&e->fd, t, ret, true);
 	leaf(e, (struct file *)e->fd.file);
 	if (bpf_probe_read_user_str(e->path, sizeof(e->path), (void *)path) < 0)

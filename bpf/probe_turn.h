@@ -5,17 +5,38 @@
 
 #include "probe.h"
 
-/* mmap_lock_acquire_returned(mm, write, success): after the lock was taken, or given up on (include/linux/mmap_lock.h). */
+/* ARG is an argument of a tracepoint. The verifier wants its offset in the instruction, where a compiler that merges two branches has it not. */
+#define ARG(ctx, n)                                                                          \
+	({                                                                                   \
+		__u64 __v;                                                                   \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(__v) : "r"(ctx), "i"((n) * 8)); \
+		__v;                                                                         \
+	})
+
+/* User space sets it before it loads the program: whether the tracepoint passes a path behind the mm, as it does up to Linux 6.12 or so. */
+const volatile __u32 turn_path;
+
+/*
+ * mmap_lock_acquire_returned(mm, [path,] write, success): after the lock was taken, or given up on (include/trace/events/mmap_lock.h). The
+ * verifier sees the value of turn_path, and only the half that goes with it.
+ */
 SEC("tp_btf/mmap_lock_acquire_returned")
 int on_turn(__u64 *ctx)
 {
-	__u64 mm = ctx[0], turn;
+	__u64 mm = ctx[0], turn, write, success;
 	struct task_struct *t;
 	struct watched_mm *m;
 	struct watched *w;
 	__u32 nr;
 
-	if (!(__u8)ctx[1] || !(__u8)ctx[2])
+	if (turn_path) {
+		write = ARG(ctx, 2);
+		success = ARG(ctx, 3);
+	} else {
+		write = ARG(ctx, 1);
+		success = ARG(ctx, 2);
+	}
+	if (!(__u8)write || !(__u8)success)
 		return 0;
 	m = bpf_map_lookup_elem(&mms, &mm);
 	if (!m)

@@ -123,7 +123,7 @@ const volatile __u8 call_kinds[NR_CALLS] = {
 	[462] = CALL_TURNS,	 /* mseal */
 };
 
-enum { NR_MPROTECT = 10, NR_BRK = 12, NR_MADVISE = 28, NR_PRLIMIT64 = 302 };
+enum { NR_MPROTECT = 10, NR_BRK = 12, NR_MADVISE = 28, NR_PRLIMIT64 = 302, NR_OPENAT2 = 437 };
 
 /* The registers of a system call at its exit: arguments are still there, the number is in orig_ax. */
 struct call_regs {

@@ -278,6 +278,7 @@ const (
 	WatchVarCallKinds   = "call_kinds"
 	WatchVarMappedLast  = "mapped_last"
 	WatchVarReaderLevel = "reader_level"
+	WatchVarTurnPath    = "turn_path"
 	WatchVarWakeBytes   = "wake_bytes"
 )
 
@@ -370,6 +371,7 @@ type WatchVariableSpecs struct {
 	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
 	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
 	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
+	TurnPath    *ebpf.VariableSpec `ebpf:"turn_path"`
 	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
@@ -431,6 +433,7 @@ type WatchVariables struct {
 	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
 	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
 	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
+	TurnPath    *ebpf.Variable `ebpf:"turn_path"`
 	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
 }
 

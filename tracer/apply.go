@@ -1,6 +1,7 @@
 package tracer
 
 import (
+	"fmt"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +43,7 @@ func (w *Watcher) apply(b []byte) {
 		w.tellFD(g, e, "")
 	case bpf.WatchEvKindEV_OPEN:
 		e := view[bpf.WatchEvOpen](b)
-		w.opened(g, e)
-		w.tellFD(g, &e.Fd, cstring(e.Path[:]))
+		w.tellFD(g, &e.Fd, w.opened(g, e))
 	case bpf.WatchEvKindEV_ACTION:
 		e := view[bpf.WatchEvAction](b)
 		g.actions[e.Signal-1] = bpf.IterActionRec(e.Action)
@@ -80,22 +80,28 @@ func (tb *table) fdEvent(g *group, e *bpf.WatchEvFd) *openFile {
 	return f
 }
 
-// opened takes a descriptor with the way it was opened.
-func (w *Watcher) opened(g *group, e *bpf.WatchEvOpen) {
+// opened takes a descriptor with the way it was opened, and returns the path that was given. One that the record has no room for is replaced
+// by where it led.
+func (w *Watcher) opened(g *group, e *bpf.WatchEvOpen) (given string) {
+	given = cstring(e.Path[:])
 	f := w.table.fdEvent(g, &e.Fd)
 	if f == nil {
-		return // closed by another thread since
+		return given // closed by another thread since
 	}
-	f.given = cstring(e.Path[:])
+	if len(given) == len(e.Path)-1 {
+		given = w.link(g.pid, fmt.Sprintf("fd/%d", e.Fd.Fd))
+	}
+	f.given = given
 	switch e.Fd.Head.Nr {
 	case unix.SYS_OPEN:
 		f.how, f.create = uint32(e.Fd.Args[1]), uint32(e.Fd.Args[2])
-	case unix.SYS_OPENAT:
+	case unix.SYS_OPENAT, unix.SYS_OPENAT2:
 		f.how, f.create = uint32(e.Fd.Args[2]), uint32(e.Fd.Args[3])
 	case unix.SYS_CREAT:
 		f.how, f.create = unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, uint32(e.Fd.Args[1])
 	}
-	f.resolved = w.resolve(g, e, f.given)
+	f.resolved = w.resolve(g, e, given)
+	return given
 }
 
 // applyCall takes a call that is reported as it is.

@@ -29,11 +29,54 @@ var recordTypes = map[string]any{
 	"rlimit_rec":  bpf.IterRlimitRec{},
 }
 
+// eventTypes pairs those that a watch uses with theirs.
+var eventTypes = map[string]any{
+	"ev_head":       bpf.WatchEvHead{},
+	"vma_state":     bpf.WatchVmaState{},
+	"ev_map":        bpf.WatchEvMap{},
+	"ev_fd":         bpf.WatchEvFd{},
+	"ev_open":       bpf.WatchEvOpen{},
+	"ev_action":     bpf.WatchEvAction{},
+	"ev_limit":      bpf.WatchEvLimit{},
+	"ev_call":       bpf.WatchEvCall{},
+	"ev_named":      bpf.WatchEvNamed{},
+	"ev_task":       bpf.WatchEvTask{},
+	"watched":       bpf.WatchWatched{},
+	"watched_mm":    bpf.WatchWatchedMm{},
+	"watched_group": bpf.WatchWatchedGroup{},
+	"watch_stats":   bpf.WatchWatchStats{},
+	"inode_rec":     bpf.WatchInodeRec{},
+	"action_rec":    bpf.WatchActionRec{},
+	"rlimit_rec":    bpf.WatchRlimitRec{},
+}
+
 // TestRecordLayout holds every record type against the BTF of the compiled object: sizes, and the offset of each member.
 func TestRecordLayout(t *testing.T) {
-	spec := loadSpec(t, bpf.LoadIter)
 	for name, value := range recordTypes {
-		checkLayout(t, spec, name, reflect.TypeOf(value))
+		checkLayout(t, loadSpec(t, bpf.LoadIter), name, reflect.TypeOf(value))
+	}
+	for name, value := range eventTypes {
+		checkLayout(t, loadSpec(t, bpf.LoadWatch), name, reflect.TypeOf(value))
+	}
+}
+
+// TestRecordLayoutComplete finds record types that TestRecordLayout does not know.
+func TestRecordLayoutComplete(t *testing.T) {
+	iter := loadSpec(t, bpf.LoadIter)
+	for typ, err := range loadSpec(t, bpf.LoadWatch).All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, ok := typ.(*btf.Struct)
+		if !ok || !strings.HasPrefix(c.Name, "ev_") && !strings.HasSuffix(c.Name, "_rec") && !strings.HasPrefix(c.Name, "watch") ||
+			c.Name == "cpu_itimer_rec" { // a part of process_rec, not a type in Go
+			continue
+		}
+		var both *btf.Struct
+		inIter := recordTypes[c.Name] != nil && iter.TypeByName(c.Name, &both) == nil
+		if eventTypes[c.Name] == nil && !inIter {
+			t.Errorf("%s has no Go type to be held against", c.Name)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
@@ -30,7 +31,7 @@ func usable() error {
 }
 
 // loadProbes loads and attaches everything. Nobody is followed yet, so nothing is recorded.
-func loadProbes(ringBytes int) (*probes, error) {
+func loadProbes(ringBytes int, partly bool) (*probes, error) {
 	spec, err := bpf.LoadWatch()
 	if err != nil {
 		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
@@ -44,6 +45,9 @@ func loadProbes(ringBytes int) (*probes, error) {
 	if err := setConstants(spec, constants); err != nil {
 		return nil, err
 	}
+	if err := setTurnPath(spec); err != nil {
+		return nil, err
+	}
 	ps := &probes{}
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
@@ -55,11 +59,35 @@ func loadProbes(ringBytes int) (*probes, error) {
 			return nil, loadFault("probes", err)
 		}
 	}
-	if err := ps.attachCalls(spec, constants); err != nil {
+	if err := ps.attachCalls(spec, constants, partly); err != nil {
 		ps.Close()
 		return nil, err
 	}
 	return ps, nil
+}
+
+// setTurnPath tells the probe of the lock of an mm what its tracepoint passes on this kernel: mm, write, success, or mm, path, write, success.
+func setTurnPath(spec *ebpf.CollectionSpec) error {
+	const name = "btf_trace_mmap_lock_acquire_returned"
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fault.New(fault.BPFNoBTF, "kernel", "%w", err)
+	}
+	var t *btf.Typedef
+	if err := kernel.TypeByName(name, &t); err != nil {
+		return fault.New(fault.BPFLoad, "probes", "%w", err)
+	}
+	if pointer, ok := t.Type.(*btf.Pointer); ok {
+		if proto, ok := pointer.Target.(*btf.FuncProto); ok { // its first parameter is the program's own
+			switch len(proto.Params) - 1 {
+			case 3:
+				return setConstants(spec, map[string]any{"turn_path": uint32(0)})
+			case 4:
+				return setConstants(spec, map[string]any{"turn_path": uint32(1)})
+			}
+		}
+	}
+	return fault.New(fault.BPFLoad, "probes", "%s is %v", name, t.Type)
 }
 
 func setConstants(spec *ebpf.CollectionSpec, constants map[string]any) error {
@@ -80,14 +108,23 @@ func (ps *probes) attach(prog *ebpf.Program) error {
 }
 
 // attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to functions, else by
-// the tracepoint that all calls of all processes pass.
-func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any) error {
+// the tracepoint that all calls of all processes pass. Where only some functions can be had that is better too: all have to pay for the
+// tracepoint then, and to take a program off a function takes the kernel a tenth of a second. With partly set, for tests, the tracepoint
+// looks only at the calls that are left.
+func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any, partly bool) error {
 	var kinds [512]uint8
 	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
 		return fault.New(fault.BPFLoad, "probes", "which calls: %w", err)
 	}
-	if ps.attachFexit(kinds[:], constants) == nil {
+	if others, err := ps.attachFexit(kinds[:], constants, partly); err == nil {
 		ps.method = "fexit"
+		if len(others) == 0 {
+			return nil
+		}
+		ps.method = "fexit and tracepoint"
+		if err := ps.attachOthers(spec, kinds, others); err != nil {
+			return loadFault("probes", err)
+		}
 		return nil
 	}
 	ps.method = "tracepoint"

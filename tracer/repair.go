@@ -1,9 +1,11 @@
 package tracer
 
 import (
+	"errors"
 	"path/filepath"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
@@ -18,8 +20,7 @@ import (
 
 // idle is what there is to do when the ring is empty.
 func (w *Watcher) idle() {
-	w.losses()
-	w.drain()
+	w.catchUp()
 	now := time.Now()
 	for _, m := range w.table.mms {
 		if !m.gapSince.IsZero() && now.Sub(m.gapSince) > gapPatience {
@@ -42,24 +43,25 @@ func (w *Watcher) idle() {
 	clear(w.dl.due)
 }
 
-// losses marks what lost records were about.
-func (w *Watcher) losses() {
+// catchUp applies everything that has happened, and marks what lost records were about.
+func (w *Watcher) catchUp() {
 	lost := w.probes.lost()
 	if lost == w.lostSeen {
+		w.drain()
 		return
 	}
 	w.tellLost(lost - w.lostSeen)
 	w.lostSeen = lost
 	w.findGroups()
+	w.drain()
+	w.dropEnded() // again: of some the birth was among what was drained, and the end is lost
 }
 
 // findGroups compares the thread groups with those the probes follow, and marks what was lost of each.
 func (w *Watcher) findGroups() {
-	alive := map[int]bool{}
 	var pid int32
 	var v bpf.WatchWatchedGroup
 	for it := w.probes.objs.Groups.Iterate(); it.Next(&pid, &v); {
-		alive[int(pid)] = true
 		g := w.table.group(int(pid))
 		if g.mm != v.Mm {
 			w.table.use(g, v.Mm)
@@ -80,8 +82,14 @@ func (w *Watcher) findGroups() {
 			m.stale = true
 		}
 	}
+	w.dropEnded()
+}
+
+// dropEnded forgets the thread groups that the probes do not follow any more.
+func (w *Watcher) dropEnded() {
+	var v bpf.WatchWatchedGroup
 	for pid := range w.table.groups {
-		if !alive[pid] {
+		if err := w.probes.objs.Groups.Lookup(int32(pid), &v); errors.Is(err, ebpf.ErrKeyNotExist) {
 			w.table.drop(pid)
 		}
 	}

@@ -52,7 +52,8 @@ func (w *Watcher) lexical(g *group, e *bpf.WatchEvOpen, given string) string {
 		return given
 	}
 	base := g.cwd
-	if at := int32(e.Fd.Args[0]); e.Fd.Head.Nr == unix.SYS_OPENAT && at != unix.AT_FDCWD {
+	byDir := e.Fd.Head.Nr == unix.SYS_OPENAT || e.Fd.Head.Nr == unix.SYS_OPENAT2
+	if at := int32(e.Fd.Args[0]); byDir && at != unix.AT_FDCWD {
 		if s, ok := g.fds[int(at)]; ok {
 			base = w.table.files[s.file].resolved
 		}

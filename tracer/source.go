@@ -65,8 +65,7 @@ func (s *WatchSource) Collect(ctx context.Context, pids []int, g *ptrace.Group) 
 }
 
 func (w *Watcher) collect(b *builder, pids []int) error {
-	w.losses()
-	w.drain()
+	w.catchUp()
 	if b.stopped {
 		w.turns()
 	}

@@ -93,7 +93,7 @@ func (m Machine) args(initrd, console string) []string {
 		mem = 1024
 	}
 	// tsc=reliable and no_timer_check spare calibration loops that an emulated clock makes slow or makes fail.
-	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable no_timer_check " + m.Append
+	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=unstable clocksource=hpet no_timer_check " + m.Append
 	return []string{
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35",
 		"-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(mem),

@@ -1,6 +1,6 @@
 // A process that changes its state at random: churn SEED CALLS THREADS [alone]. Threads share an arena, in which they map, protect and unmap over one
-// another, and the descriptor table. Now and then one forks a child that does the same for a while, unless it is to stay alone. It
-// begins when there is a file "go"; when all is done it makes a file "done".
+// another, and the descriptor table. Now and then one forks a child that does the same for a while, unless it is to stay alone; the first
+// children, and a child of each, then stay. It begins when there is a file "go"; when all is done it makes a file "done". The threads stay.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +30,12 @@
 static char *arena;
 static int file; // a file of 1 MiB
 static int alone;
+
+#define MAX_STAY 8
+static struct {
+	int stay;  // children that are to stay
+	int busy;  // threads, and children that are to stay, that are not done
+} *all; // shared by all processes
 
 struct churn {
 	uint64_t x; // xorshift
@@ -255,15 +261,38 @@ static void churn_rest(struct churn *c)
 
 static void churn(struct churn *c);
 
+static void stay(void)
+{
+	__atomic_sub_fetch(&all->busy, 1, __ATOMIC_SEQ_CST);
+	for (;;)
+		pause();
+}
+
+// A child that is to stay forks one more before it is done.
+static void child(struct churn *c, int stays)
+{
+	struct churn d = {.x = next(c) | 1, .calls = 300};
+	churn(&d);
+	if (stays < 0)
+		_exit(0);
+	if (stays > 0) {
+		__atomic_add_fetch(&all->busy, 1, __ATOMIC_SEQ_CST);
+		if (fork() == 0)
+			child(&d, 0);
+		churn(&d);
+	}
+	stay();
+}
+
 static void churn_fork(struct churn *c)
 {
+	int stays = __atomic_fetch_add(&all->stay, 1, __ATOMIC_SEQ_CST) < MAX_STAY ? 1 : -1;
+	if (stays > 0)
+		__atomic_add_fetch(&all->busy, 1, __ATOMIC_SEQ_CST);
 	pid_t pid = fork();
-	if (pid == 0) {
-		struct churn d = {.x = next(c) | 1, .calls = 300};
-		churn(&d);
-		_exit(0);
-	}
-	if (pid > 0)
+	if (pid == 0)
+		child(c, stays);
+	if (pid > 0 && stays < 0)
 		waitpid(pid, NULL, 0);
 }
 
@@ -286,6 +315,7 @@ static void *run(void *arg)
 {
 	struct churn *c = arg;
 	churn(c);
+	stay();
 	return NULL;
 }
 
@@ -302,6 +332,8 @@ int main(int argc, char **argv)
 	file = open("data", O_RDWR | O_CREAT, 0600);
 	if (file < 0 || ftruncate(file, 1 << 20) || threads > 64)
 		return 2;
+	all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	all->busy = threads;
 	arena = mmap(NULL, ARENA_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	printf("READY\n");
 	fflush(stdout);
@@ -313,8 +345,8 @@ int main(int argc, char **argv)
 		c[i].calls = calls / threads;
 		pthread_create(&t[i], NULL, run, &c[i]);
 	}
-	for (int i = 0; i < threads; i++)
-		pthread_join(t[i], NULL);
+	while (__atomic_load_n(&all->busy, __ATOMIC_SEQ_CST) > 0)
+		usleep(2000);
 	close(open("done", O_WRONLY | O_CREAT, 0600));
 	for (;;)
 		pause();

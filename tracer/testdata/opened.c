@@ -1,5 +1,16 @@
-// Opens a file by a crooked path, moves the descriptor, and takes the file's name away.
+// Opens files by a crooked path, below a directory by openat2, and by a path that is too long for a record; moves the descriptors, and takes
+// the first file's name away.
 #include "../../integration/testdata/ckpt.h"
+#include <linux/openat2.h>
+
+static void longer(void)
+{
+	char path[400] = "";
+	for (int i = 0; i < 190; i++)
+		strcat(path, "./");
+	int fd = must(open(strcat(path, "long"), O_WRONLY | O_CREAT, 0600));
+	must(dup2(fd, 52));
+}
 
 int main(void)
 {
@@ -9,6 +20,10 @@ int main(void)
 	must(dup2(fd, 50));
 	close(fd);
 	must(unlink("file"));
+	struct open_how how = {.flags = O_RDWR | O_CREAT | O_APPEND, .mode = 0604};
+	int dir = must(open("sub", O_RDONLY | O_DIRECTORY));
+	must(dup2(must((int)syscall(SYS_openat2, dir, "./below", &how, sizeof how)), 51));
+	longer();
 	must(open("done", O_WRONLY | O_CREAT, 0600));
 	for (;;)
 		pause();
