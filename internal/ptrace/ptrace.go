@@ -10,7 +10,10 @@
 package ptrace
 
 import (
+	"os"
 	"runtime"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,8 +52,22 @@ func (t *Tracer) run() {
 	}
 }
 
-// Close ends the tracing thread; the kernel detaches whatever it still traces. The Tracer must not be used afterwards.
-func (t *Tracer) Close() { close(t.work) }
+// closeTimeout is how long Close waits for the tracing thread: it ends at once, but for a busy machine.
+const closeTimeout = 500 * time.Millisecond
+
+// Close ends the tracing thread; the kernel detaches whatever it still traces, and has done so when Close returns. The Tracer must not be used
+// afterwards.
+func (t *Tracer) Close() {
+	close(t.work)
+	task := "/proc/self/task/" + strconv.Itoa(t.tid)
+	pause := 20 * time.Microsecond
+	for end := time.Now().Add(closeTimeout); time.Now().Before(end); time.Sleep(pause) {
+		if _, err := os.Stat(task); err != nil {
+			return
+		}
+		pause = min(2*pause, time.Millisecond)
+	}
+}
 
 // Do runs f on the tracing thread and returns its error. A panic in f is raised again in the caller, after f's deferred functions
 // have run, so that what they detach is detached.
