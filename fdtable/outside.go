@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds that exist only
@@ -145,12 +146,30 @@ func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[s
 		}
 		for _, fd := range fds {
 			link, err := os.Readlink(dir + "/" + fd)
-			if num, bad := strconv.Atoi(fd); err == nil && bad == nil && wanted[link] {
-				holders[link] = append(holders[link], ref{pid, num})
+			num, bad := strconv.Atoi(fd)
+			if err != nil || bad != nil || !wanted[link] {
+				continue
 			}
+			if descends(proc, pid, tree) {
+				break
+			}
+			holders[link] = append(holders[link], ref{pid, num})
 		}
 	}
 	return holders, nil
+}
+
+// descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so that this one was
+// made since, and what it has it inherited.
+func descends(proc string, pid int, tree map[int]bool) bool {
+	for pid > 1 {
+		st, err := procfs.Dir(filepath.Join(proc, strconv.Itoa(pid))).Stat()
+		if err != nil || tree[st.PPid] {
+			return true // or it has ended, and holds nothing any more
+		}
+		pid = st.PPid
+	}
+	return false
 }
 
 func readNames(dir string) ([]string, error) {

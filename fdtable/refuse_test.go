@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -172,12 +173,16 @@ func pair(t *testing.T, _ string) int {
 }
 
 // sleeper starts a process that holds f and ends with the test.
+// It is not our descendant: those count as the tree's.
 func sleeper(t *testing.T, f *os.File) {
 	t.Helper()
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!")
 	cmd.ExtraFiles = []*os.File{f}
-	must(t, cmd.Start())
-	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	out, err := cmd.Output()
+	must(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	must(t, err)
+	t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) })
 }
 
 func pipeOutside(t *testing.T, _ string) int {

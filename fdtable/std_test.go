@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -110,6 +111,21 @@ func TestStdPipeInside(t *testing.T) {
 	accepted(t, faults)
 	if f := st.Files[0]; f.Std != 0 || f.Pipe != 1 || string(st.Pipes[0].Data) != "rest of the input" {
 		t.Fatalf("recorded as %+v, pipes %v", f, st.Pipes)
+	}
+}
+
+// A child that was made after the tree stood still has the pipe from its parent: nobody outside has it.
+func TestPipeOfLaterChild(t *testing.T) {
+	r, w := pipeFiles(t)
+	child := exec.Command("sh", "-c", "sleep 60; true")
+	child.ExtraFiles = []*os.File{w}
+	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, child.Start())
+	t.Cleanup(func() { _, _ = unix.Kill(-child.Process.Pid, unix.SIGKILL), child.Wait() })
+	st, faults := asStd(t, []int{int(r.Fd()), int(w.Fd())}, []int{7, 1})
+	accepted(t, faults)
+	if len(st.Pipes) != 1 || st.Files[0].Std != 0 || st.Files[1].Std != 0 {
+		t.Errorf("recorded as %+v, pipes %v", st.Files, st.Pipes)
 	}
 }
 

@@ -271,7 +271,8 @@ func TestErrorsOfRestore(t *testing.T) {
 		"mapped file changed": {"vmas/private-file", "E_FILE_CHANGED", func(_ *testing.T, tg *target) error {
 			return os.WriteFile(tg.path("file"), []byte("other"), 0o644)
 		}},
-		"cwd gone": {"proc/directory", "E_FILE_GONE", func(_ *testing.T, tg *target) error { return os.RemoveAll(tg.path("sub dir")) }},
+		"shared file shorter": {"vmas/shared-file", "E_FILE_CHANGED", func(_ *testing.T, tg *target) error { return os.Truncate(tg.path("file"), 5) }},
+		"cwd gone":            {"proc/directory", "E_FILE_GONE", func(_ *testing.T, tg *target) error { return os.RemoveAll(tg.path("sub dir")) }},
 	}
 	for name, c := range changes {
 		t.Run(name, func(t *testing.T) {

@@ -51,6 +51,25 @@ func roundTrip(t *testing.T, p program) {
 	same(t, p.name, tg.finish(), want)
 }
 
+// A file that a program maps shared and writable is its own to change: that it did so after the snapshot does not keep it from being restored.
+func TestSharedFileChangesOn(t *testing.T) {
+	p := caseNamed(t, "vmas/shared-file")
+	want := control(t, p)
+	tg := start(t, p)
+	tg.snap()
+	tg.kill()
+	now := time.Now()
+	if err := os.Chtimes(tg.path("file"), now, now); err != nil {
+		t.Fatal(err)
+	}
+	tg.restore()
+	if note := tg.read("restore.err"); !strings.Contains(note, "mapped shared and writable") {
+		t.Errorf("the user is not told: %q", note)
+	}
+	tg.goOn()
+	same(t, p.name, tg.finish(), want)
+}
+
 // repeats is how often the long programs are taken through a round trip.
 func repeats(t *testing.T) int {
 	if n, err := strconv.Atoi(os.Getenv("BPFCKPT_REPEAT")); err == nil && n > 0 {

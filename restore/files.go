@@ -123,7 +123,19 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) (*os.File, er
 	if key.path == "" {
 		return f, nil
 	}
-	return f, checkSame(f, want)
+	err = checkSame(f, want)
+	if err != nil && key.write && notShorter(f, want) {
+		// The tree could write to it all the time, and the time of the last change need not even tell: it is as with a file open for writing.
+		r.notes = append(r.notes, fmt.Sprintf("%s, which is mapped shared and writable, was changed after the snapshot: it stays as it is now", want.Path))
+		err = nil
+	}
+	return f, err
+}
+
+// notShorter reports whether a regular file has at least the size it had at the snapshot.
+func notShorter(f *os.File, want *image.MappedFile) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode().IsRegular() && st.Size() >= want.Size
 }
 
 // checkSame refuses a file that is not the one that was mapped at the snapshot: pages that the process had not changed come from it.

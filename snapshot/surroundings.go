@@ -43,8 +43,8 @@ func (s *surroundings) blockers(pid int, tids []int) fault.List {
 	for i, kind := range procfs.Namespaces {
 		for _, tid := range tids {
 			ns, err := procfs.Task(pid, tid).NS(kind)
-			if err == nil && ns == s.ns[i] || isGone(err) {
-				continue
+			if err == nil && (ns == s.ns[i] || ns == "") || isGone(err) {
+				continue // a thread that is ending has none any more
 			}
 			list = append(list, namespaceFault(pid, tid, kind, err))
 			break // one thread says enough of this namespace

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -101,4 +103,22 @@ func TestJobStopSurvives(t *testing.T) {
 	}
 	kill(t, tg.pid(), unix.SIGCONT)
 	tg.finish()
+}
+
+// A process that is ending has left its namespaces: that is no reason to refuse it.
+func TestNoNamespacesOfTheDead(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	pid := cmd.Process.Pid
+	awaitState(t, pid, "Z")
+	around, err := readSurroundings(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list := around.blockers(pid, []int{pid}); len(list) > 0 {
+		t.Errorf("%v", list)
+	}
 }

@@ -266,13 +266,16 @@ func (d Dir) Label() (string, error) {
 // Namespaces are the kinds of namespace a process is in (namespaces(7)), as links below ns name them.
 var Namespaces = [...]string{"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"}
 
-// NS returns the identity of one namespace, for example "mnt:[4026531832]"; "" if the kernel has no such kind.
+// NS returns the identity of one namespace, for example "mnt:[4026531832]"; "" if the kernel has no such kind, or the thread is ending and has left it.
 func (d Dir) NS(kind string) (string, error) {
 	s, err := d.Link("ns/" + kind)
-	if errors.Is(err, unix.ENOENT) && exists(string(d)+"/ns") {
+	switch {
+	case !errors.Is(err, unix.ENOENT):
+		return s, err
+	case exists(string(d) + "/ns"):
 		return "", nil
 	}
-	return s, err
+	return "", d.fail("ns/"+kind, unix.ENOENT) // it may have ended after the link was looked for, and before fail looked
 }
 
 // Sysctl reads a one-line setting below /proc/sys, named as there: "kernel/pid_max".

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Group is a set of stopped thread groups.
@@ -156,10 +157,10 @@ func (f *freezer) seizeAll(pid int) (fresh int, err error) {
 		}
 		th := &Thread{Pid: pid, Tid: tid, t: f.g.t}
 		if err := th.seize(0); err != nil {
-			if errors.Is(err, unix.ESRCH) && tid != pid {
-				continue // it ended; it is not in the next listing
+			if err = seizeFault(th, err); tid != pid && errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+				continue // it is not in the next listing
 			}
-			return 0, seizeFault(th, err)
+			return 0, err
 		}
 		f.known[tid] = true
 		f.waiting = append(f.waiting, th)
@@ -278,7 +279,7 @@ func (f *freezer) abandon() {
 func seizeFault(th *Thread, err error) error {
 	object := fmt.Sprintf("pid %d", th.Pid)
 	switch {
-	case errors.Is(err, unix.ESRCH):
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EPERM) && dead(th): // the kernel refuses the dead like strangers
 		return fault.New(fault.TargetGone, object, "it ended before it could be stopped")
 	case errors.Is(err, unix.EPERM):
 		if tracer := tracerOf(th.Tid); tracer > 0 {
@@ -287,6 +288,15 @@ func seizeFault(th *Thread, err error) error {
 		return fault.New(fault.NoRights, object, "seize thread %d: %w", th.Tid, err)
 	}
 	return fault.New(fault.Ptrace, object, "seize thread %d: %w", th.Tid, err)
+}
+
+// dead reports whether a thread has ended, though its parent may still have to wait for it.
+func dead(th *Thread) bool {
+	s, err := procfs.Task(th.Pid, th.Tid).Stat()
+	if err != nil {
+		return errors.Is(err, &fault.Error{Code: fault.TargetGone})
+	}
+	return s.State == 'Z' || s.State == 'X'
 }
 
 // tracerOf returns the tracer's pid of a thread (TracerPid in proc_pid_status(5)), 0 if it has none.

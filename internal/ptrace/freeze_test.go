@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 func TestFreezeAndThaw(t *testing.T) {
@@ -53,5 +55,23 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Error("traced after thaw")
 		}
 		t.Logf("freeze %v, rax %d orig %d, xstate %d bytes", took, int64(r.Rax), int64(r.OrigRax), len(xs))
+	}
+}
+
+// The kernel says EPERM of a process that has ended, as if it were somebody else's.
+func TestFreezeOfTheDead(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	pid := cmd.Process.Pid
+	for !dead(&Thread{Pid: pid, Tid: pid}) {
+		time.Sleep(time.Millisecond)
+	}
+	tr := New()
+	defer tr.Close()
+	if _, err := tr.Freeze(context.Background(), []int{pid}, time.Second); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+		t.Errorf("want E_TARGET_GONE, got %v", err)
 	}
 }
