@@ -48,6 +48,8 @@ type session struct {
 	plan     planner
 	exclude  excluder
 
+	looked *codeSeen // nil if regions are seen, or are to be ignored
+
 	track    tracking
 	brake    *brake // nil before pre-copy
 	live     []int  // the tree as it was before the freeze
@@ -122,6 +124,9 @@ func (s *session) prepare(ctx context.Context) error {
 	}
 	if list := s.around.settledBlockers(live); len(list) > 0 {
 		return allBlockers(ctx, s.pid, list)
+	}
+	if err := s.refuseRegions(live); err != nil {
+		return err
 	}
 	s.st = &image.State{Root: s.pid}
 	if s.st.Kernel, err = readKernel(); err != nil {

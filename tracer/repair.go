@@ -31,15 +31,9 @@ func (w *Watcher) idle() {
 		w.table.pruneMapped()
 		w.prune = 2*len(w.table.mapped) + 1000
 	}
-	if w.dl == nil || len(w.dl.due) == 0 {
-		return
+	if w.code.lookDue() {
+		w.turns() // setting a breakpoint takes a turn
 	}
-	for pid := range w.dl.due {
-		if w.dl.look(pid) {
-			w.turns() // setting a breakpoint takes a turn
-		}
-	}
-	clear(w.dl.due)
 }
 
 // losses marks what lost records were about.
@@ -69,6 +63,7 @@ func (w *Watcher) findGroups() {
 			continue
 		}
 		g.lost = v.LostEvents
+		w.code.due[int(pid)] = true
 		lost := bpf.WatchLostPart(v.Lost)
 		if lost&bpf.WatchLostPartLOST_FDS != 0 {
 			g.stale |= partFDs
@@ -83,6 +78,7 @@ func (w *Watcher) findGroups() {
 	for pid := range w.table.groups {
 		if !alive[pid] {
 			w.table.drop(pid)
+			w.code.ended(pid)
 		}
 	}
 }

@@ -39,14 +39,10 @@ func (s *WatchSource) Prepare(ctx context.Context) error {
 	})
 }
 
-// Breakpoints implements kstate.Prober: the probes on dlopen and dlclose.
+// Breakpoints implements kstate.Prober: the probes on dlopen and dlclose, and on what marks regions.
 func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, error) {
 	var out []kstate.Breakpoint
-	err := s.w.do(ctx, func() {
-		if s.w.dl != nil {
-			out = slices.Clone(s.w.dl.points)
-		}
-	})
+	err := s.w.do(ctx, func() { out = s.w.code.breakpoints() })
 	return out, err
 }
 

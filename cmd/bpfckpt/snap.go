@@ -27,6 +27,7 @@ func snapVerb() *verb {
 			&cli.BoolFlag{Name: "incremental", Usage: "save only what has changed since the last snapshot; starts a watch in the background if none runs"},
 			maxFreezeFlag(),
 			excludeFlag(),
+			&cli.BoolFlag{Name: "ignore-regions", Usage: "do not wait for the program to leave a region in which no snapshot may be taken (bpfckpt.h)"},
 			&cli.BoolFlag{Name: "no-precopy", Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it"},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
@@ -107,7 +108,7 @@ func snapOptions(c *call) (snapshot.Options, error) {
 		Dir: c.cli.String("dir"), Name: c.cli.String("name"), Compress: image.Level(c.cli.String("compress")),
 		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"), Source: c.cli.String("source"),
 		Incremental: c.cli.Bool("incremental"), Precopy: !c.cli.Bool("no-precopy"),
-		Exclude: c.cli.StringSlice("exclude"),
+		Exclude: c.cli.StringSlice("exclude"), IgnoreRegions: c.cli.Bool("ignore-regions"),
 	}
 	if o.Source == "auto" {
 		o.Source = ""

@@ -5,6 +5,7 @@ package kstate
 
 import (
 	"context"
+	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -48,4 +49,28 @@ type Breakpoint struct {
 type Prober interface {
 	// Breakpoints returns the probes there are. One that is gone a moment later, or has just come, does no harm.
 	Breakpoints(ctx context.Context) ([]Breakpoint, error)
+}
+
+// Holder is a Source that sees the regions in which no snapshot may be taken (include/bpfckpt.h).
+type Holder interface {
+	// Held tells which threads of the given thread groups are in a region: of those that are stopped exactly, but for Held.Unsure.
+	// E_REGIONS if it cannot be told.
+	Held(ctx context.Context, pids []int) (Held, error)
+	// AwaitRelease returns when none is, or with an error of ctx.
+	AwaitRelease(ctx context.Context, pids []int) error
+}
+
+// Held is the answer of a Holder.
+type Held struct {
+	Threads []HeldThread
+	// Unsure are thread groups with regions of which something was not seen: threads that ran before the Source was there, and may have been
+	// in a region then.
+	Unsure []int
+}
+
+// HeldThread is a thread in a region.
+type HeldThread struct {
+	Pid, Tid int
+	Depth    int           // of nested regions
+	For      time.Duration // since when, the outermost
 }
