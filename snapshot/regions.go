@@ -154,12 +154,14 @@ type codeSeen struct {
 	names map[string]bool
 }
 
+func newCodeSeen() *codeSeen { return &codeSeen{map[inode]bool{}, map[string]bool{}} }
+
 // refuseRegions refuses processes that have mapped a file with regions.
 func (s *session) refuseRegions(pids []int) error {
 	if s.opts.IgnoreRegions || s.holder() != nil {
 		return nil
 	}
-	s.looked = &codeSeen{map[inode]bool{}, map[string]bool{}}
+	s.looked = newCodeSeen()
 	list, err := s.looked.blockers(pids)
 	if err != nil {
 		return err

@@ -102,4 +102,5 @@ type Report struct {
 	Pids     []int      `json:"pids"`
 	Source   string     `json:"source"`
 	Blockers fault.List `json:"blockers"` // everything that keeps the tree from being saved, empty if nothing does
+	Unseen   fault.List `json:"unseen"`   // regions in which no snapshot may be taken: they keep it from being saved unless there is a watch
 }
