@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -294,4 +295,36 @@ func TestRunSeesRegions(t *testing.T) {
 	if status := tg.join(); status != 0 || !strings.HasSuffix(tg.read("again.out")+tg.read("out"), "OK\n") {
 		t.Errorf("gone on, status %d: %s%s", status, tg.read("again.out"), tg.read("err"))
 	}
+}
+
+// TestRegionsWatchKilled kills the watch with -9 while it waits for a region to end, and while it sets its probes: the program runs on as if nothing had been.
+func TestRegionsWatchKilled(t *testing.T) {
+	t.Parallel()
+	tg := start(t, program{name: "regions", argv: []string{"regions", "often"}})
+	tg.goOn()
+	tg.says("at it")
+	for i := range 8 {
+		watch := exec.Command(built.cmd, "watch", strconv.Itoa(tg.pid), "--json")
+		if err := watch.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			tg.poll("the watch", func() bool {
+				out, _, _ := tg.ckpt("watch", "--list", "--json")
+				return strings.Contains(out, fmt.Sprintf("\"pid\":%d,", tg.pid))
+			})
+		}
+		snap := exec.Command(built.cmd, "snap", strconv.Itoa(tg.pid), "--dir", tg.path("image"))
+		if err := snap.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(10+17*i) * time.Millisecond)
+		_ = watch.Process.Kill()
+		_ = watch.Wait() // it was killed
+		_ = snap.Wait()  // it may have been in time, or without a watch
+		if !tg.running() {
+			t.Fatalf("after %d: %s", i, slurp(fmt.Sprintf("/proc/%d/status", tg.pid)))
+		}
+	}
+	tg.finishes()
 }

@@ -156,17 +156,13 @@ type codeSeen struct {
 
 func newCodeSeen() *codeSeen { return &codeSeen{map[inode]bool{}, map[string]bool{}} }
 
-// refuseRegions refuses processes that have mapped a file with regions.
-func (s *session) refuseRegions(pids []int) error {
+// unseenRegions lists the processes that have mapped a file with regions, if nobody sees whether they are in one.
+func (s *session) unseenRegions(pids []int) (fault.List, error) {
 	if s.opts.IgnoreRegions || s.holder() != nil {
-		return nil
+		return nil, nil
 	}
 	s.looked = newCodeSeen()
-	list, err := s.looked.blockers(pids)
-	if err != nil {
-		return err
-	}
-	return list.OrNil()
+	return s.looked.blockers(pids)
 }
 
 // blockers lists the processes that have mapped a file with regions.

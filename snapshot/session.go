@@ -122,11 +122,12 @@ func (s *session) prepare(ctx context.Context) error {
 	if s.around, err = readSurroundings(s.pid); err != nil {
 		return err
 	}
-	if list := s.around.settledBlockers(live); len(list) > 0 {
-		return allBlockers(ctx, s.pid, list)
-	}
-	if err := s.refuseRegions(live); err != nil {
+	unseen, err := s.unseenRegions(live)
+	if err != nil {
 		return err
+	}
+	if list := append(s.around.settledBlockers(live), unseen...); len(list) > 0 {
+		return allBlockers(ctx, s.pid, list)
 	}
 	s.st = &image.State{Root: s.pid}
 	if s.st.Kernel, err = readKernel(); err != nil {

@@ -37,6 +37,31 @@ func TestRecordLayout(t *testing.T) {
 	}
 }
 
+// eventTypes are those of a watch.
+var eventTypes = map[string]any{
+	"ev_head":       bpf.WatchEvHead{},
+	"ev_map":        bpf.WatchEvMap{},
+	"ev_fd":         bpf.WatchEvFd{},
+	"ev_open":       bpf.WatchEvOpen{},
+	"ev_action":     bpf.WatchEvAction{},
+	"ev_limit":      bpf.WatchEvLimit{},
+	"ev_call":       bpf.WatchEvCall{},
+	"ev_named":      bpf.WatchEvNamed{},
+	"ev_task":       bpf.WatchEvTask{},
+	"held_rec":      bpf.WatchHeldRec{},
+	"watched_group": bpf.WatchWatchedGroup{},
+	"watched_mm":    bpf.WatchWatchedMm{},
+	"watch_stats":   bpf.WatchWatchStats{},
+}
+
+// TestEventLayout is TestRecordLayout for what a watch writes.
+func TestEventLayout(t *testing.T) {
+	spec := loadSpec(t, bpf.LoadWatch)
+	for name, value := range eventTypes {
+		checkLayout(t, spec, name, reflect.TypeOf(value))
+	}
+}
+
 // TestRecordSizes shows that records keep one another at multiples of 8, as eachRecord and view need it.
 func TestRecordSizes(t *testing.T) {
 	for kind, size := range fixedSize {
