@@ -16,8 +16,8 @@
  * another program; a child made by fork(2) is in those of the thread that made it. A release without a hold does nothing. What longjmp, an
  * exception or a coroutine carries out of a region without a release is still in it.
  *
- * A watch that begins while a thread is in a region cannot know that. Let `bpfckpt run` start the program, or begin the watch before the
- * first region; else the snapshot says so in a note.
+ * A watch that begins while a thread is in a region cannot know that; no snapshot is taken during its first second, in which most regions end. Let `bpfckpt run` start the program, or begin the watch before the
+ * first region; else the snapshot says so in a note. Without any watch a snapshot of a program with regions is refused.
  *
  * Include this file wherever it is needed, in C (gcc, clang) or C++. Each file that uses it has copies of its own of the functions, and an ELF
  * note for each (section .note.bpfckpt: name "bpfckpt/1", type 1 for hold and 2 for release, 8 bytes: the distance from themselves

@@ -175,7 +175,7 @@ func TestRegionsUnseen(t *testing.T) {
 	if out, _, status := tg.ckpt("check", strconv.Itoa(tg.pid)); status != 0 {
 		t.Errorf("check with a watch: status %d: %s", status, out)
 	}
-	if notes := tg.notes(); !strings.Contains(notes, "was running when the watch began") {
+	if notes := tg.notes(); !strings.Contains(notes, "was running when the watch began to see them") {
 		t.Errorf("a late watch does not tell: %s", notes)
 	}
 	tg.finishes()
@@ -276,7 +276,7 @@ func TestRunSeesRegions(t *testing.T) {
 	if status := tg.join(); status != 130 {
 		t.Fatalf("status %d: %s", status, tg.read("err"))
 	}
-	if errs := tg.read("err"); strings.Contains(errs, "was running when the watch began") {
+	if errs := tg.read("err"); strings.Contains(errs, "was running when the watch began to see them") {
 		t.Errorf("it was not: %s", errs)
 	}
 	r, err := image.Open(tg.path("image"))

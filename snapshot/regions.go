@@ -26,6 +26,7 @@ import (
 // Bounds of the wait for a tree to be outside of its regions.
 const (
 	regionPatience = 10 * time.Second
+	regionSettle   = time.Second          // that a watch must have been there: a region it came into has ended by then, if it is not a long one
 	regionPause    = 2 * time.Millisecond // between two freezes that found a thread in a region, at least; after a long one as long as that
 )
 
@@ -54,7 +55,7 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 		}
 		now, err := h.Held(ctx, s.pids)
 		if err == nil && len(now.Threads) == 0 {
-			s.unsure(now.Unsure)
+			s.unsure(&now)
 			return calm, s.learnBreakpoints(ctx)
 		}
 		stood := time.Since(s.frozenAt)
@@ -102,12 +103,18 @@ func (s *session) awaitOutside(ctx context.Context, h kstate.Holder, until time.
 	}
 	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
+	now, err := h.Held(ctx, tree)
+	if err == nil && len(now.Unsure) > 0 && now.Age < regionSettle {
+		err = pauseFor(ctx, regionSettle-now.Age)
+	}
+	if err != nil {
+		return err
+	}
 	err = h.AwaitRelease(limited, tree)
 	if err == nil || ctx.Err() != nil || limited.Err() == nil {
 		return err
 	}
-	now, err := h.Held(ctx, tree)
-	if err != nil || len(now.Threads) == 0 {
+	if now, err = h.Held(ctx, tree); err != nil || len(now.Threads) == 0 {
 		return err // one more freeze
 	}
 	return heldFault(now.Threads[0], 0)
@@ -136,16 +143,16 @@ func heldFault(t kstate.HeldThread, freezes int) error {
 }
 
 // unsure notes what a watch that came late cannot know.
-func (s *session) unsure(pids []int) {
-	if len(pids) == 0 {
+func (s *session) unsure(h *kstate.Held) {
+	if len(h.Unsure) == 0 {
 		return
 	}
-	names := make([]string, len(pids))
-	for i, pid := range pids {
+	names := make([]string, len(h.Unsure))
+	for i, pid := range h.Unsure {
 		names[i] = fmt.Sprint(pid)
 	}
-	s.note("the program marks regions in which no snapshot may be taken, and was running when the watch began (pid %s): whether it was in one then, and still is, is not known; bpfckpt run starts it under a watch",
-		strings.Join(names, ", "))
+	s.note("the program marks regions in which no snapshot may be taken, and was running when the watch began to see them, %v ago (pid %s): whether it has been in one since then is not known; bpfckpt run starts it under a watch",
+		h.Age.Round(time.Second), strings.Join(names, ", "))
 }
 
 // codeSeen are the files that were looked at for regions, when nobody sees whether a thread is in one.

@@ -213,6 +213,10 @@ func (w *Watcher) heldOf(pid int, u *codeUse, out *kstate.Held) error {
 		return readFault(pid, err)
 	}
 	if !sure {
+		age := time.Duration(now - min(now, u.since))
+		if len(out.Unsure) == 0 || age < out.Age {
+			out.Age = age
+		}
 		out.Unsure = append(out.Unsure, pid)
 	}
 	return nil

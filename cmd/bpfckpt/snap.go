@@ -19,7 +19,9 @@ func snapVerb() *verb {
 			"A process with much memory is copied while it runs, and stands still only for what it wrote meanwhile. To learn what that is, a\n" +
 			"userfaultfd is made in it for that time (Linux 6.7).\n\n" +
 			"With --incremental an image shares with the last one of the same process what has not changed since. A watch remembers\n" +
-			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.",
+			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.\n\n" +
+			"A program that marks regions in which no snapshot may be taken (include/bpfckpt.h) is waited for, ten seconds at most, until no\n" +
+			"thread of it is in one. That needs a watch that was there before; without one such a program is refused.",
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "name", Usage: "name the image `NAME` within the store, for restore DIR@NAME"},

@@ -66,6 +66,7 @@ type Held struct {
 	// Unsure are thread groups with regions of which something was not seen: threads that ran before the Source was there, and may have been
 	// in a region then.
 	Unsure []int
+	Age    time.Duration // how long ago it began to see all of those
 }
 
 // HeldThread is a thread in a region.
