@@ -39,10 +39,13 @@ func (s *session) holder() kstate.Holder {
 	return h
 }
 
-// freezeOutside freezes the tree when no thread of it is in a region; with nobody to tell it just freezes. calm ends the hurry that the freeze began, and
-// may be called more than once.
+// freezeOutside freezes the tree when no thread of it is in a region, and reads its state; with nobody to tell it just does. calm ends the hurry that
+// the freeze began, and may be called more than once.
 func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 	h := s.holder()
+	if h != nil {
+		h.Guard()
+	}
 	until := time.Now().Add(regionPatience)
 	for attempt := 1; ; attempt++ {
 		if err := s.approach(ctx, h, until); err != nil {
@@ -50,22 +53,21 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 		}
 		calm = ptrace.Hurry()
 		err := timed(&s.res.Phases.Freeze, func() error { return s.freeze(ctx) })
-		if err != nil || h == nil {
+		if err == nil {
+			err = s.collect(ctx)
+		}
+		held := new(kstate.HeldError)
+		if !errors.As(err, &held) {
 			return calm, err
 		}
-		now, err := h.Held(ctx, s.pids)
-		if err == nil && len(now.Threads) == 0 {
-			s.unsure(&now)
-			return calm, s.learnBreakpoints(ctx)
-		}
 		stood := time.Since(s.frozenAt)
-		err = errors.Join(err, s.letGo())
+		err = s.letGo()
 		calm()
 		switch {
 		case err != nil:
 			return calm, err
 		case time.Now().After(until):
-			return calm, heldFault(now.Threads[0], attempt)
+			return calm, heldFault(held.Threads[0], attempt)
 		}
 		if err := timed(&s.res.Phases.Wait, func() error { return pauseFor(ctx, max(regionPause, stood)) }); err != nil {
 			return calm, err

@@ -326,6 +326,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	}
 	s.res.Table = Table{Source: s.source.Name(), Events: got.Events, Lost: got.Lost, Drift: got.Drift}
 	s.st.Processes, s.st.Files = got.Processes, got.Files
+	s.unsure(&got.Held)
 	withoutTracking(s.st)
 	for _, pid := range s.zombies {
 		z, err := zombieProcess(pid)

@@ -88,9 +88,6 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 		return image.Info{}, err
 	}
 	ph := &s.res.Phases
-	if err := s.collect(ctx); err != nil {
-		return image.Info{}, err
-	}
 	if err := s.overdue(); err != nil {
 		return image.Info{}, err
 	}
@@ -154,6 +151,7 @@ func (s *session) complete(ctx context.Context) error {
 	if err := s.refuseLateRegions(); err != nil {
 		return err
 	}
+	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
 	var list fault.List
 	for _, b := range fdtable.Finish(ctx, fdtable.Input{State: s.st}) {
 		list = append(list, b)

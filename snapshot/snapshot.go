@@ -70,8 +70,8 @@ type Result struct {
 	Notes        []string `json:"notes,omitempty"` // remarks for people
 }
 
-// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze, but for what of Freeze was in vain: stops
-// that found a thread in a region, or did not stop all in time.
+// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State are also those of stops in vain:
+// not all threads stopped in time, or one was in a region in which no snapshot may be taken.
 type Phases struct {
 	Prepare int64 `json:"prepare"` // checks, source, image and buffers, before anything is stopped
 	Attach  int64 `json:"attach"`  // getting ready to track writes; new processes stand still for it

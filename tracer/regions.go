@@ -151,20 +151,34 @@ func (r *regionProbes) probe(ex *link.Executable, name string, prog *ebpf.Progra
 
 var _ kstate.Holder = (*WatchSource)(nil)
 
+// Guard implements kstate.Holder.
+func (s *WatchSource) Guard() { s.guard = true }
+
+func (w *Watcher) refuseHeld(b *builder, pids []int) (err error) {
+	b.out.Held, err = w.held(pids)
+	if err == nil && len(b.out.Held.Threads) > 0 {
+		err = &kstate.HeldError{Held: b.out.Held}
+	}
+	return err
+}
+
 // Held implements kstate.Holder.
 func (s *WatchSource) Held(ctx context.Context, pids []int) (kstate.Held, error) {
 	var out kstate.Held
 	var failed error
-	err := s.w.do(ctx, func() { out, failed = s.w.held(pids) })
+	err := s.w.do(ctx, func() {
+		s.w.losses()
+		s.w.drain()
+		out, failed = s.w.held(pids)
+	})
 	if err == nil {
 		err = failed
 	}
 	return out, err
 }
 
+// held asks the probes. The table has taken all records there are.
 func (w *Watcher) held(pids []int) (out kstate.Held, err error) {
-	w.losses()
-	w.drain()
 	for _, pid := range pids {
 		if w.code.due[pid] || w.code.regions.procs[pid] == nil {
 			if w.code.look(pid) {

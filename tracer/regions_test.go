@@ -85,6 +85,7 @@ func TestHeldAtStart(t *testing.T) {
 // TestHeldFrozen stops a program again and again, and holds what is told against its memory: outside of regions the counters of each thread are equal.
 func TestHeldFrozen(t *testing.T) {
 	tg, src := regionsOf(t, "threads", WatchOptions{})
+	src.Guard()
 	at, err := strconv.ParseUint(strings.TrimPrefix(tg.said[0], "pairs "), 16, 64)
 	if err != nil {
 		t.Fatal(err)
@@ -92,10 +93,14 @@ func TestHeldFrozen(t *testing.T) {
 	tg.release(t)
 	inside, outside, differ := 0, 0, 0
 	for range scale(300) {
-		_, thaw := tg.stop(t)
-		held := len(heldBy(t, src, tg.pid).Threads) > 0
+		g, thaw := tg.stop(t)
+		_, err := src.Collect(t.Context(), []int{tg.pid}, g)
+		held := errors.As(err, new(*kstate.HeldError))
+		if err != nil && !held {
+			t.Error(err)
+		}
 		words := wordBuffer(256)
-		err := (&ptrace.Thread{Pid: tg.pid, Tid: tg.pid}).Peek(at, words)
+		err = (&ptrace.Thread{Pid: tg.pid, Tid: tg.pid}).Peek(at, words)
 		thaw()
 		if err != nil {
 			t.Fatal(err)
