@@ -21,6 +21,7 @@ enum rec_kind {
 	REC_VMA,
 	REC_MAPPED,
 	REC_FD,
+	REC_HELD,
 };
 
 struct rec_head {
@@ -253,6 +254,15 @@ struct fd_rec {
 	struct inode_rec inode;
 };
 
+/* How deep a followed thread is in regions in which no snapshot may be taken (include/bpfckpt.h). Times are CLOCK_MONOTONIC ns. */
+struct held_rec {
+	struct rec_head head;
+	__s32 tid;
+	__u32 depth;
+	__u64 since;	  /* when it began the outermost, if depth is not 0 */
+	__u64 sure_since; /* it was in none at this time, and every call since has been seen where there was a probe; 0: the watch found it running */
+};
+
 /*
  * Events, in the ring buffer of a watch. Each begins with an ev_head; those with a string end with it, zero-terminated.
  *
@@ -274,6 +284,7 @@ enum ev_kind {
 	EV_EXEC,     /* ev_task */
 	EV_EXIT,     /* ev_task: the end of a thread */
 	EV_DL,	     /* ev_named: dlopen, dlmopen or dlclose; args: which, flags or handle */
+	EV_RELEASE,  /* ev_head: a thread has left its last region, while somebody waits for that */
 };
 
 struct ev_head {
@@ -383,6 +394,9 @@ struct watched {
 	__u64 turn_first, turn_last;
 	__u64 mm; /* identity */
 	__u64 mask; /* blocked signals, as last reported */
+	__u64 held_since, sure_since; /* as in held_rec */
+	__u32 held; /* how deep it is in regions */
+	__u32 pad;
 };
 
 /* for every mm, */
@@ -405,6 +419,8 @@ struct watched_group {
 	__u64 mm;
 	__u64 lost_events;
 	__u32 lost; /* enum lost_part */
+	__u32 held; /* threads in regions */
+	__u32 missed; /* a call that begins or ends a region was not counted */
 	__u32 pad;
 };
 

@@ -30,6 +30,10 @@ type FexitWatched struct {
 	TurnLast  uint64
 	Mm        uint64
 	Mask      uint64
+	HeldSince uint64
+	SureSince uint64
+	Held      uint32
+	Pad       uint32
 }
 
 type FexitWatchedGroup struct {
@@ -37,6 +41,8 @@ type FexitWatchedGroup struct {
 	Mm         uint64
 	LostEvents uint64
 	Lost       uint32
+	Held       uint32
+	Missed     uint32
 	Pad        uint32
 }
 

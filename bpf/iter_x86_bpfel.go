@@ -189,6 +189,7 @@ const (
 	IterRecKindREC_VMA     IterRecKind = 7
 	IterRecKindREC_MAPPED  IterRecKind = 8
 	IterRecKindREC_FD      IterRecKind = 9
+	IterRecKindREC_HELD    IterRecKind = 10
 )
 
 type IterRlimitRec struct {

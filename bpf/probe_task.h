@@ -4,6 +4,7 @@
 #define BPFCKPT_PROBE_TASK_H
 
 #include "probe.h"
+#include "probe_hold.h"
 
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
@@ -40,6 +41,8 @@ static __always_inline struct watched *follow(struct task_struct *t)
 	w->tid = nr_of(core_ptr(t->thread_pid));
 	w->nr = ~0U;
 	w->turns = 0;
+	w->held = 0;
+	w->sure_since = 0;
 	core_read(w->mm, t->mm);
 	w->mask = t->blocked.sig[0];
 	g.mm = w->mm;
@@ -93,6 +96,7 @@ int on_fork(__u64 *ctx)
 	bits |= core_ptr(child->fs) == core_ptr(parent->fs) ? SHARE_FS : 0;
 	bits |= core_ptr(child->sighand) == core_ptr(parent->sighand) ? SHARE_SIGHAND : 0;
 	bits |= c->pid == w->pid ? SHARE_GROUP : 0;
+	hold_born(w, c, bits & SHARE_GROUP);
 	emit_task(child, w, EV_FORK, c, bits, 0);
 	return 0;
 }
@@ -121,6 +125,7 @@ int on_exec(__u64 *ctx)
 	g = bpf_map_lookup_elem(&groups, &w->pid);
 	if (g)
 		g->mm = mm;
+	hold_exec(w);
 	emit_task(t, w, EV_EXEC, w, 0, 0);
 	return 0;
 }
@@ -137,6 +142,7 @@ int on_exit(__u64 *ctx)
 
 	if (!w)
 		return 0;
+	hold_end(w);
 	s = t->signal;
 	status = s->flags & SIGNAL_GROUP_EXIT ? s->group_exit_code : t->exit_code;
 	/* Two threads that end at once may both see that none lives; the group's entry is there for only one. */

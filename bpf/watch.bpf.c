@@ -11,6 +11,7 @@
 #include "probe_call.h"
 #include "probe_dl.h"
 #include "probe_fd.h"
+#include "probe_hold.h"
 #include "probe_map.h"
 #include "probe_misc.h"
 #include "probe_signal.h"
@@ -32,6 +33,7 @@ const struct ev_limit *abi_ev_limit;
 const struct ev_call *abi_ev_call;
 const struct ev_named *abi_ev_named;
 const struct ev_task *abi_ev_task;
+const struct held_rec *abi_held_rec;
 const enum fd_bit *abi_fd_bit;
 const enum share_bit *abi_share_bit;
 const enum lost_part *abi_lost_part;

@@ -89,17 +89,18 @@ type WatchEvHead struct {
 type WatchEvKind uint32
 
 const (
-	WatchEvKindEV_MAP    WatchEvKind = 1
-	WatchEvKindEV_FD     WatchEvKind = 2
-	WatchEvKindEV_OPEN   WatchEvKind = 3
-	WatchEvKindEV_ACTION WatchEvKind = 4
-	WatchEvKindEV_LIMIT  WatchEvKind = 5
-	WatchEvKindEV_CALL   WatchEvKind = 6
-	WatchEvKindEV_NAMED  WatchEvKind = 7
-	WatchEvKindEV_FORK   WatchEvKind = 8
-	WatchEvKindEV_EXEC   WatchEvKind = 9
-	WatchEvKindEV_EXIT   WatchEvKind = 10
-	WatchEvKindEV_DL     WatchEvKind = 11
+	WatchEvKindEV_MAP     WatchEvKind = 1
+	WatchEvKindEV_FD      WatchEvKind = 2
+	WatchEvKindEV_OPEN    WatchEvKind = 3
+	WatchEvKindEV_ACTION  WatchEvKind = 4
+	WatchEvKindEV_LIMIT   WatchEvKind = 5
+	WatchEvKindEV_CALL    WatchEvKind = 6
+	WatchEvKindEV_NAMED   WatchEvKind = 7
+	WatchEvKindEV_FORK    WatchEvKind = 8
+	WatchEvKindEV_EXEC    WatchEvKind = 9
+	WatchEvKindEV_EXIT    WatchEvKind = 10
+	WatchEvKindEV_DL      WatchEvKind = 11
+	WatchEvKindEV_RELEASE WatchEvKind = 12
 )
 
 type WatchEvLimit struct {
@@ -154,6 +155,20 @@ const (
 	WatchFdBitFD_CLOEXEC WatchFdBit = 2
 	WatchFdBitFD_INODE   WatchFdBit = 4
 )
+
+type WatchHeldRec struct {
+	_    structs.HostLayout
+	Head struct {
+		_    structs.HostLayout
+		Kind uint16
+		Tail uint16
+		Pid  int32
+	}
+	Tid       int32
+	Depth     uint32
+	Since     uint64
+	SureSince uint64
+}
 
 type WatchInodeRec struct {
 	_      structs.HostLayout
@@ -223,6 +238,10 @@ type WatchWatched struct {
 	TurnLast  uint64
 	Mm        uint64
 	Mask      uint64
+	HeldSince uint64
+	SureSince uint64
+	Held      uint32
+	Pad       uint32
 }
 
 type WatchWatchedGroup struct {
@@ -230,6 +249,8 @@ type WatchWatchedGroup struct {
 	Mm         uint64
 	LostEvents uint64
 	Lost       uint32
+	Held       uint32
+	Missed     uint32
 	Pad        uint32
 }
 
@@ -250,6 +271,7 @@ const (
 	WatchMapTasks       = "tasks"
 	WatchProgIterFile   = "iter_file"
 	WatchProgIterFollow = "iter_follow"
+	WatchProgIterHeld   = "iter_held"
 	WatchProgIterTask   = "iter_task"
 	WatchProgIterVma    = "iter_vma"
 	WatchProgOnCall     = "on_call"
@@ -259,6 +281,8 @@ const (
 	WatchProgOnExec     = "on_exec"
 	WatchProgOnExit     = "on_exit"
 	WatchProgOnFork     = "on_fork"
+	WatchProgOnHold     = "on_hold"
+	WatchProgOnRelease  = "on_release"
 	WatchProgOnSignal   = "on_signal"
 	WatchProgOnTurn     = "on_turn"
 	WatchVarAbiCallKind = "abi_call_kind"
@@ -273,9 +297,11 @@ const (
 	WatchVarAbiEvOpen   = "abi_ev_open"
 	WatchVarAbiEvTask   = "abi_ev_task"
 	WatchVarAbiFdBit    = "abi_fd_bit"
+	WatchVarAbiHeldRec  = "abi_held_rec"
 	WatchVarAbiLostPart = "abi_lost_part"
 	WatchVarAbiShareBit = "abi_share_bit"
 	WatchVarCallKinds   = "call_kinds"
+	WatchVarHoldWaiters = "hold_waiters"
 	WatchVarMappedLast  = "mapped_last"
 	WatchVarReaderLevel = "reader_level"
 	WatchVarTurnPath    = "turn_path"
@@ -326,6 +352,7 @@ type WatchSpecs struct {
 type WatchProgramSpecs struct {
 	IterFile   *ebpf.ProgramSpec `ebpf:"iter_file"`
 	IterFollow *ebpf.ProgramSpec `ebpf:"iter_follow"`
+	IterHeld   *ebpf.ProgramSpec `ebpf:"iter_held"`
 	IterTask   *ebpf.ProgramSpec `ebpf:"iter_task"`
 	IterVma    *ebpf.ProgramSpec `ebpf:"iter_vma"`
 	OnCall     *ebpf.ProgramSpec `ebpf:"on_call"`
@@ -335,6 +362,8 @@ type WatchProgramSpecs struct {
 	OnExec     *ebpf.ProgramSpec `ebpf:"on_exec"`
 	OnExit     *ebpf.ProgramSpec `ebpf:"on_exit"`
 	OnFork     *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnHold     *ebpf.ProgramSpec `ebpf:"on_hold"`
+	OnRelease  *ebpf.ProgramSpec `ebpf:"on_release"`
 	OnSignal   *ebpf.ProgramSpec `ebpf:"on_signal"`
 	OnTurn     *ebpf.ProgramSpec `ebpf:"on_turn"`
 }
@@ -366,9 +395,11 @@ type WatchVariableSpecs struct {
 	AbiEvOpen   *ebpf.VariableSpec `ebpf:"abi_ev_open"`
 	AbiEvTask   *ebpf.VariableSpec `ebpf:"abi_ev_task"`
 	AbiFdBit    *ebpf.VariableSpec `ebpf:"abi_fd_bit"`
+	AbiHeldRec  *ebpf.VariableSpec `ebpf:"abi_held_rec"`
 	AbiLostPart *ebpf.VariableSpec `ebpf:"abi_lost_part"`
 	AbiShareBit *ebpf.VariableSpec `ebpf:"abi_share_bit"`
 	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
+	HoldWaiters *ebpf.VariableSpec `ebpf:"hold_waiters"`
 	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
 	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
 	TurnPath    *ebpf.VariableSpec `ebpf:"turn_path"`
@@ -428,9 +459,11 @@ type WatchVariables struct {
 	AbiEvOpen   *ebpf.Variable `ebpf:"abi_ev_open"`
 	AbiEvTask   *ebpf.Variable `ebpf:"abi_ev_task"`
 	AbiFdBit    *ebpf.Variable `ebpf:"abi_fd_bit"`
+	AbiHeldRec  *ebpf.Variable `ebpf:"abi_held_rec"`
 	AbiLostPart *ebpf.Variable `ebpf:"abi_lost_part"`
 	AbiShareBit *ebpf.Variable `ebpf:"abi_share_bit"`
 	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
+	HoldWaiters *ebpf.Variable `ebpf:"hold_waiters"`
 	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
 	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
 	TurnPath    *ebpf.Variable `ebpf:"turn_path"`
@@ -443,6 +476,7 @@ type WatchVariables struct {
 type WatchPrograms struct {
 	IterFile   *ebpf.Program `ebpf:"iter_file"`
 	IterFollow *ebpf.Program `ebpf:"iter_follow"`
+	IterHeld   *ebpf.Program `ebpf:"iter_held"`
 	IterTask   *ebpf.Program `ebpf:"iter_task"`
 	IterVma    *ebpf.Program `ebpf:"iter_vma"`
 	OnCall     *ebpf.Program `ebpf:"on_call"`
@@ -452,6 +486,8 @@ type WatchPrograms struct {
 	OnExec     *ebpf.Program `ebpf:"on_exec"`
 	OnExit     *ebpf.Program `ebpf:"on_exit"`
 	OnFork     *ebpf.Program `ebpf:"on_fork"`
+	OnHold     *ebpf.Program `ebpf:"on_hold"`
+	OnRelease  *ebpf.Program `ebpf:"on_release"`
 	OnSignal   *ebpf.Program `ebpf:"on_signal"`
 	OnTurn     *ebpf.Program `ebpf:"on_turn"`
 }
@@ -460,6 +496,7 @@ func (p *WatchPrograms) Close() error {
 	return _WatchClose(
 		p.IterFile,
 		p.IterFollow,
+		p.IterHeld,
 		p.IterTask,
 		p.IterVma,
 		p.OnCall,
@@ -469,6 +506,8 @@ func (p *WatchPrograms) Close() error {
 		p.OnExec,
 		p.OnExit,
 		p.OnFork,
+		p.OnHold,
+		p.OnRelease,
 		p.OnSignal,
 		p.OnTurn,
 	)

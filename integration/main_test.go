@@ -133,6 +133,8 @@ func build(dir string) error {
 		}
 		cc(name, source)
 	}
+	cc("regions-lib.so", "testdata/regions.c", "-DLIBRARY", "-shared", "-fPIC", "-s")
+	cc("regions-static", "testdata/regions.c", "-DNO_DLOPEN", "-static", "-s")
 	cc("counter-example", "../examples/counter/counter.c")
 	cc("counter-static", "testdata/counter.c", "-static")
 	cc("threads-static", "testdata/threads.c", "-static")

@@ -9,7 +9,7 @@ import (
 )
 
 // Check tells, without stopping or disturbing anything, what would keep the tree of pid from being saved: all of it, in
-// Report.Blockers. The error is for a pid that cannot be a target at all, and for an answer that could not be had.
+// Report.Blockers, and what does without a watch in Report.Unseen. The error is for a pid that cannot be a target at all, and for an answer that could not be had.
 func Check(ctx context.Context, pid int) (Report, error) {
 	r := Report{Pid: pid}
 	if err := preflight(pid); err != nil {
@@ -29,6 +29,11 @@ func Check(ctx context.Context, pid int) (Report, error) {
 		return r, err
 	}
 	r.Blockers = around.settledBlockers(live)
+	unseen, err := newCodeSeen().blockers(live)
+	if err != nil {
+		return r, err
+	}
+	r.Unseen = unseen
 	src, err := openSource(sources(), "")
 	if err != nil {
 		return r, err

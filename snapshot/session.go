@@ -49,6 +49,8 @@ type session struct {
 	plan     planner
 	exclude  excluder
 
+	looked *codeSeen // nil if regions are seen, or are to be ignored
+
 	track    tracking
 	brake    *brake // nil before pre-copy
 	live     []int  // the tree as it was before the freeze
@@ -121,7 +123,11 @@ func (s *session) prepare(ctx context.Context) error {
 	if s.around, err = readSurroundings(s.pid); err != nil {
 		return err
 	}
-	if list := s.around.settledBlockers(live); len(list) > 0 {
+	unseen, err := s.unseenRegions(live)
+	if err != nil {
+		return err
+	}
+	if list := append(s.around.settledBlockers(live), unseen...); len(list) > 0 {
 		return allBlockers(ctx, s.pid, list)
 	}
 	s.st = &image.State{Root: s.pid}
@@ -322,6 +328,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	}
 	s.res.Table = Table{Source: s.source.Name(), Events: got.Events, Lost: got.Lost, Drift: got.Drift}
 	s.st.Processes, s.st.Files = got.Processes, got.Files
+	s.unsure(&got.Held)
 	withoutTracking(s.st)
 	for _, pid := range s.zombies {
 		z, err := zombieProcess(pid)

@@ -13,7 +13,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
-	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // Snap saves the tree of processes below and including pid to an image.
@@ -88,26 +87,17 @@ func (s *session) run(ctx context.Context) (image.Info, error) {
 	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepareSource(ctx) }); err != nil {
 		return image.Info{}, err
 	}
-	if err := timed(&s.res.Phases.Precopy, func() error { return s.lastRound(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	s.brake.release()
-	s.brake.report(s)
 	return s.take(ctx)
 }
 
 // take goes through the phases that follow prepare.
 func (s *session) take(ctx context.Context) (image.Info, error) {
-	calm := ptrace.Hurry()
+	calm, err := s.freezeOutside(ctx)
 	defer calm()
+	if err != nil {
+		return image.Info{}, err
+	}
 	ph := &s.res.Phases
-	if err := timed(&ph.Freeze, func() error { return s.freeze(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	s.frozen = true
-	if err := s.collect(ctx); err != nil {
-		return image.Info{}, err
-	}
 	if err := s.overdue(); err != nil {
 		return image.Info{}, err
 	}
@@ -120,6 +110,7 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 		}
 	}
 	calm()
+	s.brake.report(s)
 	if err := timed(&ph.Files, func() error { return s.complete(ctx) }); err != nil {
 		return image.Info{}, err
 	}
@@ -127,7 +118,7 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 		return image.Info{}, err
 	}
 	var info image.Info
-	err := timed(&ph.Publish, func() (err error) {
+	err = timed(&ph.Publish, func() (err error) {
 		if err = ctx.Err(); err != nil {
 			return err
 		}
@@ -167,6 +158,10 @@ func (s *session) thaw() error {
 
 // complete adds to the state what needs no freeze, but a tree that still lives.
 func (s *session) complete(ctx context.Context) error {
+	if err := s.refuseLateRegions(); err != nil {
+		return err
+	}
+	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
 	var list fault.List
 	for _, b := range fdtable.Finish(ctx, fdtable.Input{State: s.st}) {
 		list = append(list, b)

@@ -39,11 +39,13 @@ type Options struct {
 	Precopy bool
 	// Exclude names private memory whose content is left out of the image, and comes back as zeros or as what the mapped file has: names of mappings as
 	// /proc/PID/maps shows them ("[anon:cache]", "[heap]", a path), patterns of them with *, and DontDump.
-	Exclude  []string
-	Source   string                  // where kernel state comes from: "iter", "proc", "" for the best that works
-	Progress func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
-	Live     kstate.Source           `json:"-"` // the source to use instead of opening one, a watch's table; the caller closes it
-	Tracker  dirty.Tracker           `json:"-"` // tracks writes between this snapshot and the next; the caller keeps and closes it. nil: none, but for Precopy
+	Exclude []string
+	// IgnoreRegions takes a snapshot also of a program that marks regions in which none may be taken (include/bpfckpt.h), wherever it is.
+	IgnoreRegions bool
+	Source        string                  // where kernel state comes from: "iter", "proc", "" for the best that works
+	Progress      func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
+	Live          kstate.Source           `json:"-"` // the source to use instead of opening one, a watch's table; the caller closes it
+	Tracker       dirty.Tracker           `json:"-"` // tracks writes between this snapshot and the next; the caller keeps and closes it. nil: none, but for Precopy
 }
 
 // Result tells what a snapshot did. Times are microseconds.
@@ -68,11 +70,13 @@ type Result struct {
 	Notes        []string `json:"notes,omitempty"` // remarks for people
 }
 
-// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze.
+// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State are also those of stops in vain:
+// not all threads stopped in time, or one was in a region in which no snapshot may be taken.
 type Phases struct {
 	Prepare int64 `json:"prepare"` // checks, source, image and buffers, before anything is stopped
 	Attach  int64 `json:"attach"`  // getting ready to track writes; new processes stand still for it
 	Precopy int64 `json:"precopy"` // copying while the tree runs
+	Wait    int64 `json:"wait"`    // for threads to leave regions in which no snapshot may be taken
 	Freeze  int64 `json:"freeze"`  // stopping every thread
 	Regs    int64 `json:"regs"`    // what ptrace tells of each thread
 	State   int64 `json:"state"`   // kernel state from the source
@@ -98,4 +102,5 @@ type Report struct {
 	Pids     []int      `json:"pids"`
 	Source   string     `json:"source"`
 	Blockers fault.List `json:"blockers"` // everything that keeps the tree from being saved, empty if nothing does
+	Unseen   fault.List `json:"unseen"`   // regions in which no snapshot may be taken: they keep it from being saved unless there is a watch
 }

@@ -51,6 +51,11 @@ func (s *session) prepareSource(ctx context.Context) error {
 			return err
 		}
 	}
+	return s.learnBreakpoints(ctx)
+}
+
+// learnBreakpoints asks a lent source for its breakpoints.
+func (s *session) learnBreakpoints(ctx context.Context) error {
 	p, ok := s.opts.Live.(kstate.Prober)
 	if !ok {
 		return nil

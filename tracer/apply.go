@@ -21,8 +21,8 @@ func (w *Watcher) apply(b []byte) {
 	case bpf.WatchEvKindEV_MAP:
 		e := view[bpf.WatchEvMap](b)
 		w.table.mapEvent(e)
-		if w.dl != nil && head.Nr == unix.SYS_MMAP && e.Args[2]&unix.PROT_EXEC != 0 && e.Args[3]&unix.MAP_ANONYMOUS == 0 {
-			w.dl.due[int(head.Pid)] = true
+		if mapsCode(e) {
+			w.code.due[int(head.Pid)] = true
 		}
 		w.tellMap(e)
 		return
@@ -31,6 +31,12 @@ func (w *Watcher) apply(b []byte) {
 		return
 	case bpf.WatchEvKindEV_DL:
 		w.applyDL(g, view[bpf.WatchEvNamed](b))
+		return
+	case bpf.WatchEvKindEV_RELEASE:
+		select {
+		case w.released <- struct{}{}:
+		default: // it was told already
+		}
 		return
 	}
 	if g == nil {
@@ -60,6 +66,20 @@ func (w *Watcher) apply(b []byte) {
 		e := view[bpf.WatchEvNamed](b)
 		w.applyCall(g, &e.Call, cstring(e.Name[:]))
 	}
+}
+
+// mapsCode reports whether a call may have made a part of a file code.
+func mapsCode(e *bpf.WatchEvMap) bool {
+	if e.Args[2]&unix.PROT_EXEC == 0 {
+		return false
+	}
+	switch e.Head.Nr {
+	case unix.SYS_MMAP:
+		return e.Args[3]&unix.MAP_ANONYMOUS == 0
+	case unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT:
+		return true
+	}
+	return false
 }
 
 // fdEvent takes the state of a slot.
@@ -169,6 +189,7 @@ func (w *Watcher) applyTask(e *bpf.WatchEvTask) {
 		if bits&bpf.WatchShareBitSHARE_GROUP == 0 {
 			g.ppid = pid
 			g.comm = cstring(e.Comm[:])
+			w.code.forked(pid, int(e.ChildPid))
 			if parent != nil {
 				g.libs = append([]image.Library(nil), parent.libs...)
 			}
@@ -181,6 +202,7 @@ func (w *Watcher) applyTask(e *bpf.WatchEvTask) {
 	case bpf.WatchEvKindEV_EXEC:
 		g := tb.group(pid)
 		tb.use(g, e.Mm)
+		w.code.executed(pid)
 		g.stale = partAll
 		g.libs, g.comm = nil, cstring(e.Comm[:])
 		g.threads = map[int]*thread{pid: {altStack: image.AltStack{Flags: ssDisable}}}

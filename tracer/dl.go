@@ -10,35 +10,26 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // dlProbes are the uprobes on dlopen, dlmopen and dlclose of the libraries that followed processes map: the C library or, before
 // glibc 2.34, libdl; with musl the dynamic linker.
-//
-// A uprobe is a breakpoint in the code of every process that maps the file. A snapshot of a page with one would bring the breakpoint
-// back without the probe, so it is told of them (kstate.Prober).
 type dlProbes struct {
 	programs map[string]*ebpf.Program // by symbol
 	known    map[fileID]bool          // files that have been looked at
 	points   []kstate.Breakpoint
 	links    []link.Link
-	files    int          // that have probes
-	due      map[int]bool // processes that mapped code since they were looked at
+	files    int // that have probes
 }
-
-type fileID struct{ dev, ino uint64 }
 
 func newDLProbes(ps *probes) *dlProbes {
 	return &dlProbes{
 		programs: map[string]*ebpf.Program{"dlopen": ps.objs.OnDlopen, "dlmopen": ps.objs.OnDlmopen, "dlclose": ps.objs.OnDlclose},
 		known:    map[fileID]bool{},
-		due:      map[int]bool{},
 	}
 }
 
@@ -51,34 +42,17 @@ func libraryName(path string) bool {
 	return slices.ContainsFunc([]string{"libc.", "libc-", "libdl.", "libdl-", "ld-musl-"}, func(p string) bool { return strings.HasPrefix(base, p) })
 }
 
-// look finds the libraries among the mapped files of a process and probes those that are new; it reports whether there were any.
-func (d *dlProbes) look(pid int) (fresh bool) {
-	dir := procfs.Pid(pid)
-	list, err := dir.Maps()
-	if err != nil {
-		return false // it has ended
+// look probes a library, if it has not been looked at, and reports whether it was new and had something to probe.
+func (d *dlProbes) look(path string, id fileID) (fresh bool) {
+	if d.known[id] {
+		return false
 	}
-	for i := range list {
-		m := &list[i]
-		if m.Prot&unix.PROT_EXEC == 0 || !m.HasFile() || !libraryName(strings.TrimSuffix(m.Name, " (deleted)")) {
-			continue
-		}
-		id := fileID{unix.Mkdev(m.Major, m.Minor), m.Ino}
-		if d.known[id] {
-			continue
-		}
-		// The link leads to the very file, in whatever root, replaced or not.
-		f, err := os.Open(string(dir) + "/map_files/" + m.Key())
-		if err != nil {
-			continue
-		}
+	err := openCode(path, func(f *os.File) error {
 		d.known[id] = true
-		if d.attach(f, id) {
-			fresh = true
-		}
-		f.Close()
-	}
-	return fresh
+		fresh = d.attach(f, id)
+		return nil
+	})
+	return err == nil && fresh
 }
 
 // attach probes the functions that a library has, and reports whether there are any.
@@ -134,12 +108,6 @@ func functions(f *os.File, names map[string]*ebpf.Program) (map[string][]uint64,
 		}
 	}
 	return out, nil
-}
-
-// Close takes the probes away.
-func (d *dlProbes) Close() {
-	closeAll(d.links)
-	d.links, d.points = nil, nil
 }
 
 // Which function an EV_DL record is about (bpf/probe_dl.h).

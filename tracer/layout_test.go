@@ -45,6 +45,7 @@ var eventTypes = map[string]any{
 	"watched_mm":    bpf.WatchWatchedMm{},
 	"watched_group": bpf.WatchWatchedGroup{},
 	"watch_stats":   bpf.WatchWatchStats{},
+	"held_rec":      bpf.WatchHeldRec{},
 	"inode_rec":     bpf.WatchInodeRec{},
 	"action_rec":    bpf.WatchActionRec{},
 	"rlimit_rec":    bpf.WatchRlimitRec{},

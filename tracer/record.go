@@ -20,6 +20,7 @@ var fixedSize = map[bpf.IterRecKind]int{
 	bpf.IterRecKindREC_VMA:     sizeOf[bpf.IterVmaRec](),
 	bpf.IterRecKindREC_MAPPED:  sizeOf[bpf.IterMappedRec](),
 	bpf.IterRecKindREC_FD:      sizeOf[bpf.IterFdRec](),
+	bpf.IterRecKindREC_HELD:    sizeOf[bpf.WatchHeldRec](),
 }
 
 var (

@@ -32,15 +32,9 @@ func (w *Watcher) idle() {
 		w.table.pruneMapped()
 		w.prune = 2*len(w.table.mapped) + 1000
 	}
-	if w.dl == nil || len(w.dl.due) == 0 {
-		return
+	if w.code.lookDue() {
+		w.turns() // setting a breakpoint takes a turn
 	}
-	for pid := range w.dl.due {
-		if w.dl.look(pid) {
-			w.turns() // setting a breakpoint takes a turn
-		}
-	}
-	clear(w.dl.due)
 }
 
 // catchUp applies everything that has happened, and marks what lost records were about.
@@ -71,6 +65,7 @@ func (w *Watcher) findGroups() {
 			continue
 		}
 		g.lost = v.LostEvents
+		w.code.due[int(pid)] = true
 		lost := bpf.WatchLostPart(v.Lost)
 		if lost&bpf.WatchLostPartLOST_FDS != 0 {
 			g.stale |= partFDs
@@ -91,6 +86,7 @@ func (w *Watcher) dropEnded() {
 	for pid := range w.table.groups {
 		if err := w.probes.objs.Groups.Lookup(int32(pid), &v); errors.Is(err, ebpf.ErrKeyNotExist) {
 			w.table.drop(pid)
+			w.code.ended(pid)
 		}
 	}
 }

@@ -15,10 +15,13 @@ import (
 //
 // Under a freeze it reads again what changes without a call (times, positions of files, pending state) and the parts that have changed; the
 // mappings, the largest part, only if their turn is another than at the last reading. What it reads it also compares with the table.
-func (w *Watcher) Source() *WatchSource { return &WatchSource{w} }
+func (w *Watcher) Source() *WatchSource { return &WatchSource{w: w} }
 
 // WatchSource is a kstate.Source on top of a Watcher.
-type WatchSource struct{ w *Watcher }
+type WatchSource struct {
+	w     *Watcher
+	guard bool // Collect refuses threads in regions
+}
 
 var _ kstate.Source = (*WatchSource)(nil)
 
@@ -39,14 +42,10 @@ func (s *WatchSource) Prepare(ctx context.Context) error {
 	})
 }
 
-// Breakpoints implements kstate.Prober: the probes on dlopen and dlclose.
+// Breakpoints implements kstate.Prober: the probes on dlopen and dlclose, and on what marks regions.
 func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, error) {
 	var out []kstate.Breakpoint
-	err := s.w.do(ctx, func() {
-		if s.w.dl != nil {
-			out = slices.Clone(s.w.dl.points)
-		}
-	})
+	err := s.w.do(ctx, func() { out = s.w.code.breakpoints() })
 	return out, err
 }
 
@@ -54,7 +53,7 @@ func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, err
 func (s *WatchSource) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
 	b := &builder{now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
 	var failed error
-	err := s.w.do(ctx, func() { failed = s.w.collect(b, pids) })
+	err := s.w.do(ctx, func() { failed = s.w.collect(b, pids, s.guard) })
 	if err == nil {
 		err = failed
 	}
@@ -64,8 +63,13 @@ func (s *WatchSource) Collect(ctx context.Context, pids []int, g *ptrace.Group) 
 	return &b.out, nil
 }
 
-func (w *Watcher) collect(b *builder, pids []int) error {
+func (w *Watcher) collect(b *builder, pids []int, guard bool) error {
 	w.catchUp()
+	if guard && b.stopped {
+		if err := w.refuseHeld(b, pids); err != nil {
+			return err
+		}
+	}
 	if b.stopped {
 		w.turns()
 	}

@@ -55,6 +55,8 @@ type target struct {
 	cmd *exec.Cmd
 	pid int
 	dir string
+
+	said []string // before READY
 }
 
 // start runs a program in a directory of its own and waits for READY. It is killed, with its descendants, at the end of the test.
@@ -80,6 +82,7 @@ func start(t testing.TB, name string, args ...string) *target {
 		_ = cmd.Wait()
 	})
 	ready := make(chan string, 1)
+	var said []string
 	go func() {
 		s := bufio.NewScanner(out)
 		for s.Scan() {
@@ -87,6 +90,7 @@ func start(t testing.TB, name string, args ...string) *target {
 				ready <- s.Text()
 				return
 			}
+			said = append(said, s.Text())
 		}
 		ready <- "the program ended"
 	}()
@@ -98,7 +102,7 @@ func start(t testing.TB, name string, args ...string) *target {
 	case <-time.After(20 * time.Second):
 		t.Fatalf("%s %v never said READY", name, args)
 	}
-	return &target{cmd: cmd, pid: cmd.Process.Pid, dir: dir}
+	return &target{cmd: cmd, pid: cmd.Process.Pid, dir: dir, said: said}
 }
 
 // freeze stops the target for the rest of the test.

@@ -41,6 +41,10 @@ type unitWatched struct {
 	TurnLast  uint64
 	Mm        uint64
 	Mask      uint64
+	HeldSince uint64
+	SureSince uint64
+	Held      uint32
+	Pad       uint32
 }
 
 type unitWatchedGroup struct {
@@ -48,6 +52,8 @@ type unitWatchedGroup struct {
 	Mm         uint64
 	LostEvents uint64
 	Lost       uint32
+	Held       uint32
+	Missed     uint32
 	Pad        uint32
 }
 

@@ -20,6 +20,7 @@ import (
 type WatchOptions struct {
 	RingBytes int          // size of the ring buffer, a power of two, bytes; 0: 4 MiB
 	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
+	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
 	OnEvent   func(*Event) // called for every event, in order, by the watch's own goroutine; must not block, nor keep the event
 	partly    bool         // for tests: attach to functions also where not all can be had
 }
@@ -39,7 +40,7 @@ type Watcher struct {
 	ring   *ringbuf.Reader
 	iter   *passes
 	table  *table // of the goroutine run, as are the following
-	dl     *dlProbes
+	code   *codeProbes
 	dirs   map[dirKey]string // where directories are
 	prune  int               // how many mapped files the table may know before it forgets
 
@@ -47,6 +48,9 @@ type Watcher struct {
 	done     chan struct{} // closed when the tree has ended or the watch is over
 	quit     chan struct{} // closed by Close
 	close    sync.Once
+
+	released chan struct{} // a thread has left its last region
+	waiters  int           // who wait for that
 
 	consumed    uint64 // bytes of the ring
 	stats       Stats
@@ -71,6 +75,7 @@ type Stats struct {
 	Handlers int    `json:"handlers"` // signals with a handler, in all processes
 	Method   string `json:"method"`   // how system calls are seen: "tracepoint" or "fexit"
 	DL       int    `json:"dl"`       // libraries whose dlopen is probed
+	Regions  int    `json:"regions"`  // probes on functions that mark regions (include/bpfckpt.h)
 }
 
 // Watch begins to follow a process and its descendants, those there are and those to come. The state is read once before it returns.
@@ -99,6 +104,11 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	w := &Watcher{
 		root: pid, opts: opts, probes: ps, ring: ring, iter: ps.passes(), table: newTable(), dirs: map[dirKey]string{},
 		requests: make(chan func(), 16), done: make(chan struct{}), quit: make(chan struct{}),
+		released: make(chan struct{}, 1),
+	}
+	w.code = &codeProbes{regions: newRegionProbes(ps, opts.AtStart), due: map[int]bool{}}
+	if !opts.NoDL {
+		w.code.dl = newDLProbes(ps)
 	}
 	w.stats.Method = ps.method
 	if err := w.begin(ctx); err != nil {
@@ -139,14 +149,12 @@ func (w *Watcher) begin(ctx context.Context) error {
 	if len(w.table.groups) == 0 {
 		return fault.New(fault.TargetGone, pidName(w.root), "it ended before it could be watched")
 	}
-	if !w.opts.NoDL {
-		w.dl = newDLProbes(w.probes)
-		for pid := range w.table.groups {
-			w.dl.look(pid)
-		}
-		w.turns() // setting a breakpoint takes a turn
-		w.repair(true)
+	for pid := range w.table.groups {
+		w.code.look(pid)
 	}
+	w.code.regions.atStart = false
+	w.turns() // setting a breakpoint takes a turn
+	w.repair(true)
 	return nil
 }
 
@@ -308,9 +316,10 @@ func (w *Watcher) count() Stats {
 	for _, m := range w.table.mms {
 		s.Maps += len(m.segs)
 	}
-	if w.dl != nil {
-		s.DL = w.dl.files
+	if w.code.dl != nil {
+		s.DL = w.code.dl.files
 	}
+	s.Regions = len(w.code.regions.points)
 	return s
 }
 
@@ -326,6 +335,7 @@ func (w *Watcher) ended(pid int, status unix.WaitStatus) {
 		w.status, w.rooted = status, true
 	}
 	w.table.drop(pid)
+	w.code.ended(pid)
 }
 
 // Close ends the watch and takes its probes away.
@@ -340,9 +350,7 @@ func (w *Watcher) Close() error {
 }
 
 func (w *Watcher) release() {
-	if w.dl != nil {
-		w.dl.Close()
-	}
+	w.code.Close()
 	w.ring.Close()
 	w.probes.Close()
 }

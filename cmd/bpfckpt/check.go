@@ -50,6 +50,9 @@ func checkProcess(c *call, pid int) error {
 	if err != nil {
 		return err
 	}
+	if len(report.Unseen) > 0 && !watched(pid) {
+		report.Blockers = append(report.Blockers, report.Unseen...)
+	}
 	n := len(report.Blockers)
 	if c.json {
 		obj := checkJSON{Pid: report.Pid, Pids: report.Pids, Source: report.Source, OK: n == 0, Blockers: []errorJSON{}}

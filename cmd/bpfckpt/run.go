@@ -19,6 +19,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
+	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
 func runVerb() *verb {
@@ -63,6 +64,7 @@ type session struct {
 	saved   *snapshot.Result // by the signal that ended it
 	refused bool             // a snapshot at a signal failed: the next signal goes to the command
 	hurry   func()           // ends foresee
+	watcher *tracer.Watcher  // nil unless the command marks regions
 	snapper *snapper
 	saving  *periodic   // nil without --every
 	timer   *time.Timer // of the next periodic snapshot
@@ -100,7 +102,9 @@ func runCommand(c *call) error {
 	if err := s.begin(); err != nil {
 		return err
 	}
-	s.snapper = newSnapper(s.job.root, nil)
+	defer s.unwatch()
+	s.snapper = newSnapper(s.job.root, s.live())
+	s.snapper.late = s.watchLate
 	defer s.snapper.close()
 	if s.saving != nil {
 		s.saving.snapper, s.saving.opts.Dir = s.snapper, s.dir
@@ -143,6 +147,9 @@ func (s *session) begin() error {
 		return err
 	}
 	s.notes(tree)
+	if marksRegions(fmt.Sprintf("/proc/%d/exe", tree.Root)) {
+		s.watch(tree.Root, false)
+	}
 	info := r.Info()
 	s.resumed, s.job.root, s.job.foreign = info.ID, tree.Root, tree.Wait
 	s.say("going on from %s@%s, saved %s", s.dir, imageName(info.Name, info.ID), time.Unix(0, info.Created).Format(time.DateTime))
@@ -159,9 +166,13 @@ func (s *session) start() error {
 		return err
 	}
 	keepSaveable()
-	p, err := os.StartProcess(path, s.args, &os.ProcAttr{
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setpgid: true},
-	})
+	attr := &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setpgid: true}}
+	var p *os.Process
+	if marksRegions(path) {
+		p, err = s.startWatched(path, attr)
+	} else {
+		p, err = os.StartProcess(path, s.args, attr)
+	}
 	if err != nil {
 		return fault.New(fault.StartCommand, s.args[0], "%w", err)
 	}

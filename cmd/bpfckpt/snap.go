@@ -19,7 +19,9 @@ func snapVerb() *verb {
 			"A process with much memory is copied while it runs, and stands still only for what it wrote meanwhile. To learn what that is, a\n" +
 			"userfaultfd is made in it for that time (Linux 6.7).\n\n" +
 			"With --incremental an image shares with the last one of the same process what has not changed since. A watch remembers\n" +
-			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.",
+			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.\n\n" +
+			"A program that marks regions in which no snapshot may be taken (include/bpfckpt.h) is waited for, ten seconds at most, until no\n" +
+			"thread of it is in one. That needs a watch that was there before; without one such a program is refused.",
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "name", Usage: "name the image `NAME` within the store, for restore DIR@NAME"},
@@ -27,6 +29,7 @@ func snapVerb() *verb {
 			&cli.BoolFlag{Name: "incremental", Usage: "save only what has changed since the last snapshot; starts a watch in the background if none runs"},
 			maxFreezeFlag(),
 			excludeFlag(),
+			&cli.BoolFlag{Name: "ignore-regions", Usage: "do not wait for the program to leave a region in which no snapshot may be taken (bpfckpt.h)"},
 			&cli.BoolFlag{Name: "no-precopy", Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it"},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
@@ -107,7 +110,7 @@ func snapOptions(c *call) (snapshot.Options, error) {
 		Dir: c.cli.String("dir"), Name: c.cli.String("name"), Compress: image.Level(c.cli.String("compress")),
 		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"), Source: c.cli.String("source"),
 		Incremental: c.cli.Bool("incremental"), Precopy: !c.cli.Bool("no-precopy"),
-		Exclude: c.cli.StringSlice("exclude"),
+		Exclude: c.cli.StringSlice("exclude"), IgnoreRegions: c.cli.Bool("ignore-regions"),
 	}
 	if o.Source == "auto" {
 		o.Source = ""

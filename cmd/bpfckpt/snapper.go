@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
@@ -12,9 +14,10 @@ import (
 // the tree writes, so that the next one reads no more than that.
 type snapper struct {
 	root    int
-	live    func() kstate.Source // the source of kernel state; nil: each snapshot opens its own
-	turn    chan struct{}        // full while a snapshot is under way
-	tracker dirty.Tracker        // of whose turn it is; nil before the first incremental snapshot
+	live    func() kstate.Source        // the source of kernel state; nil: each snapshot opens its own
+	late    func() func() kstate.Source // makes live when it turns out to be needed; nil: nothing does
+	turn    chan struct{}               // full while a snapshot is under way
+	tracker dirty.Tracker               // of whose turn it is; nil before the first incremental snapshot
 }
 
 func newSnapper(root int, live func() kstate.Source) *snapper {
@@ -40,7 +43,14 @@ func (s *snapper) snap(ctx context.Context, o snapshot.Options) (*snapshot.Resul
 	if s.live != nil {
 		o.Live = s.live()
 	}
-	return snapshot.Snap(ctx, s.root, o)
+	res, err := snapshot.Snap(ctx, s.root, o)
+	if s.live == nil && s.late != nil && errors.Is(err, &fault.Error{Code: fault.Regions}) {
+		if s.live = s.late(); s.live != nil {
+			o.Live = s.live()
+			res, err = snapshot.Snap(ctx, s.root, o)
+		}
+	}
+	return res, err
 }
 
 // close ends the tracking, after the snapshot that is under way. No other may follow.

@@ -80,6 +80,15 @@ func outlived(err error, pid int) bool {
 	return err == nil && st.State != 'Z'
 }
 
+// watched reports whether a watch follows a process.
+func watched(pid int) bool {
+	c, found, err := control.Dial(pid)
+	if found {
+		c.Close()
+	}
+	return err == nil && found
+}
+
 // awaitWatchGone waits until the watch of pid has ended, and reports whether it has.
 func awaitWatchGone(ctx context.Context, pid int) bool {
 	for end := time.Now().Add(stopTimeout); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {

@@ -17,6 +17,8 @@ const (
 	MappedRead   Code = "E_MAPPED_READ"
 	Signal       Code = "E_SIGNAL"
 	BadOption    Code = "E_BAD_OPTION"
+	Held         Code = "E_HELD"
+	Regions      Code = "E_REGIONS"
 )
 
 var snapshotCodes = []Entry{
@@ -34,5 +36,7 @@ var snapshotCodes = []Entry{
 	{NoSource, KernelLacks, "no way to read the kernel's state", "The source asked for cannot be used on this kernel or with these rights.", "run as root, or leave the choice of the source to bpfckpt"},
 	{MappedRead, Unsupported, "a mapped file cannot be read", "A file that the process has mapped no longer has a name, and its content cannot be read through the mapping.", "run as root (CAP_CHECKPOINT_RESTORE opens /proc/PID/map_files)"},
 	{Signal, Failed, "a signal could not be sent", "The image is complete, but the target could not be stopped or killed as asked.", "send the signal with kill"},
+	{Held, Failed, "the program is in a region in which no snapshot may be taken", "The program marks such regions (include/bpfckpt.h), and for as long as was waited there was always a thread in one. Nothing was saved; the program runs on.", "try again when the program is done with what it does; if it never leaves, a bpfckpt_release is missing; --ignore-regions takes a snapshot all the same"},
+	{Regions, Unsupported, "the regions of the program cannot be seen", "The program, or a library of it, marks regions in which no snapshot may be taken (include/bpfckpt.h). Only a watch sees whether a thread is in one; there is none, or it could not probe the file.", "begin a watch before the program is in a region: bpfckpt watch PID, or start the program with bpfckpt run; --ignore-regions takes a snapshot all the same"},
 	{BadOption, Usage, "an option makes no sense", "An option has a value that is not one of the possible ones.", "see the help of the command"},
 }

@@ -5,6 +5,8 @@ package kstate
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -35,6 +37,7 @@ type Collected struct {
 	Events    uint64       // records consumed since the watch began, 0 without one
 	Lost      uint64       // records the ring buffer dropped
 	Drift     uint64       // fields in which the table differed from the kernel
+	Held      Held         // of a Holder on guard: without Threads
 	Blockers  fault.List   // what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
 }
 
@@ -48,4 +51,39 @@ type Breakpoint struct {
 type Prober interface {
 	// Breakpoints returns the probes there are. One that is gone a moment later, or has just come, does no harm.
 	Breakpoints(ctx context.Context) ([]Breakpoint, error)
+}
+
+// Holder is a Source that sees the regions in which no snapshot may be taken (include/bpfckpt.h).
+type Holder interface {
+	// Guard makes Collect of stopped thread groups look first: it returns a *HeldError if a thread is in a region, which is exact then, but
+	// for Held.Unsure, and E_REGIONS if it cannot be told.
+	Guard()
+	// Held tells which threads of the given thread groups, which run, are in a region.
+	Held(ctx context.Context, pids []int) (Held, error)
+	// AwaitRelease returns when none is, or with an error of ctx.
+	AwaitRelease(ctx context.Context, pids []int) error
+}
+
+// Held is the answer of a Holder.
+type Held struct {
+	Threads []HeldThread
+	// Unsure are thread groups with regions of which something was not seen: threads that ran before the Source was there, and may have been
+	// in a region then.
+	Unsure []int
+	Age    time.Duration // how long ago it began to see all of those
+}
+
+// HeldError is why Collect was refused.
+type HeldError struct{ Held }
+
+// Error names a thread.
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("thread %d of pid %d is in a region in which no snapshot may be taken", e.Threads[0].Tid, e.Threads[0].Pid)
+}
+
+// HeldThread is a thread in a region.
+type HeldThread struct {
+	Pid, Tid int
+	Depth    int           // of nested regions
+	For      time.Duration // since when, the outermost
 }
