@@ -66,6 +66,9 @@ func snapOnce(ctx context.Context, pid int, o Options) (*Result, error) {
 
 // run goes through the phases up to the published image.
 func (s *session) run(ctx context.Context) (image.Info, error) {
+	if err := s.awaitFirst(ctx); err != nil {
+		return image.Info{}, err
+	}
 	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepare(ctx) }); err != nil {
 		return image.Info{}, err
 	}
