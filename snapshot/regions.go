@@ -76,6 +76,19 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 	}
 }
 
+// awaitFirst waits for the tree to be outside before anything is begun: a program that stays in a region is told of before its pages are copied, and what
+// is known of those it wrote since the last image is kept.
+func (s *session) awaitFirst(ctx context.Context) error {
+	h := s.holder()
+	if h == nil {
+		return nil
+	}
+	if err := preflight(s.pid); err != nil {
+		return err
+	}
+	return timed(&s.res.Phases.Wait, func() error { return s.awaitOutside(ctx, h, time.Now().Add(regionPatience)) })
+}
+
 // approach does what comes last before a freeze: it waits for the tree to be outside, and copies what was written meanwhile.
 func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time) error {
 	ph := &s.res.Phases

@@ -76,6 +76,9 @@ func snapOnce(ctx context.Context, pid int, o Options) (r *Result, overran bool,
 
 // run goes through the phases up to the published image.
 func (s *session) run(ctx context.Context) (image.Info, error) {
+	if err := s.awaitFirst(ctx); err != nil {
+		return image.Info{}, err
+	}
 	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepare(ctx) }); err != nil {
 		return image.Info{}, err
 	}
