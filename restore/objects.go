@@ -101,4 +101,4 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 	return f, nil
 }
 
-func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05") }
+func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05.000000") }
