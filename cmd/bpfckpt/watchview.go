@@ -36,7 +36,7 @@ func (p *plainWatch) stats(s watchStatus) error {
 func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(e.String() + "\n") }
 
 func (p *plainWatch) end(e watchEnd) error {
-	t := &p.last.Stats
+	t := &e.stats
 	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, p.last.Comm, e.text, t.Events, t.Lost, p.wt.skipped))
 }
 
@@ -68,7 +68,7 @@ func (j *jsonWatch) stats(s watchStatus) error {
 func (j *jsonWatch) event(e tracer.Event) error { return j.wt.object(e) }
 
 func (j *jsonWatch) end(e watchEnd) error {
-	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped}
+	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped, "table": e.stats}
 	if e.known {
 		end["status"] = e.status
 	}
@@ -200,7 +200,7 @@ func cut(line string, width int) string {
 func (s *screen) end(e watchEnd) error {
 	signal.Stop(s.resized)
 	_, err := io.WriteString(s.tty, leaveScreen)
-	t := &s.now.Stats
+	t := &e.stats
 	s.wt.note("pid %d %s: %s; %d events, %d lost", s.now.Pid, s.now.Comm, e.text, t.Events, t.Lost)
 	return outputError(err)
 }
