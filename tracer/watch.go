@@ -54,6 +54,7 @@ type Watcher struct {
 
 	consumed    uint64 // bytes of the ring
 	stats       Stats
+	final       Stats // as the watch ended
 	lostSeen    uint64
 	differences []Difference    // of the last comparison
 	status      unix.WaitStatus // of the root
@@ -180,6 +181,7 @@ func descendants(pid int) []int {
 // run owns the table until the tree ends or Close is called.
 func (w *Watcher) run() {
 	defer close(w.done)
+	defer func() { w.final = w.count() }()
 	var rec ringbuf.Record
 	for {
 		w.ring.SetDeadline(time.Now().Add(idleEvery))
@@ -328,6 +330,9 @@ func (w *Watcher) Done() <-chan struct{} { return w.done }
 
 // Exit returns how the root of the tree ended, and whether it has. Call it after Done.
 func (w *Watcher) Exit() (unix.WaitStatus, bool) { return w.status, w.rooted }
+
+// Final returns the counters as they were when the watch ended. Call it after Done.
+func (w *Watcher) Final() Stats { return w.final }
 
 // ended forgets a thread group.
 func (w *Watcher) ended(pid int, status unix.WaitStatus) {

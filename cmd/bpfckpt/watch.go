@@ -219,7 +219,9 @@ func (wt *watching) show() error {
 	for len(wt.events) > 0 && err == nil {
 		err = out.event(<-wt.events)
 	}
-	return errors.Join(err, out.end(wt.howEnded()))
+	end := wt.howEnded()
+	end.stats = wt.w.Final()
+	return errors.Join(err, out.end(end))
 }
 
 // watchOutput is one way to show a watch.
@@ -298,6 +300,7 @@ type watchEnd struct {
 	status int  // exit status
 	signal string
 	text   string
+	stats  tracer.Stats
 }
 
 func (wt *watching) howEnded() watchEnd {

@@ -38,7 +38,7 @@ func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(e.String() 
 func (p *plainWatch) saved(o outcome) error { return p.wt.print(strings.Join(o.lines(), "\n") + "\n") }
 
 func (p *plainWatch) end(e watchEnd) error {
-	t := &p.last.Stats
+	t := &e.stats
 	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, p.last.Comm, e.text, t.Events, t.Lost, p.wt.skipped))
 }
 
@@ -73,7 +73,7 @@ func (j *jsonWatch) event(e tracer.Event) error { return j.wt.object(e) }
 func (j *jsonWatch) saved(o outcome) error { return j.wt.object(outcomeJSON(o)) }
 
 func (j *jsonWatch) end(e watchEnd) error {
-	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped}
+	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped, "table": e.stats}
 	if e.known {
 		end["status"] = e.status
 	}
@@ -154,32 +154,38 @@ func (s *screen) draw() error {
 	if err != nil || width <= 0 || height <= 0 {
 		width, height = 80, 24
 	}
-	lines := s.head()
-	room := max(height-len(lines)-1, 0)
-	lines = append(lines, s.recent[max(len(s.recent)-room, 0):]...)
-	var b bytes.Buffer
-	b.WriteString(home)
-	for i, line := range lines {
-		if i == 0 {
-			line = bold + cut(line, width) + plain
-		} else {
-			line = cut(line, width)
-		}
-		b.WriteString(line + clearLine + "\r\n")
-	}
-	b.WriteString(clearRest)
-	_, err = s.tty.Write(b.Bytes())
+	_, err = s.tty.Write(s.page(width, height))
 	return outputError(err)
 }
 
-// head is the state at a glance.
+// page is what the terminal shows: nothing that would scroll it.
+func (s *screen) page(width, height int) []byte {
+	lines := s.head()
+	room := max(height-len(lines), 0)
+	lines = append(lines, s.recent[max(len(s.recent)-room, 0):]...)
+	var b bytes.Buffer
+	b.WriteString(home)
+	for i, line := range lines[:min(len(lines), height)] {
+		if line = cut(line, width); i == 0 {
+			b.WriteString(clearLine + bold + line + plain)
+		} else {
+			b.WriteString("\r\n" + clearLine + line) // behind a full line it would clear the last character
+		}
+	}
+	if len(lines) < height {
+		b.WriteString("\r\n" + clearRest)
+	}
+	return b.Bytes()
+}
+
+// head is the state at a glance. It fits into 80 columns.
 func (s *screen) head() []string {
 	t := &s.now.Stats
 	since := time.Duration(s.now.SinceUS) * time.Microsecond
 	lines := []string{
 		fmt.Sprintf("bpfckpt watch: pid %d %s, for %s", s.now.Pid, s.now.Comm, since.Round(time.Second)),
-		fmt.Sprintf("processes %-6d threads %-6d mappings %-7d descriptors %-6d handlers %-4d libraries %d", t.Groups, t.Threads, t.Maps, t.FDs, t.Handlers, t.DL),
-		fmt.Sprintf("events %-10d %8.0f/s   lost %-6d repaired %-6d drift %-4d by %s", t.Events, s.rates.events, t.Lost, t.Repairs, t.Drift, t.Method),
+		fmt.Sprintf("processes %-5d threads %-5d maps %-6d fds %-6d handlers %-4d libraries %d", t.Groups, t.Threads, t.Maps, t.FDs, t.Handlers, t.DL),
+		fmt.Sprintf("events %-9d %7.0f/s  lost %-7d reread %-5d drift %-4d by %s", t.Events, s.rates.events, t.Lost, t.Repairs, t.Drift, t.Method),
 		fmt.Sprintf("memory %-10s %+9s/s   touched %s/s", bytesText(s.now.RSSBytes), signedBytes(s.rates.rss), bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
 	}
 	if s.now.Saves != nil {
@@ -213,7 +219,7 @@ func cut(line string, width int) string {
 func (s *screen) end(e watchEnd) error {
 	signal.Stop(s.resized)
 	_, err := io.WriteString(s.tty, leaveScreen)
-	t := &s.now.Stats
+	t := &e.stats
 	s.wt.note("pid %d %s: %s; %d events, %d lost", s.now.Pid, s.now.Comm, e.text, t.Events, t.Lost)
 	return outputError(err)
 }

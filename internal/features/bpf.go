@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -11,9 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// btfFile is where the kernel describes its types, without which no program of ours can be loaded.
+const btfFile = "/sys/kernel/btf/vmlinux"
+
+// errNoBTF is said of a kernel that was built without that.
+var errNoBTF = fmt.Errorf("%w: it does not describe its types (%s is not there)", errAbsent, btfFile)
+
 // iterator loads, attaches and runs an iterator program that does nothing (Documentation/bpf/bpf_iterators.rst).
 func iterator(target string) func() error {
 	return func() error {
+		if _, err := os.Stat(btfFile); errors.Is(err, fs.ErrNotExist) {
+			return errNoBTF
+		}
 		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 			Name: "probe", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: target, License: "GPL",
 			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},

@@ -63,6 +63,9 @@ func (f Feature) try() Result {
 	switch {
 	case err == nil:
 		return Result{f, Yes, ""}
+	case errors.Is(err, errNoBTF):
+		f.Remedy = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; the source proc is used instead"
+		return Result{f, No, err.Error()}
 	case errors.Is(err, errAbsent):
 		return Result{f, No, err.Error()}
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):

@@ -447,10 +447,25 @@ func TestInjectDiesWithSignal(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Millisecond)
+				v.awaitUntraced(t)
 			}
 			v.finish(t)
 		})
+	}
+}
+
+// awaitUntraced waits until the kernel is through with the end of a tracer.
+func (v *victim) awaitUntraced(t *testing.T) {
+	t.Helper()
+	for {
+		time.Sleep(time.Millisecond)
+		status, err := procfs.Pid(v.cmd.Process.Pid).Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status.TracerPid == 0 {
+			return
+		}
 	}
 }
 

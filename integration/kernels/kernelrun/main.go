@@ -117,13 +117,14 @@ func fill(ctx context.Context, suite *kernels.Suite, o options, root string) err
 	if o.core || o.short {
 		args = append(args, "-test.short")
 	}
-	if o.run != "" {
-		args = append(args, "-test.run="+o.run)
-	}
 	wanted := 0
 	if o.named("integration") && (len(o.args) > 0 || !o.core) {
 		wanted++
-		if err := suite.AddIntegration(ctx, args...); err != nil {
+		integration := args
+		if o.run != "" {
+			integration = append(args[:len(args):len(args)], "-test.run="+o.run)
+		}
+		if err := suite.AddIntegration(ctx, integration...); err != nil {
 			return err
 		}
 	}
@@ -132,6 +133,9 @@ func fill(ctx context.Context, suite *kernels.Suite, o options, root string) err
 			continue
 		}
 		wanted++
+		if o.run != "" {
+			p.Run = o.run
+		}
 		if err := suite.AddPackage(ctx, p, args...); err != nil {
 			return err
 		}
