@@ -68,7 +68,7 @@ func TestIncrementalByWatch(t *testing.T) {
 // Each life is saved incrementally and followed by the next; a watch ends with its process, and the next life's images continue the same row.
 func TestIncrementalLives(t *testing.T) {
 	p := caseNamed(t, "threads")
-	p.name, p.argv = "threads-longer", append(p.argv[:p.args:p.args], longer["threads"])
+	p.name, p.argv = "threads-much-longer", append(p.argv[:p.args:p.args], "6000") // three lives, with a watch begun in each
 	want := control(t, p)
 	tg := start(t, p)
 	t.Cleanup(tg.endWatch)

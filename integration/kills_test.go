@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
@@ -28,7 +29,7 @@ func storeKills(t *testing.T) int {
 // brings it back.
 func TestStoreSurvivesKills(t *testing.T) {
 	p := caseNamed(t, "threads")
-	p.name, p.argv = "threads-long", append(p.argv[:p.args:p.args], "6000")
+	p.name, p.argv = "threads-long", append(p.argv[:p.args:p.args], "1000000") // it is killed in the end
 	tg := start(t, p)
 	t.Cleanup(tg.endWatch)
 	tg.snap("--incremental")
@@ -88,18 +89,23 @@ func (tg *target) command(args ...string) *exec.Cmd {
 // runKilled runs a command and kills it after delay, unless it has ended; with it goes what also does.
 func runKilled(t *testing.T, cmd *exec.Cmd, delay time.Duration, also func()) (out []byte, killed bool) {
 	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var text bytes.Buffer
+	cmd.Stdout = &text
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
 	timer := time.AfterFunc(delay, func() {
 		also()
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	})
 	defer timer.Stop()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := cmd.Output()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return out, exit != nil && exit.Sys().(syscall.WaitStatus).Signaled()
+	return text.Bytes(), exit != nil && exit.Sys().(syscall.WaitStatus).Signaled()
 }
 
 // killWatch kills the watch of the target, if there is one.
