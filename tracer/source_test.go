@@ -111,7 +111,7 @@ func TestWatchSourceKeepsMappings(t *testing.T) {
 func checkBreakpoints(t *testing.T, src *WatchSource, p *image.Process) {
 	t.Helper()
 	points, err := src.Breakpoints(t.Context())
-	if err != nil || len(points) == 0 {
+	if err != nil || len(points) == 0 && !guest() { // the programs of the emulated machine have no library with dlopen
 		t.Fatalf("%d probes, %v", len(points), err)
 	}
 	for _, b := range points {
