@@ -86,6 +86,7 @@ const (
 	FexitProgFexitUmask       = "fexit_umask"
 	FexitVarCallKinds         = "call_kinds"
 	FexitVarMappedLast        = "mapped_last"
+	FexitVarMmBuckets         = "mm_buckets"
 	FexitVarReaderLevel       = "reader_level"
 	FexitVarWakeBytes         = "wake_bytes"
 )
@@ -174,6 +175,7 @@ type FexitMapSpecs struct {
 type FexitVariableSpecs struct {
 	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
 	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
 	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
@@ -221,6 +223,7 @@ func (m *FexitMaps) Close() error {
 type FexitVariables struct {
 	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
 	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
 	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
 }

@@ -70,41 +70,35 @@ struct bpf_iter__task_file {
 
 static __noinline void inode_of(struct inode_rec *r, struct file *f)
 {
-	struct inode *inode = core_ptr(f->f_inode);
-	struct dentry *d = core_ptr(f->f_path.dentry);
-	struct super_block *sb = core_ptr(inode->i_sb);
-	unsigned short mode = 0;
-	__u32 fmode = 0;
+	struct inode *inode = core_at(f, f_inode);
+	struct dentry *d = core_at(f, f_path.dentry);
+	struct super_block *sb = core_at(inode, i_sb);
 
-	core_read(r->ino, inode->i_ino);
-	core_read(r->magic, sb->s_magic);
-	core_read(r->sflags, sb->s_flags);
-	core_read(r->dev, sb->s_dev);
-	core_read(r->rdev, inode->i_rdev);
-	core_read(mode, inode->i_mode);
-	r->mode = mode;
-	core_read(r->nlink, inode->i_nlink);
-	core_read(fmode, f->f_mode);
+	r->ino = core_at(inode, i_ino);
+	r->magic = core_at(sb, s_magic);
+	r->sflags = core_at(sb, s_flags);
+	r->dev = core_at(sb, s_dev);
+	r->rdev = core_at(inode, i_rdev);
+	r->mode = core_at(inode, i_mode);
+	r->nlink = core_at(inode, i_nlink);
 	r->bits = 0;
-	if (!core_ptr(d->d_hash.pprev) && core_ptr(d->d_parent) != d)
+	if (!core_at(d, d_hash.pprev) && core_at(d, d_parent) != d)
 		r->bits |= INODE_UNLINKED;
-	if ((fmode & FMODE_BACKING) || core_ptr(d->d_inode) != inode)
+	if ((core_at(f, f_mode) & FMODE_BACKING) || core_at(d, d_inode) != inode)
 		r->bits |= INODE_BACKING;
-	if (core_ptr(inode->i_flctx))
+	if (core_at(inode, i_flctx))
 		r->bits |= INODE_LOCKED;
 }
 
 static __always_inline __u32 cloexec(struct task_struct *t, __u32 fd)
 {
-	struct files_struct *files = core_ptr(t->files);
-	struct fdtable *fdt = core_ptr(files->fdt);
+	struct files_struct *files = core_at(t, files);
+	struct fdtable *fdt = core_at(files, fdt);
 	unsigned long word = 0;
-	__u32 max = 0;
 
-	core_read(max, fdt->max_fds);
-	if (fd >= max)
+	if (fd >= core_at(fdt, max_fds))
 		return 0;
-	bpf_probe_read_kernel(&word, sizeof(word), core_ptr(fdt->close_on_exec) + fd / 64);
+	bpf_probe_read_kernel(&word, sizeof(word), core_at(fdt, close_on_exec) + fd / 64);
 	return (word >> (fd % 64)) & 1;
 }
 

@@ -44,10 +44,10 @@ int iter_task(struct bpf_iter__task *ctx)
 /* group_nr is the number of a task's thread group as the reader knows it. */
 static __always_inline __s32 group_nr(struct task_struct *t)
 {
-	struct task_struct *leader = core_ptr(t->group_leader);
+	struct task_struct *leader = core_at(t, group_leader);
 	struct reader me;
 
-	reader_get(&me);
+	reader_pid(&me);
 	return pid_nr(&me, core_ptr(leader->thread_pid));
 }
 
@@ -60,7 +60,7 @@ int iter_vma(struct bpf_iter__task_vma *ctx)
 
 	if (!t || !v)
 		return 0;
-	mm = core_ptr(v->vm_mm);
+	mm = core_at(v, vm_mm);
 	emit_vma(ctx->meta->seq, v, group_nr(t), mm, turns_of(mm));
 	return 0;
 }

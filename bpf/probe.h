@@ -30,6 +30,22 @@ struct {
 	__type(value, struct watched_mm);
 } mms SEC(".maps");
 
+/* How many of mms fall into each bucket: every process pays for a look at it, and few for the search in the map. */
+#define MM_BUCKETS 4096
+__u32 mm_buckets[MM_BUCKETS];
+
+/*
+ * mm_bucket goes by the lower half of the address: an mm_struct is larger than a kilobyte and begins on a cache line. Of what may be a
+ * pointer the verifier allows no other arithmetic than a subtraction of 32 bits, after which it takes it for a number.
+ */
+static __always_inline __u32 *mm_bucket(__u64 mm)
+{
+	__u64 n;
+
+	asm volatile("r1 = %1; w1 -= 0; %0 = r1" : "=r"(n) : "r"(mm) : "r1");
+	return &mm_buckets[(n >> 8 ^ n >> 20) % MM_BUCKETS];
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);

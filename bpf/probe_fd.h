@@ -39,8 +39,8 @@ static __always_inline void slot(struct ev_fd *e, struct task_struct *t, __u32 f
 	if (!f)
 		return;
 	e->bits = FD_OPEN | ((word >> (fd % 64)) & 1 ? FD_CLOEXEC : 0);
-	core_read(e->flags, f->f_flags);
-	core_read(e->mode, f->f_mode);
+	e->flags = core_at(f, f_flags);
+	e->mode = core_at(f, f_mode);
 	if (inode) {
 		e->bits |= FD_INODE;
 		inode_of(&e->inode, f);
@@ -61,17 +61,15 @@ static __always_inline void emit_slot(struct task_struct *t, struct watched *w, 
 /* leaf fills in where in the tree of directories a file is. */
 static __always_inline void leaf(struct ev_open *e, struct file *f)
 {
-	struct dentry *d = core_ptr(f->f_path.dentry);
-	struct dentry *parent = core_ptr(d->d_parent);
-	const unsigned char *name = NULL;
+	struct dentry *d = core_at(f, f_path.dentry);
+	struct dentry *parent = core_at(d, d_parent);
 
 	e->parent_ino = 0;
 	e->leaf[0] = 0;
 	if (!d || parent == d)
 		return;
-	core_read(e->parent_ino, core_ptr(parent->d_inode)->i_ino);
-	core_read(name, d->d_name.name);
-	bpf_probe_read_kernel_str(e->leaf, sizeof(e->leaf), name);
+	e->parent_ino = core_at(core_at(parent, d_inode), i_ino);
+	bpf_probe_read_kernel_str(e->leaf, sizeof(e->leaf), core_at(d, d_name.name));
 }
 
 static __always_inline void call_open(struct task_struct *t, struct watched *w, struct call_regs *c, __u32 nr, __s64 ret, __u64 path)

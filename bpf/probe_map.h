@@ -24,12 +24,12 @@ static __always_inline __u64 turns_of(struct mm_struct *mm)
 
 static long look(struct task_struct *t, struct vm_area_struct *v, struct vma_state *s)
 {
-	struct file *f = core_ptr(v->vm_file);
+	struct file *f = core_at(v, vm_file);
 
-	core_read(s->start, v->vm_start);
-	core_read(s->end, v->vm_end);
-	core_read(s->flags, v->vm_flags);
-	core_read(s->pgoff, v->vm_pgoff);
+	s->start = core_at(v, vm_start);
+	s->end = core_at(v, vm_end);
+	s->flags = core_at(v, vm_flags);
+	s->pgoff = core_at(v, vm_pgoff);
 	s->file = (__u64)f;
 	if (f)
 		inode_of(&s->inode, f);

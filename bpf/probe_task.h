@@ -14,18 +14,21 @@ static __noinline void mm_hold(__u64 mm)
 	struct watched_mm fresh = {.users = 1};
 	struct watched_mm *m = bpf_map_lookup_elem(&mms, &mm);
 
-	if (m)
+	if (m) {
 		__sync_fetch_and_add(&m->users, 1);
-	else
-		bpf_map_update_elem(&mms, &mm, &fresh, BPF_NOEXIST);
+		return;
+	}
+	__sync_fetch_and_add(mm_bucket(mm), 1); /* first: a turn that is counted late has another number */
+	if (bpf_map_update_elem(&mms, &mm, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(mm_bucket(mm), -1);
 }
 
 static __noinline void mm_release(__u64 mm)
 {
 	struct watched_mm *m = bpf_map_lookup_elem(&mms, &mm);
 
-	if (m && __sync_fetch_and_add(&m->users, -1) == 1)
-		bpf_map_delete_elem(&mms, &mm);
+	if (m && __sync_fetch_and_add(&m->users, -1) == 1 && !bpf_map_delete_elem(&mms, &mm))
+		__sync_fetch_and_add(mm_bucket(mm), -1);
 }
 
 /* follow makes the entries of a thread; its group's too, if they are not there. */

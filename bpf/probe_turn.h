@@ -38,6 +38,8 @@ int on_turn(__u64 *ctx)
 	}
 	if (!(__u8)write || !(__u8)success)
 		return 0;
+	if (!*mm_bucket(mm))
+		return 0;
 	m = bpf_map_lookup_elem(&mms, &mm);
 	if (!m)
 		return 0;

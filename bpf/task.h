@@ -191,17 +191,23 @@ static __always_inline void namespaces_get(struct namespaces *n, struct task_str
 	core_read(n->time, p->time_ns);
 }
 
-static __always_inline void reader_get(struct reader *r)
+/* reader_pid is the part of reader_get that pid_nr needs. */
+static __always_inline void reader_pid(struct reader *r)
 {
 	struct task_struct *me = bpf_get_current_task_btf();
 	struct pid *pid = core_ptr(me->thread_pid);
 	__s32 nr;
 
-	namespaces_get(&r->ns, me);
 	r->level = 0;
 	r->pid_ns = 0;
 	core_read(r->level, pid->level);
 	upid_at(pid, r->level, &nr, &r->pid_ns);
+}
+
+static __always_inline void reader_get(struct reader *r)
+{
+	namespaces_get(&r->ns, bpf_get_current_task_btf());
+	reader_pid(r);
 }
 
 /* pid_nr is the number of a struct pid in the reader's pid namespace, 0 if it has none. */

@@ -70,13 +70,11 @@ __u64 mapped_last;
 static __always_inline bool shared_policy(struct inode *inode)
 {
 	struct shmem_inode_info *info;
-	void *node = NULL;
 
 	if (!core_exists(((struct shmem_inode_info *)0)->policy.root.rb_node))
 		return false;
 	info = (void *)((char *)inode - core_offset(struct shmem_inode_info, vfs_inode));
-	core_read(node, info->policy.root.rb_node);
-	return node != NULL;
+	return core_at(info, policy.root.rb_node) != NULL;
 }
 
 static __always_inline long emit_mapped(struct seq_file *seq, struct file *f, __s32 pid)
@@ -87,7 +85,7 @@ static __always_inline long emit_mapped(struct seq_file *seq, struct file *f, __
 	r->head.pid = pid;
 	r->file = (__u64)f;
 	inode_of(&r->inode, f);
-	r->bits = r->inode.magic == TMPFS_MAGIC && shared_policy(core_ptr(f->f_inode)) ? VMA_POLICY : 0;
+	r->bits = r->inode.magic == TMPFS_MAGIC && shared_policy(core_at(f, f_inode)) ? VMA_POLICY : 0;
 	return write_path(seq, &mapped_out, bpf_d_path(&f->f_path, mapped_out.path, sizeof(mapped_out.path)));
 }
 
@@ -103,13 +101,13 @@ static __always_inline long vma_name(struct vma_rec *r, struct vm_area_struct *v
 {
 	const char *name = NULL;
 
-	if (!r->file && ops && core_ptr(ops->name)) {
-		struct vm_special_mapping *special = core_ptr(v->vm_private_data);
+	if (!r->file && ops && core_at(ops, name)) {
+		struct vm_special_mapping *special = core_at(v, vm_private_data);
 
 		r->bits |= VMA_SPECIAL;
-		core_read(name, special->name);
+		name = core_at(special, name);
 	} else if (has_anon_name(r)) {
-		struct anon_vma_name *named = core_ptr(v->anon_name);
+		struct anon_vma_name *named = core_at(v, anon_name);
 
 		if (named) {
 			r->bits |= VMA_NAMED;
@@ -122,7 +120,7 @@ static __always_inline long vma_name(struct vma_rec *r, struct vm_area_struct *v
 static __always_inline long emit_vma(struct seq_file *seq, struct vm_area_struct *v, __s32 pid, struct mm_struct *mm, __u64 turn)
 {
 	struct vma_rec *r = &vma_out.rec;
-	struct vm_operations_struct *ops = core_ptr(v->vm_ops);
+	struct vm_operations_struct *ops = core_at(v, vm_ops);
 	struct file *f = v->vm_file;
 	long n;
 
@@ -136,11 +134,11 @@ static __always_inline long emit_vma(struct seq_file *seq, struct vm_area_struct
 	r->pgoff = v->vm_pgoff;
 	r->file = (__u64)f;
 	r->turn = turn;
-	core_read(r->brk, mm->brk);
+	r->brk = core_at(mm, brk);
 	r->bits = 0;
 	if (ops)
 		r->bits |= VMA_OPS;
-	if (core_exists(v->vm_policy) && core_ptr(v->vm_policy))
+	if (core_exists(v->vm_policy) && core_at(v, vm_policy))
 		r->bits |= VMA_POLICY;
 	n = vma_name(r, v, ops);
 	n = write_path(seq, &vma_out, n);

@@ -303,6 +303,7 @@ const (
 	WatchVarCallKinds   = "call_kinds"
 	WatchVarHoldWaiters = "hold_waiters"
 	WatchVarMappedLast  = "mapped_last"
+	WatchVarMmBuckets   = "mm_buckets"
 	WatchVarReaderLevel = "reader_level"
 	WatchVarTurnPath    = "turn_path"
 	WatchVarWakeBytes   = "wake_bytes"
@@ -401,6 +402,7 @@ type WatchVariableSpecs struct {
 	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
 	HoldWaiters *ebpf.VariableSpec `ebpf:"hold_waiters"`
 	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
 	TurnPath    *ebpf.VariableSpec `ebpf:"turn_path"`
 	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
@@ -465,6 +467,7 @@ type WatchVariables struct {
 	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
 	HoldWaiters *ebpf.Variable `ebpf:"hold_waiters"`
 	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
 	TurnPath    *ebpf.Variable `ebpf:"turn_path"`
 	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`

@@ -79,6 +79,7 @@ const (
 	unitVarAbiUnitArg    = "abi_unit_arg"
 	unitVarCallKinds     = "call_kinds"
 	unitVarMappedLast    = "mapped_last"
+	unitVarMmBuckets     = "mm_buckets"
 	unitVarReaderLevel   = "reader_level"
 	unitVarWakeBytes     = "wake_bytes"
 )
@@ -149,6 +150,7 @@ type unitVariableSpecs struct {
 	AbiUnitArg  *ebpf.VariableSpec `ebpf:"abi_unit_arg"`
 	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
 	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
 	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
@@ -197,6 +199,7 @@ type unitVariables struct {
 	AbiUnitArg  *ebpf.Variable `ebpf:"abi_unit_arg"`
 	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
 	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
+	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
 	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
 }
