@@ -20,6 +20,8 @@ type probes struct {
 	objs   bpf.WatchObjects
 	links  []link.Link
 	method string
+
+	wakeBytes uint64 // how much must wait in the ring before its reader is woken
 }
 
 // usable finds out whether BPF programs can be loaded at all.
@@ -41,14 +43,15 @@ func loadProbes(ringBytes int, partly bool) (*probes, error) {
 	if err != nil {
 		return nil, err
 	}
-	constants := map[string]any{"reader_level": level, "wake_bytes": uint64(ringBytes / 8)}
+	wakeBytes := uint64(ringBytes / 8)
+	constants := map[string]any{"reader_level": level, "wake_bytes": wakeBytes}
 	if err := setConstants(spec, constants); err != nil {
 		return nil, err
 	}
 	if err := setTurnPath(spec); err != nil {
 		return nil, err
 	}
-	ps := &probes{}
+	ps := &probes{wakeBytes: wakeBytes}
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
 	}

@@ -18,8 +18,8 @@ import (
 // were lost, take all there are, then read. An event in the ring that is older than the pass would otherwise undo part of it, and the later
 // event about the same slot that puts it right may be one of those lost. Events newer than the pass bring newer states.
 
-// idle is what there is to do when the ring is empty.
-func (w *Watcher) idle() {
+// tidy is what there is to do now and then.
+func (w *Watcher) tidy() {
 	w.catchUp()
 	now := time.Now()
 	for _, m := range w.table.mms {

@@ -2,14 +2,11 @@ package tracer
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -21,15 +18,17 @@ type WatchOptions struct {
 	RingBytes int          // size of the ring buffer, a power of two, bytes; 0: 4 MiB
 	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
 	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
-	OnEvent   func(*Event) // called for every event, in order, by the watch's own goroutine; must not block, nor keep the event
+	OnEvent   func(*Event) // called for every event, in order; must not block, nor keep the event
 	partly    bool         // for tests: attach to functions also where not all can be had
 }
 
 const (
 	defaultRing = 4 << 20
-	idleEvery   = 20 * time.Millisecond // how often the ring is looked at when nothing wakes us
-	repairEvery = 20 * time.Millisecond // least time between two readings of the same mappings
-	gapPatience = 50 * time.Millisecond // how long a turn may be missing before the mappings are read again
+	idleEvery   = 20 * time.Millisecond  // how often the ring is looked at when nothing wakes us
+	tidyEvery   = 100 * time.Millisecond // how often what was lost is looked for while the ring never runs empty
+	batchBytes  = 64 << 10               // how much of the ring is taken before others get at the table
+	repairEvery = 20 * time.Millisecond  // least time between two readings of the same mappings
+	gapPatience = 50 * time.Millisecond  // how long a turn may be missing before the mappings are read again
 )
 
 // Watcher follows a process tree. Its methods may be called from any goroutine, but not from OnEvent.
@@ -37,22 +36,21 @@ type Watcher struct {
 	root   int
 	opts   WatchOptions
 	probes *probes
-	ring   *ringbuf.Reader
+	turn   chan struct{} // full while somebody uses the following: whoever has put something in
+	ring   *ring         // its wait is for the goroutine run alone, and needs no turn
 	iter   *passes
-	table  *table // of the goroutine run, as are the following
+	table  *table
 	code   *codeProbes
 	dirs   map[dirKey]string // where directories are
 	prune  int               // how many mapped files the table may know before it forgets
 
-	requests chan func()
-	done     chan struct{} // closed when the tree has ended or the watch is over
-	quit     chan struct{} // closed by Close
-	close    sync.Once
+	done  chan struct{} // closed when the tree has ended or the watch is over
+	quit  chan struct{} // closed by Close
+	close sync.Once
 
 	released chan struct{} // a thread has left its last region
 	waiters  int           // who wait for that
 
-	consumed    uint64 // bytes of the ring
 	stats       Stats
 	final       Stats // as the watch ended
 	lostSeen    uint64
@@ -97,14 +95,14 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := ringbuf.NewReader(ps.objs.Events)
+	ring, err := openRing(ps.objs.Events)
 	if err != nil {
 		ps.Close()
 		return nil, fault.New(fault.BPFLoad, "ring buffer", "%w", err)
 	}
 	w := &Watcher{
 		root: pid, opts: opts, probes: ps, ring: ring, iter: ps.passes(), table: newTable(), dirs: map[dirKey]string{},
-		requests: make(chan func(), 16), done: make(chan struct{}), quit: make(chan struct{}),
+		turn: make(chan struct{}, 1), done: make(chan struct{}), quit: make(chan struct{}),
 		released: make(chan struct{}, 1),
 	}
 	w.code = &codeProbes{regions: newRegionProbes(ps, opts.AtStart), due: map[int]bool{}}
@@ -178,102 +176,93 @@ func descendants(pid int) []int {
 	return slices.Compact(pids)
 }
 
-// run owns the table until the tree ends or Close is called.
+// run takes the records until the tree ends or Close is called.
 func (w *Watcher) run() {
-	defer close(w.done)
-	defer func() { w.final = w.count() }()
-	var rec ringbuf.Record
-	for {
-		w.ring.SetDeadline(time.Now().Add(idleEvery))
-		err := w.ring.ReadInto(&rec)
-		switch {
-		case err == nil:
-			w.take(&rec)
-			if w.stats.Events%64 == 0 {
-				w.serve()
+	tidied := time.Now()
+	for over := false; !over; {
+		if w.ring.waiting() < w.probes.wakeBytes {
+			woken, err := w.ring.wait(idleEvery)
+			if err != nil {
+				w.locked(func() { w.finish(err) })
+				return
 			}
-			continue
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			w.serve()
-			w.idle()
-		default:
-			w.err = fmt.Errorf("read the ring buffer: %w", err)
-			return
+			if !woken {
+				tidied = time.Time{}
+			}
 		}
-		select {
-		case <-w.quit:
-			return
-		default:
+		for end, more := w.ring.end(), true; more; {
+			w.locked(func() {
+				w.take(min(end, w.ring.read+batchBytes))
+				more = w.ring.read < end && w.err == nil
+			})
 		}
-		if len(w.table.groups) == 0 {
-			w.drain() // how the root ended, if that was found before it was told of
-			return
-		}
+		w.locked(func() {
+			if time.Since(tidied) > tidyEvery {
+				w.tidy()
+				tidied = time.Now()
+			}
+			over = w.enough()
+		})
 	}
 }
 
-// take applies one record.
-func (w *Watcher) take(rec *ringbuf.Record) {
-	w.consumed += recordBytes(len(rec.RawSample))
-	w.stats.Events++
-	w.apply(rec.RawSample)
+// enough ends the watch if there is no more to do for it.
+func (w *Watcher) enough() bool {
+	select {
+	case <-w.quit:
+	default:
+		if len(w.table.groups) == 0 {
+			w.tidy() // to find whose birth was lost, and how the root ended, if that was found before it was told of
+		}
+		if len(w.table.groups) > 0 && w.err == nil {
+			return false
+		}
+	}
+	w.finish(w.err)
+	return true
 }
 
-// recordBytes is what a record takes in the ring: its header and padding too (kernel/bpf/ringbuf.c).
-func recordBytes(n int) uint64 { return uint64(8+n+7) &^ 7 }
+func (w *Watcher) finish(err error) {
+	w.err, w.final = err, w.count()
+	close(w.done)
+}
+
+// locked runs f while nobody else uses the table.
+func (w *Watcher) locked(f func()) {
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
+	f()
+}
+
+// take applies the records that begin before upTo.
+func (w *Watcher) take(upTo uint64) {
+	err := w.ring.each(upTo, func(record []byte) {
+		w.stats.Events++
+		w.apply(record)
+	})
+	if err != nil {
+		w.err = err
+	}
+}
 
 // drain applies everything that was in the ring when it was called.
-func (w *Watcher) drain() {
-	end := w.consumed + uint64(w.ring.AvailableBytes())
-	var rec ringbuf.Record
-	w.ring.SetDeadline(time.Now())
-	for w.consumed < end {
-		err := w.ring.ReadInto(&rec)
-		switch {
-		case err == nil:
-			w.take(&rec)
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			w.ring.SetDeadline(time.Now())
-		default:
-			return
-		}
-	}
-}
+func (w *Watcher) drain() { w.take(w.ring.end()) }
 
-// serve runs what other goroutines asked for.
-func (w *Watcher) serve() {
-	for {
-		select {
-		case f := <-w.requests:
-			f()
-		default:
-			return
-		}
-	}
-}
-
-// do runs f on the table's goroutine.
+// do runs f while nobody else uses the table: on the caller's goroutine, for during a freeze to wake another takes longer than most of what
+// there is to do.
 func (w *Watcher) do(ctx context.Context, f func()) error {
-	finished := make(chan struct{})
-	job := func() {
-		defer close(finished)
+	select {
+	case w.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("ask the watch: %w", ctx.Err())
+	}
+	defer func() { <-w.turn }()
+	select {
+	case <-w.done:
+		return w.over()
+	default:
 		f()
-	}
-	select {
-	case w.requests <- job:
-	case <-w.done:
-		return w.over()
-	case <-ctx.Done():
-		return fmt.Errorf("ask the watch: %w", ctx.Err())
-	}
-	_ = w.ring.Flush()
-	select {
-	case <-finished:
 		return nil
-	case <-w.done:
-		return w.over()
-	case <-ctx.Done():
-		return fmt.Errorf("ask the watch: %w", ctx.Err())
 	}
 }
 
@@ -347,9 +336,9 @@ func (w *Watcher) ended(pid int, status unix.WaitStatus) {
 func (w *Watcher) Close() error {
 	w.close.Do(func() {
 		close(w.quit)
-		_ = w.ring.Flush()
+		w.ring.wake()
 		<-w.done
-		w.release()
+		w.locked(w.release)
 	})
 	return nil
 }
