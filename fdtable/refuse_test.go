@@ -1,12 +1,14 @@
 package fdtable
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -183,6 +185,17 @@ func sleeper(t *testing.T, f *os.File) {
 	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
 	must(t, err)
 	t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) })
+	// The shell is done before its child is: that has yet to execute sleep, and the one of busybox to take that name.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		must(t, err)
+		if string(comm) == "sleep\n" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it is %q, not sleep", comm)
+		}
+	}
 }
 
 func pipeOutside(t *testing.T, _ string) int {
