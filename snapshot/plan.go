@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/pagemap"
 )
@@ -79,18 +80,8 @@ func (pl *planner) room(from *origin, forced bool) *job {
 	return &pl.jobs[len(pl.jobs)-1]
 }
 
-// privatePages selects what a process has for itself: anonymous pages and those of private file mappings that it has changed. What
-// the file still has, and the zero page, a new mapping brings by itself.
-func privatePages() pagemap.Query {
-	return pagemap.Query{
-		Invert: pagemap.File | pagemap.PFNZero,
-		All:    pagemap.File | pagemap.PFNZero,
-		Any:    pagemap.Present | pagemap.Swapped,
-		Return: pagemap.Guard,
-	}
-}
-
-// addProcess plans the private pages of a process and notes its guard regions in the VMAs.
+// addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and the zero page, a new
+// mapping brings by itself.
 func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 	if len(p.VMAs) == 0 {
 		return nil
@@ -113,8 +104,8 @@ func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 			pl.add(from, p)
 		}
 	}}
-	for _, s := range spans(p.VMAs) {
-		err := m.Walk(s.Start, s.End, privatePages(), func(r pagemap.Region) error {
+	for _, s := range walks(p.VMAs) {
+		err := m.Walk(s.Start, s.End, pagemap.Content(s.Anon, pagemap.Guard), func(r pagemap.Region) error {
 			c.cut(r.Start, r.End, r.Categories&pagemap.Guard != 0)
 			return nil
 		})
@@ -139,6 +130,32 @@ func spans(vmas []image.VMA) []image.Range {
 			continue
 		}
 		out = append(out, image.Range{Start: v.Start, End: v.End})
+	}
+	return out
+}
+
+// anonWalk is how much anonymous memory, bytes, is worth a walk of its own: see pagemap.Content. To walk over as many pages that are not there takes less
+// than a call.
+const anonWalk = 4 << 20
+
+// walks are spans, cut where much anonymous memory begins and ends.
+func walks(vmas []image.VMA) []dirty.Span {
+	var out []dirty.Span
+	// add appends a span, or joins it to the one before.
+	add := func(s dirty.Span) {
+		if n := len(out); n > 0 && out[n-1].Anon == s.Anon && s.Start-out[n-1].End < spanGap {
+			out[n-1].End = s.End
+			return
+		}
+		out = append(out, s)
+	}
+	for i := 0; i < len(vmas); {
+		s := dirty.Span{Start: vmas[i].Start, End: vmas[i].End, Anon: vmas[i].Kind == image.VMAAnon}
+		for i++; i < len(vmas) && s.Anon && vmas[i].Kind == image.VMAAnon && vmas[i].Start-s.End < spanGap; i++ {
+			s.End = vmas[i].End
+		}
+		s.Anon = s.Anon && s.End-s.Start >= anonWalk
+		add(s)
 	}
 	return out
 }

@@ -354,12 +354,7 @@ func (s *session) planProcess(p *image.Process) error {
 			}
 		})
 	}
-	ranges := spans(p.VMAs)
-	in := make([]dirty.Span, len(ranges))
-	for i, r := range ranges {
-		in[i] = dirty.Span{Start: r.Start, End: r.End}
-	}
-	err := t.tr.Dirty(p.Pid, in, func(r dirty.Run) error {
+	err := t.tr.Dirty(p.Pid, walks(p.VMAs), func(r dirty.Run) error {
 		if state = r.State; state == dirty.Written {
 			t.written[p.Pid] = widen(t.written[p.Pid], r)
 		}

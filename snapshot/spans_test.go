@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
 )
 
 // Without PAGEMAP_SCAN (before Linux 6.7) a walk over the whole address space would read 256 GiB of entries.
@@ -26,5 +27,41 @@ func TestSpansLeaveOutWideGaps(t *testing.T) {
 	}
 	if got := spans(nil); got != nil {
 		t.Errorf("of nothing: %x", got)
+	}
+}
+
+// A walk that need not ask of each page whether it is of a file is for much anonymous memory only.
+func TestWalks(t *testing.T) {
+	const page, much = 4096, anonWalk
+	var vmas []image.VMA
+	at := uint64(0x400000)
+	add := func(kind image.VMAKind, size uint64) {
+		vmas = append(vmas, image.VMA{Start: at, End: at + size, Kind: kind})
+		at += size
+	}
+	add(image.VMAFile, page)
+	add(image.VMAAnon, page) // little: walked over with its neighbours
+	add(image.VMAFile, page)
+	add(image.VMAAnon, much/2) // much in two pieces
+	at += page
+	add(image.VMAAnon, much/2)
+	add(image.VMAShmem, page)
+	at += spanGap
+	add(image.VMAAnon, much)
+	at += spanGap
+	add(image.VMAAnon, much)
+	got := walks(vmas)
+	want := []dirty.Span{
+		{Start: vmas[0].Start, End: vmas[2].End},
+		{Start: vmas[3].Start, End: vmas[4].End, Anon: true},
+		{Start: vmas[5].Start, End: vmas[5].End},
+		{Start: vmas[6].Start, End: vmas[6].End, Anon: true},
+		{Start: vmas[7].Start, End: vmas[7].End, Anon: true},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := walks(nil); got != nil {
+		t.Errorf("of nothing: %+v", got)
 	}
 }

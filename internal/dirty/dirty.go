@@ -47,7 +47,10 @@ type Run struct {
 }
 
 // Span is a part of an address space, page aligned.
-type Span struct{ Start, End uint64 }
+type Span struct {
+	Start, End uint64
+	Anon       bool // only anonymous memory lies in it: whether a page is one of a file, which takes most of the time of a walk, is not asked
+}
 
 // Tracker follows the writes of any number of processes. It may be kept for hours; processes may end, fork and execute other programs
 // meanwhile. One goroutine at a time uses it.
@@ -142,13 +145,8 @@ func (b *base) Base() (dir, id string) { return b.dir, b.id }
 func (b *base) SetBase(dir, id string) { b.dir, b.id = dir, id }
 
 // content selects what a process has for itself.
-func content() pagemap.Query {
-	return pagemap.Query{
-		Invert: pagemap.File | pagemap.PFNZero,
-		All:    pagemap.File | pagemap.PFNZero,
-		Any:    pagemap.Present | pagemap.Swapped,
-		Return: pagemap.Guard,
-	}
+func content(anon bool) pagemap.Query {
+	return pagemap.Content(anon, pagemap.Guard)
 }
 
 // Everything reports all content as Written; a process that runs may have other by then.
@@ -160,7 +158,7 @@ func Everything(pid int, spans []Span, sink func(Run) error) error {
 	defer m.Close()
 	j := joiner{sink: sink}
 	for _, s := range spans {
-		err := m.Walk(s.Start, s.End, content(), func(r pagemap.Region) error {
+		err := m.Walk(s.Start, s.End, content(s.Anon), func(r pagemap.Region) error {
 			if r.Categories&pagemap.Guard != 0 {
 				return j.add(Run{r.Start, r.End, Guard})
 			}

@@ -237,7 +237,7 @@ func (w *writer) arm(tr Tracker) pages {
 	if w.armed++; w.armed%2 == 0 { // as after a snapshot: the program waits for a command
 		err := tr.Dirty(w.pid(), w.spans(), func(r Run) error {
 			if r.State == Written {
-				written = append(written, Span{r.Start, r.End})
+				written = append(written, Span{Start: r.Start, End: r.End})
 			}
 			return nil
 		})

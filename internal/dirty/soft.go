@@ -73,10 +73,10 @@ func (t *soft) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	}
 	defer m.Close()
 	m.UseEntries()
-	q := content()
-	q.Return |= pagemap.SoftDirty | pagemap.Swapped | pagemap.Exclusive
 	j := joiner{sink: sink}
 	for _, s := range spans {
+		q := content(s.Anon)
+		q.Return |= pagemap.SoftDirty | pagemap.Swapped | pagemap.Exclusive
 		if err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error { return j.add(softRun(r)) }); err != nil {
 			return err
 		}

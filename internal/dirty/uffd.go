@@ -147,7 +147,7 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 	if spans == nil {
 		spans = mapSpans(maps)
 	}
-	q := content()
+	q := content(true) // as all that is followed
 	q.All |= pagemap.WPAllowed | pagemap.Written
 	q.Return = 0
 	j := joiner{sink: sink}
@@ -271,7 +271,7 @@ func mapSpans(maps []procfs.Map) []Span {
 			out[n-1].End = maps[i].End
 			continue
 		}
-		out = append(out, Span{maps[i].Start, maps[i].End})
+		out = append(out, Span{Start: maps[i].Start, End: maps[i].End})
 	}
 	return out
 }
@@ -310,10 +310,10 @@ func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	if f.fd < 0 {
 		return Everything(pid, spans, sink)
 	}
-	q := content()
-	q.Return |= pagemap.WPAllowed | pagemap.Written
 	j := joiner{sink: sink}
 	for _, s := range spans {
+		q := content(s.Anon)
+		q.Return |= pagemap.WPAllowed | pagemap.Written
 		if err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error { return j.add(uffdRun(r)) }); err != nil {
 			return trackFault(pid, err)
 		}

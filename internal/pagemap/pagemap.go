@@ -43,6 +43,17 @@ type Query struct {
 	Invert, All, Any, Return Category
 }
 
+// Content selects the pages that a process has for itself: anonymous ones and those of private file mappings that it has changed, present or
+// swapped out, but not the zero page. Among anonymous memory alone no page needs to be asked whether it is one of a file, for which the kernel looks
+// at its struct page: that is two thirds of the time of a walk.
+func Content(anon bool, returned Category) Query {
+	not := File | PFNZero
+	if anon {
+		not = PFNZero
+	}
+	return Query{Invert: not, All: not, Any: Present | Swapped, Return: returned}
+}
+
 func (q Query) selects(c Category) bool {
 	c ^= q.Invert
 	return c&q.All == q.All && (q.Any == 0 || c&q.Any != 0)
