@@ -16,7 +16,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
-	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/regions"
 )
 
@@ -51,7 +50,7 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 		if err := s.approach(ctx, h, until); err != nil {
 			return func() {}, err
 		}
-		calm = ptrace.Hurry()
+		calm = hurry()
 		err := timed(&s.res.Phases.Freeze, func() error { return s.freeze(ctx) })
 		if err == nil {
 			s.frozen = true

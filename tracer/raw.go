@@ -82,16 +82,16 @@ func (r *rawProcess) rank(t bpf.IterThreadRec) int {
 // takeVMAs reads the output of iter_vma.
 func (r *rawProcess) takeVMAs(b []byte) error {
 	r.mapped = map[uint64]rawMapped{}
+	r.vmas = make([]rawVMA, 0, len(b)/sizeOf[bpf.IterVmaRec]())
 	return eachRecord(b, func(kind bpf.IterRecKind, fixed, tail []byte) error {
 		switch kind {
 		case bpf.IterRecKindREC_MAPPED:
 			m := rawMapped{IterMappedRec: *view[bpf.IterMappedRec](fixed), path: zeroString(tail)}
 			r.mapped[m.File] = m
 		case bpf.IterRecKindREC_VMA:
-			if zeroString(tail) == uprobesName {
-				return nil
+			if name := zeroString(tail); name != uprobesName {
+				r.vmas = append(r.vmas, rawVMA{IterVmaRec: *view[bpf.IterVmaRec](fixed), name: name})
 			}
-			r.vmas = append(r.vmas, rawVMA{IterVmaRec: *view[bpf.IterVmaRec](fixed), name: zeroString(tail)})
 		default:
 			return fmt.Errorf("%w: kind %d among mappings", errRecord, kind)
 		}

@@ -1,0 +1,30 @@
+package snapshot
+
+import (
+	"runtime/debug"
+	"testing"
+)
+
+// Snapshots of two processes at once: the collector waits until the last of them is done, and then is as it was.
+func TestCollectorWaits(t *testing.T) {
+	set := func() (percent int, limit int64) {
+		percent = debug.SetGCPercent(-1)
+		debug.SetGCPercent(percent)
+		return percent, debug.SetMemoryLimit(-1)
+	}
+	percent, limit := set()
+	first := hurry()
+	second := collector.hold()
+	if p, l := set(); p != -1 || l >= limit || l < collectorRoom {
+		t.Errorf("held: %d%%, limit %d", p, l)
+	}
+	first()
+	first()
+	if p, _ := set(); p != -1 {
+		t.Errorf("held by one of two: %d%%", p)
+	}
+	second()
+	if p, l := set(); p != percent || l != limit {
+		t.Errorf("afterwards: %d%%, limit %d; it was %d%%, %d", p, l, percent, limit)
+	}
+}
