@@ -102,10 +102,18 @@ func (d *driven) settle() {
 func (d *driven) step(r *rand.Rand) {
 	d.t.Helper()
 	s, a, n := r.IntN(12), r.IntN(40), 1+r.IntN(12)
+	if r.IntN(4) == 0 {
+		a = r.IntN(1500)
+	}
 	pick := func(words ...string) string { return words[r.IntN(len(words))] }
 	switch r.IntN(12) {
 	case 0, 1:
-		d.do("map %d %d 0 %s", s, 1+r.IntN(60), pick("anon", "file", "shared", "anon"))
+		if how := pick("anon", "file", "shared", "anon", "much"); how != "much" {
+			d.do("map %d %d 0 %s", s, 1+r.IntN(60), how)
+		} else { // page tables of it are walked by themselves
+			d.do("map %d %d 0 anon", s, anonWalk/image.PageSize+r.IntN(500))
+			d.do("write %d %d 300", s, r.IntN(1200))
+		}
 	case 2:
 		d.do("remap %d 0 0 %s", s, pick("anon", "file"))
 	case 3:
@@ -188,6 +196,13 @@ func incrementalIsFull(t *testing.T, tr dirty.Tracker, seed uint64) {
 		}
 		parents[o.Dir], shared = res.ID, shared+res.PagesShared
 		requireSamePages(t, inc, full)
+		if i == 6 { // and both are true
+			for j := range full.State().Processes {
+				if p := &full.State().Processes[j]; !p.Zombie {
+					sameMemory(t, full, p)
+				}
+			}
+		}
 	}
 	if shared == 0 {
 		t.Error("no page was taken from a parent")
