@@ -39,6 +39,7 @@ func (g *Group) Add(ctx context.Context, pids []int, timeout time.Duration) erro
 	g.pids = append(g.pids, pids...)
 	return g.t.Do(func() error {
 		f := freezer{g: g, ctx: ctx, deadline: time.Now().Add(timeout), known: map[int]bool{}}
+		g.t.letGo(pids)
 		for _, th := range g.threads {
 			f.known[th.Tid] = true
 		}
@@ -155,18 +156,30 @@ func (f *freezer) seizeAll(pid int) (fresh int, err error) {
 		if f.known[tid] {
 			continue
 		}
-		th := &Thread{Pid: pid, Tid: tid, t: f.g.t}
+		th := f.g.t.left[tid]
+		if th != nil && th.Pid == pid {
+			delete(f.g.t.left, tid) // an earlier Freeze has seized it
+			f.take(th)
+			fresh++
+			continue
+		}
+		th = &Thread{Pid: pid, Tid: tid, t: f.g.t}
 		if err := th.seize(0); err != nil {
 			if err = seizeFault(th, err); tid != pid && errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
 				continue // it is not in the next listing
 			}
 			return 0, err
 		}
-		f.known[tid] = true
-		f.waiting = append(f.waiting, th)
+		f.take(th)
 		fresh++
 	}
 	return fresh, nil
+}
+
+// take waits from now on for a thread that was asked to stop.
+func (f *freezer) take(th *Thread) {
+	f.known[th.Tid] = true
+	f.waiting = append(f.waiting, th)
 }
 
 func (th *Thread) seize(options int) error {
@@ -256,7 +269,7 @@ func (th *Thread) pollStop() (stopped, gone bool, err error) {
 }
 
 // abandon detaches from everything, at once from what has stopped. A thread that has not cannot be detached: it is waited for a little
-// longer, and left to the end of the tracing thread, which detaches it, if even that does not help.
+// longer, and left to the next Freeze if even that does not help, or to the end of the tracing thread.
 func (f *freezer) abandon() {
 	for _, th := range f.g.threads {
 		_ = th.detach() // it is gone if this fails
@@ -273,6 +286,28 @@ func (f *freezer) abandon() {
 			continue
 		}
 		time.Sleep(200 * time.Microsecond)
+	}
+	for _, th := range f.waiting {
+		if f.g.t.left == nil {
+			f.g.t.left = map[int]*Thread{}
+		}
+		f.g.t.left[th.Tid] = th
+	}
+}
+
+// letGo detaches from threads left over that have stopped by now, if they are of none of pids.
+func (t *Tracer) letGo(pids []int) {
+	for tid, th := range t.left {
+		if slices.Contains(pids, th.Pid) {
+			continue
+		}
+		stopped, gone, err := th.pollStop()
+		if stopped {
+			_ = th.detach()
+		}
+		if stopped || gone || err != nil {
+			delete(t.left, tid)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package ptrace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"testing"
 	"time"
@@ -55,6 +56,71 @@ func TestFreezeAndThaw(t *testing.T) {
 			t.Error("traced after thaw")
 		}
 		t.Logf("freeze %v, rax %d orig %d, xstate %d bytes", took, int64(r.Rax), int64(r.OrigRax), len(xs))
+	}
+}
+
+// A thread that could not be stopped in time is traced still. The next try goes on with it.
+func TestFreezeAgain(t *testing.T) {
+	cmd := exec.Command(compiled(t, "vforks"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var child int
+	if _, err := fmt.Fscan(out, &child); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(child, unix.SIGKILL) }()
+	tr := New()
+	defer tr.Close()
+	for range 2 {
+		if _, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, 20*time.Millisecond); !errors.Is(err, &fault.Error{Code: fault.Freeze}) {
+			t.Fatalf("want E_FREEZE, got %v", err)
+		}
+	}
+	if err := unix.Kill(child, unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	g, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Threads()[0].Regs(); err != nil {
+		t.Error(err)
+	}
+	if err := g.Thaw(); err != nil {
+		t.Error(err)
+	}
+	if pid := tracerOf(cmd.Process.Pid); pid != 0 {
+		t.Errorf("traced by %d after thaw", pid)
+	}
+}
+
+// One that stops after it was given up runs on as soon as its tracer has anything to do, whatever that is.
+func TestFreezeOfAnother(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	tr := New()
+	defer tr.Close()
+	late := &Thread{Pid: cmd.Process.Pid, Tid: cmd.Process.Pid, t: tr}
+	if err := tr.Do(func() error { return late.seize(0) }); err != nil {
+		t.Fatal(err)
+	}
+	tr.left = map[int]*Thread{late.Tid: late}
+	for end := time.Now().Add(30 * time.Second); tracerOf(late.Tid) != 0; time.Sleep(time.Millisecond) {
+		if _, err := tr.Freeze(t.Context(), nil, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is still traced")
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ type Tracer struct {
 	work    chan func()
 	started chan struct{} // closed when tid is known
 	tid     int           // of the tracing thread, to recognise calls made on it
+
+	left map[int]*Thread // by tid: asked to stop by a Freeze that gave up before they did; of the tracing thread
 }
 
 // New starts the tracing thread.

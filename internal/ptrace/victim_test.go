@@ -77,17 +77,23 @@ type victim struct {
 	err bytes.Buffer
 }
 
-// startVictim builds and starts testdata/selfcheck.c, which ends with an error if anything of it is changed.
+// startVictim starts testdata/selfcheck.c, which ends with an error if anything of it is changed.
 func startVictim(t *testing.T, args ...string) *victim {
 	t.Helper()
-	bin := "testdata/selfcheck" // a machine without a compiler has it built already
+	return run(t, exec.Command(compiled(t, "selfcheck"), args...))
+}
+
+// compiled builds a program of testdata.
+func compiled(t *testing.T, name string) string {
+	t.Helper()
+	bin := filepath.Join("testdata", name) // a machine without a compiler has it built already
 	if _, err := os.Stat(bin); err != nil {
-		bin = filepath.Join(t.TempDir(), "selfcheck")
-		if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", bin, "testdata/selfcheck.c").CombinedOutput(); err != nil {
+		bin = filepath.Join(t.TempDir(), name)
+		if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", bin, filepath.Join("testdata", name+".c")).CombinedOutput(); err != nil {
 			t.Fatalf("gcc: %v\n%s", err, out)
 		}
 	}
-	return run(t, exec.Command(bin, args...))
+	return bin
 }
 
 // startGoVictim starts this binary as a Go program that checks itself.
