@@ -13,6 +13,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
+// patience is how long a test waits for what happens at once on a machine that is not busy.
+const patience = 30 * time.Second
+
 func TestFreezeAndThaw(t *testing.T) {
 	cmd := exec.Command("sleep", "60")
 	if err := cmd.Start(); err != nil {
@@ -23,7 +26,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	defer tr.Close()
 	for range 3 {
 		start := time.Now()
-		g, err := tr.Freeze(context.Background(), []int{cmd.Process.Pid}, time.Second)
+		g, err := tr.Freeze(context.Background(), []int{cmd.Process.Pid}, patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +88,7 @@ func TestFreezeAgain(t *testing.T) {
 	if err := unix.Kill(child, unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	g, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, 30*time.Second)
+	g, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,8 +117,8 @@ func TestFreezeOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.left = map[int]*Thread{late.Tid: late}
-	for end := time.Now().Add(30 * time.Second); tracerOf(late.Tid) != 0; time.Sleep(time.Millisecond) {
-		if _, err := tr.Freeze(t.Context(), nil, time.Second); err != nil {
+	for end := time.Now().Add(patience); tracerOf(late.Tid) != 0; time.Sleep(time.Millisecond) {
+		if _, err := tr.Freeze(t.Context(), nil, patience); err != nil {
 			t.Fatal(err)
 		}
 		if time.Now().After(end) {
@@ -137,7 +140,7 @@ func TestFreezeOfTheDead(t *testing.T) {
 	}
 	tr := New()
 	defer tr.Close()
-	if _, err := tr.Freeze(context.Background(), []int{pid}, time.Second); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+	if _, err := tr.Freeze(context.Background(), []int{pid}, patience); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
 		t.Errorf("want E_TARGET_GONE, got %v", err)
 	}
 }

@@ -74,7 +74,7 @@ func queries() []Syscall {
 func injectOnce(pid int) error {
 	t := New()
 	defer t.Close()
-	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	g, err := t.Freeze(context.Background(), []int{pid}, patience)
 	if err != nil {
 		return err
 	}
@@ -158,11 +158,11 @@ var victims = []struct {
 
 // rounds limits a loop: n rounds, or as many as an emulated machine does in a few seconds.
 func rounds(n int) (more func() bool) {
-	const patience = 8 * time.Second
+	const limit = 8 * time.Second
 	began, done := time.Now(), 0
 	return func() bool {
 		done++
-		return done <= n && (done <= 5 || time.Since(began) < patience)
+		return done <= n && (done <= 5 || time.Since(began) < limit)
 	}
 }
 
@@ -232,7 +232,7 @@ func TestInjectWhileStopped(t *testing.T) {
 func injectMeanwhile(pid int, meanwhile func() error) error {
 	t := New()
 	defer t.Close()
-	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	g, err := t.Freeze(context.Background(), []int{pid}, patience)
 	if err != nil {
 		return err
 	}
@@ -318,7 +318,7 @@ func TestInjectPunished(t *testing.T) {
 func injectMeanwhileCalls(pid int, calls []Syscall) error {
 	t := New()
 	defer t.Close()
-	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	g, err := t.Freeze(context.Background(), []int{pid}, patience)
 	if err != nil {
 		return err
 	}
@@ -388,7 +388,7 @@ func BenchmarkInject(b *testing.B) {
 	time.Sleep(20 * time.Millisecond)
 	t := New()
 	defer t.Close()
-	g, err := t.Freeze(context.Background(), []int{cmd.Process.Pid}, time.Second)
+	g, err := t.Freeze(context.Background(), []int{cmd.Process.Pid}, patience)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -473,7 +473,7 @@ func (v *victim) awaitUntraced(t *testing.T) {
 func dieInjecting(pid int, die func(l *loan, calls []Syscall) error) error {
 	t := New()
 	defer t.Close() // detaches, as the death of the tracer does
-	g, err := t.Freeze(context.Background(), []int{pid}, 5*time.Second)
+	g, err := t.Freeze(context.Background(), []int{pid}, patience)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +15,7 @@ func TestStoppedAgainAtOnce(t *testing.T) {
 	tr := New()
 	defer tr.Close()
 	for more := rounds(400); more(); {
-		g, err := tr.Freeze(context.Background(), []int{v.cmd.Process.Pid}, 5*time.Second)
+		g, err := tr.Freeze(context.Background(), []int{v.cmd.Process.Pid}, patience)
 		if err != nil {
 			t.Fatal(err)
 		}
