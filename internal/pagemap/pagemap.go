@@ -156,6 +156,14 @@ func (m *Map) scan(start, end uint64, q Query, flags uint64, sink func(Region) e
 				return err
 			}
 		}
+		switch {
+		case n < len(m.regions):
+			// It ends early only for want of room. Where it says it ended is not it, up to Linux 6.18 at least: if there were more than 512
+			// regions, it is where its own buffer last was full, and what lies behind that would come once more.
+			walked = end
+		case n > 0:
+			walked = max(walked, m.regions[n-1].End)
+		}
 		if walked <= start {
 			return fmt.Errorf("scan the page map: the kernel stopped at %#x", walked)
 		}

@@ -84,3 +84,36 @@ func TestWalkSelectsPrivatePages(t *testing.T) {
 		t.Error("entries answered a question about written pages")
 	}
 }
+
+// The kernel tells a wrong end of a walk that found more regions than its own buffer holds: each comes once all the same.
+func TestWalkManyRegions(t *testing.T) {
+	for _, pages := range []int{512, 513, 600, 1024, 4096, 4097, 5000} {
+		mem, err := unix.Mmap(-1, 0, (2*pages+64)*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // EINVAL if there are none
+		for i := range pages {
+			mem[2*i*PageSize] = 1
+		}
+		m, err := Open(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := address(mem)
+		n := 0
+		err = m.Walk(start, start+uint64(len(mem)), Content(true, Guard), func(r Region) error {
+			at := start + uint64(2*n*PageSize)
+			if r != (Region{Start: at, End: at + PageSize}) {
+				t.Fatalf("%d: got %x, want %x", n, r.Start, at)
+			}
+			n++
+			return nil
+		})
+		if err != nil || n != pages {
+			t.Errorf("%d regions of %d; %v", n, pages, err)
+		}
+		m.Close()
+		_ = unix.Munmap(mem)
+	}
+}
