@@ -117,3 +117,41 @@ func TestWalkManyRegions(t *testing.T) {
 		_ = unix.Munmap(mem)
 	}
 }
+
+// A huge zero page is no content, whether or not files are asked for, and whoever is asked.
+func TestWalkHugeZeroPage(t *testing.T) {
+	const size = 8 << 20
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	if err := unix.Madvise(mem, unix.MADV_HUGEPAGE); err != nil {
+		t.Skipf("no huge pages: %v", err)
+	}
+	first := -uint64(address(mem)) & (2<<20 - 1) // of the first huge page
+	if mem[first] != 0 {
+		t.Fatal("fresh memory is not zero")
+	}
+	m, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, entries := range []bool{false, true} {
+		if entries {
+			m.UseEntries()
+		}
+		for _, anon := range []bool{false, true} {
+			pages := uint64(0)
+			err := m.Walk(address(mem), address(mem)+size, Content(anon, Guard), func(r Region) error {
+				pages += (r.End - r.Start) / PageSize
+				return nil
+			})
+			// A small zero page entries cannot tell: if there is no huge one, one is reported.
+			if err != nil || pages > 1 {
+				t.Errorf("entries %v, anonymous memory only %v: %d pages; %v", entries, anon, pages, err)
+			}
+		}
+	}
+}
