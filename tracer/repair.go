@@ -47,6 +47,11 @@ func (w *Watcher) catchUp() {
 	w.tellLost(lost - w.lostSeen)
 	w.lostSeen = lost
 	w.findGroups()
+	// Processes share descriptions, and with them the flags that fcntl(2) sets. The one that set them may have closed its descriptor since, or
+	// ended, so that reading it again shows nothing; and how it came by the description may be lost too.
+	for _, g := range w.table.groups {
+		g.stale |= partFDs
+	}
 	w.drain()
 	w.dropEnded() // again: of some the birth was among what was drained, and the end is lost
 }

@@ -90,13 +90,12 @@ func (tg *target) awaitDone(t testing.TB) {
 	}
 }
 
-// TestLostEnds loses the ends of children whose births are in the ring: none of them stays in the table.
-func TestLostEnds(t *testing.T) {
-	tg := start(t, "forks", "20")
-	w := watchTarget(t, tg, WatchOptions{RingBytes: smallRing})
+// runUnread has a program do its work while nobody reads the ring, and then brings the table up to it.
+func runUnread(t *testing.T, tg *target, w *Watcher) {
+	t.Helper()
 	asleep, wake, synced := make(chan bool), make(chan bool), make(chan error)
 	go func() {
-		synced <- w.do(t.Context(), func() { // nobody reads the ring meanwhile
+		synced <- w.do(t.Context(), func() {
 			asleep <- true
 			<-wake
 			w.sync()
@@ -109,6 +108,13 @@ func TestLostEnds(t *testing.T) {
 	if err := <-synced; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestLostEnds loses the ends of children whose births are in the ring: none of them stays in the table.
+func TestLostEnds(t *testing.T) {
+	tg := start(t, "forks", "20")
+	w := watchTarget(t, tg, WatchOptions{RingBytes: smallRing})
+	runUnread(t, tg, w)
 	checkDrift(t, tg.pid, w)
 	s, err := w.Stats(t.Context())
 	if err != nil {
@@ -116,6 +122,18 @@ func TestLostEnds(t *testing.T) {
 	}
 	if s.Lost == 0 || s.Groups != 1 {
 		t.Errorf("%d records lost, %d processes in the table instead of 1", s.Lost, s.Groups)
+	}
+}
+
+// TestLostFlags loses that a child changed the flags of a description it shares with its parent, and then closed its descriptor: nothing of the
+// parent's own was lost, and yet its descriptor is another.
+func TestLostFlags(t *testing.T) {
+	tg := start(t, "flags")
+	w := watchTarget(t, tg, WatchOptions{RingBytes: smallRing})
+	runUnread(t, tg, w)
+	checkDrift(t, tg.pid, w)
+	if s, err := w.Stats(t.Context()); err != nil || s.Lost == 0 || s.Groups != 2 {
+		t.Errorf("%d records lost, %d processes instead of 2; %v", s.Lost, s.Groups, err)
 	}
 }
 

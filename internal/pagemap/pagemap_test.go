@@ -84,3 +84,74 @@ func TestWalkSelectsPrivatePages(t *testing.T) {
 		t.Error("entries answered a question about written pages")
 	}
 }
+
+// The kernel tells a wrong end of a walk that found more regions than its own buffer holds: each comes once all the same.
+func TestWalkManyRegions(t *testing.T) {
+	for _, pages := range []int{512, 513, 600, 1024, 4096, 4097, 5000} {
+		mem, err := unix.Mmap(-1, 0, (2*pages+64)*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // EINVAL if there are none
+		for i := range pages {
+			mem[2*i*PageSize] = 1
+		}
+		m, err := Open(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := address(mem)
+		n := 0
+		err = m.Walk(start, start+uint64(len(mem)), Content(true, Guard), func(r Region) error {
+			at := start + uint64(2*n*PageSize)
+			if r != (Region{Start: at, End: at + PageSize}) {
+				t.Fatalf("%d: got %x, want %x", n, r.Start, at)
+			}
+			n++
+			return nil
+		})
+		if err != nil || n != pages {
+			t.Errorf("%d regions of %d; %v", n, pages, err)
+		}
+		m.Close()
+		_ = unix.Munmap(mem)
+	}
+}
+
+// A huge zero page is no content, whether or not files are asked for, and whoever is asked.
+func TestWalkHugeZeroPage(t *testing.T) {
+	const size = 8 << 20
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	if err := unix.Madvise(mem, unix.MADV_HUGEPAGE); err != nil {
+		t.Skipf("no huge pages: %v", err)
+	}
+	first := -uint64(address(mem)) & (2<<20 - 1) // of the first huge page
+	if mem[first] != 0 {
+		t.Fatal("fresh memory is not zero")
+	}
+	m, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, entries := range []bool{false, true} {
+		if entries {
+			m.UseEntries()
+		}
+		for _, anon := range []bool{false, true} {
+			pages := uint64(0)
+			err := m.Walk(address(mem), address(mem)+size, Content(anon, Guard), func(r Region) error {
+				pages += (r.End - r.Start) / PageSize
+				return nil
+			})
+			// A small zero page entries cannot tell: if there is no huge one, one is reported.
+			if err != nil || pages > 1 {
+				t.Errorf("entries %v, anonymous memory only %v: %d pages; %v", entries, anon, pages, err)
+			}
+		}
+	}
+}
