@@ -22,7 +22,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	defer tr.Close()
 	for range 3 {
 		start := time.Now()
-		g, err := tr.Freeze(context.Background(), []int{cmd.Process.Pid}, time.Second)
+		g, err := tr.Freeze(context.Background(), []int{cmd.Process.Pid}, 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
