@@ -45,15 +45,19 @@ func (w *Watcher) catchUp() {
 		return
 	}
 	w.tellLost(lost - w.lostSeen)
+	w.findGroups(lost - w.lostSeen)
 	w.lostSeen = lost
-	w.findGroups()
 	w.drain()
 	w.dropEnded() // again: of some the birth was among what was drained, and the end is lost
 }
 
-// findGroups compares the thread groups with those the probes follow, and marks what was lost of each.
-func (w *Watcher) findGroups() {
+// findGroups compares the thread groups with those the probes follow, and marks what was lost of each; lost is how many records were, of all.
+//
+// The flags of an open file description are those of every group that has it, but a lost record is counted for the group that changed them. That may have
+// closed the description since, or ended: then reading its descriptors tells nothing. So what one group loses about descriptors, all have lost.
+func (w *Watcher) findGroups(lost uint64) {
 	var pid int32
+	told, descriptors := uint64(0), false
 	var v bpf.WatchWatchedGroup
 	for it := w.probes.objs.Groups.Iterate(); it.Next(&pid, &v); {
 		g := w.table.group(int(pid))
@@ -64,17 +68,23 @@ func (w *Watcher) findGroups() {
 		if v.LostEvents == g.lost {
 			continue
 		}
+		told += v.LostEvents - g.lost
 		g.lost = v.LostEvents
 		w.code.due[int(pid)] = true
-		lost := bpf.WatchLostPart(v.Lost)
-		if lost&bpf.WatchLostPartLOST_FDS != 0 {
-			g.stale |= partFDs
+		part := bpf.WatchLostPart(v.Lost)
+		if part&^bpf.WatchLostPartLOST_MAPS != 0 {
+			descriptors = true
 		}
-		if lost&^(bpf.WatchLostPartLOST_FDS|bpf.WatchLostPartLOST_MAPS) != 0 {
-			g.stale |= partRest | partFDs
+		if part&^(bpf.WatchLostPartLOST_FDS|bpf.WatchLostPartLOST_MAPS) != 0 {
+			g.stale |= partRest
 		}
-		if m := w.table.mms[g.mm]; m != nil && lost&(bpf.WatchLostPartLOST_MAPS|bpf.WatchLostPartLOST_TASKS|bpf.WatchLostPartLOST_OTHER) != 0 {
+		if m := w.table.mms[g.mm]; m != nil && part&(bpf.WatchLostPartLOST_MAPS|bpf.WatchLostPartLOST_TASKS|bpf.WatchLostPartLOST_OTHER) != 0 {
 			m.stale = true
+		}
+	}
+	if descriptors || told < lost { // some were lost of a group that has ended
+		for _, g := range w.table.groups {
+			g.stale |= partFDs
 		}
 	}
 	w.dropEnded()

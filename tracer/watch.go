@@ -142,7 +142,7 @@ func (w *Watcher) begin(ctx context.Context) error {
 			break
 		}
 	}
-	w.findGroups()
+	w.findGroups(0)
 	w.drain()
 	w.repair(true)
 	if len(w.table.groups) == 0 {
