@@ -46,6 +46,9 @@ func TestIncrementalByWatch(t *testing.T) {
 			if steps, ok := longer[name]; ok { // a watch takes its time to start
 				p.name, p.argv = name+"-longer", append(slices.Clone(p.argv[:p.args]), steps)
 			}
+			if name == "threads" { // TestIncrementalLives has it, too
+				p.name, p.argv = "threads-much-longer", append(slices.Clone(p.argv[:p.args]), "6000")
+			}
 			want := control(t, p)
 			tg := start(t, p)
 			t.Cleanup(tg.endWatch)

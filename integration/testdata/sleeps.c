@@ -179,7 +179,7 @@ static void select_timeout(void)
 	fd_set set;
 	FD_ZERO(&set);
 	FD_SET(ends[0], &set);
-	struct timeval tv = {1, 500000};
+	struct timeval tv = {NAP / SEC, NAP % SEC / 1000};
 	long long start = now(CLOCK_MONOTONIC);
 	say_ready();
 	expect("select", select(ends[0] + 1, &set, NULL, NULL, &tv), 0);

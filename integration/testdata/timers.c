@@ -176,7 +176,7 @@ static void posix_thread(void)
 {
 	struct sigevent ev = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_notify, .sigev_value.sival_int = 31};
 	timer_t id;
-	struct itimerspec its = {{0, 0}, {1, 0}};
+	struct itimerspec its = {{0, 0}, {3, 0}}; // it must not be over before a snapshot on a busy machine begins
 	must(timer_create(CLOCK_MONOTONIC, &ev, &id));
 	must(timer_settime(id, 0, &its, NULL));
 	ready();
