@@ -64,9 +64,7 @@ func TestSharedFileChangesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	tg.restore()
-	if note := tg.read("restore.err"); !strings.Contains(note, "mapped shared and writable") {
-		t.Errorf("the user is not told: %q", note)
-	}
+	tg.poll("telling the user", func() bool { return strings.Contains(tg.read("restore.err"), "mapped shared and writable") })
 	tg.goOn()
 	same(t, p.name, tg.finish(), want)
 }
