@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,6 +43,12 @@ func TestIncrementalByWatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := caseNamed(t, name)
+			if steps, ok := longer[name]; ok { // a watch takes its time to start
+				p.name, p.argv = name+"-longer", append(slices.Clone(p.argv[:p.args]), steps)
+			}
+			if name == "threads" { // TestIncrementalLives has it, too
+				p.name, p.argv = "threads-much-longer", append(slices.Clone(p.argv[:p.args]), "6000")
+			}
 			want := control(t, p)
 			tg := start(t, p)
 			t.Cleanup(tg.endWatch)

@@ -95,12 +95,16 @@ func runKilled(t *testing.T, cmd *exec.Cmd, delay time.Duration, also func()) (o
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	through := make(chan struct{})
 	timer := time.AfterFunc(delay, func() {
+		defer close(through)
 		also()
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	})
-	defer timer.Stop()
 	err := cmd.Wait()
+	if !timer.Stop() {
+		<-through // what it has begun to kill must not be what comes after this
+	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -150,7 +151,14 @@ func TestRegionWithoutEnd(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	tg.poll("the wait", func() bool { return strings.Contains(slurp(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid)), ") S ") })
+	// A socket is its connection to the watch: by then it listens to signals, and asleep it may be before.
+	tg.poll("the wait", func() bool {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cmd.Process.Pid))
+		return slices.ContainsFunc(fds, func(fd string) bool {
+			link, _ := os.Readlink(fd)
+			return strings.HasPrefix(link, "socket:")
+		})
+	})
 	_ = cmd.Process.Signal(unix.SIGINT)
 	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
 		t.Errorf("an interrupt during the wait: %v", cmd.ProcessState)

@@ -96,7 +96,12 @@ func (tg *target) launch(attr *syscall.SysProcAttr) {
 	cmd.SysProcAttr = attr
 	tg.run(cmd, "out", "err")
 	tg.pid = cmd.Process.Pid
-	// On a slow machine the link can still lead to ourselves when Start returns.
+	tg.awaitExe()
+}
+
+// awaitExe notes which program runs. On a slow machine the link can still lead to ourselves when Start returns.
+func (tg *target) awaitExe() {
+	tg.t.Helper()
 	own, _ := os.Readlink("/proc/self/exe")
 	tg.poll("the start", func() bool {
 		tg.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", tg.pid))
@@ -381,19 +386,28 @@ type snapped struct {
 // snap takes a snapshot into the target's directory "image".
 func (tg *target) snap(flags ...string) snapped {
 	tg.t.Helper()
-	args := append([]string{"snap", strconv.Itoa(tg.pid), "--dir", "image", "--json"}, flags...)
-	out, errs, status := tg.ckpt(args...)
+	s, errs, status := tg.trySnap(flags...)
 	if status != 0 {
 		tg.t.Fatalf("%s: snap: status %d: %s", tg.p.name, status, errs)
 	}
-	var s snapped
+	return s
+}
+
+// trySnap is snap, whose failure is not one of the test.
+func (tg *target) trySnap(flags ...string) (s snapped, stderr string, status int) {
+	tg.t.Helper()
+	args := append([]string{"snap", strconv.Itoa(tg.pid), "--dir", "image", "--json"}, flags...)
+	out, errs, status := tg.ckpt(args...)
+	if status != 0 {
+		return s, errs, status
+	}
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		tg.t.Fatalf("snap --json: %v in %q", err, out)
 	}
 	if s.Table.Drift != 0 {
 		tg.t.Errorf("%s: the two readings of the kernel state differ in %d fields", tg.p.name, s.Table.Drift)
 	}
-	return s
+	return s, errs, status
 }
 
 // restore brings the target back in the foreground of a restore command, which becomes the incarnation that join waits for.

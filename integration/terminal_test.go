@@ -89,7 +89,7 @@ func TestTerminal(t *testing.T) {
 	tg := prepare(t, program{name: "fds/terminal", argv: []string{"fds", "terminal"}, wait: waitsForGo})
 	tg.launchOn(one, exec.Command(filepath.Join(built.dir, "fds"), "terminal"))
 	tg.pid = tg.cmd.Process.Pid
-	tg.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", tg.pid))
+	tg.awaitExe()
 	tg.poll("READY", func() bool { return strings.Contains(one.text(), "READY\n") || tg.ended() })
 	tg.snap()
 	tg.kill()
@@ -109,7 +109,7 @@ func TestTerminalInput(t *testing.T) {
 	script := `x = 20; name = input("name? "); print("hello", name, x + 22)`
 	tg.launchOn(one, exec.Command(p.argv[0], "-c", script))
 	tg.pid = tg.cmd.Process.Pid
-	tg.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", tg.pid))
+	tg.awaitExe()
 	tg.poll("the prompt", func() bool { return strings.Contains(one.text(), "name? ") || tg.ended() })
 	tg.poll("going to sleep", func() bool { return tg.asleep() || tg.ended() })
 	tg.snap()

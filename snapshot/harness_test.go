@@ -113,10 +113,13 @@ func (tg *target) finish() {
 	}
 }
 
+// patience is how long a test waits for something that is bound to happen, on a busy machine.
+const patience = 20 * time.Second
+
 // awaitState waits until the process is in one of the states of proc_pid_stat(5).
 func awaitState(t *testing.T, pid int, states string) {
 	t.Helper()
-	end := time.Now().Add(5 * time.Second)
+	end := time.Now().Add(patience)
 	for {
 		s, err := procfs.Pid(pid).Stat()
 		if err == nil && strings.IndexByte(states, s.State) >= 0 {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // driven is the program of package dirty that does to its memory what it is told.
@@ -96,6 +97,25 @@ func (d *driven) settle() {
 	}
 	for _, pid := range tree {
 		awaitState(d.t, pid, "SZ")
+	}
+}
+
+// run waits until the program has had the processor for that long, which on a busy machine is not how much time goes by.
+func (d *driven) run(want time.Duration) {
+	d.t.Helper()
+	used := func() uint64 {
+		st, err := procfs.Pid(d.pid()).Stat()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		return uint64(st.UTime + st.STime)
+	}
+	const tick = time.Second / 100
+	begun := used()
+	for end := time.Now().Add(patience); used() < begun+uint64(want/tick); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			d.t.Fatal("the program does not run")
+		}
 	}
 }
 
@@ -241,7 +261,7 @@ func TestPrecopyOfAWriter(t *testing.T) {
 		awaitState(t, d.pid(), "T")
 		kill(t, d.pid(), unix.SIGCONT)
 		awaitState(t, d.pid(), "RS")
-		time.Sleep(50 * time.Millisecond) // for it to write
+		d.run(50 * time.Millisecond) // for it to write
 	}
 }
 

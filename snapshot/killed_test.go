@@ -71,7 +71,7 @@ func timeSnap(t *testing.T, pid int, store, source string) time.Duration {
 // requireFree requires that all threads of a process soon run, untraced.
 func requireFree(t *testing.T, pid int) {
 	t.Helper()
-	end := time.Now().Add(2 * time.Second)
+	end := time.Now().Add(patience)
 	for {
 		tids, err := procfs.Pid(pid).Tasks()
 		if err != nil {

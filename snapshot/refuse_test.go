@@ -139,7 +139,7 @@ func TestTracedIsRefused(t *testing.T) {
 	tg := waiting(t)
 	tracer := ptrace.New()
 	defer tracer.Close()
-	g, err := tracer.Freeze(context.Background(), []int{tg.pid()}, time.Second)
+	g, err := tracer.Freeze(context.Background(), []int{tg.pid()}, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

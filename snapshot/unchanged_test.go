@@ -26,16 +26,37 @@ var passing = []string{"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", 
 func waiting(t *testing.T) *target {
 	t.Helper()
 	tg := start(t, "idle", "idle")
-	awaitState(t, tg.pid(), "S")
 	tids, err := procfs.Pid(tg.pid()).Tasks()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tid := range tids {
-		awaitState(t, tid, "S")
+	// They may sleep on their way to where they wait, too: only the calls tell that they are there.
+	calls := []int{unix.SYS_READ, unix.SYS_FUTEX, unix.SYS_PAUSE}
+	if len(tids) != len(calls) {
+		t.Fatalf("threads %v", tids)
 	}
-	time.Sleep(50 * time.Millisecond) // they may sleep on their way to where they wait, too
+	for i, tid := range tids {
+		awaitCall(t, tg.pid(), tid, calls[i])
+	}
 	return tg
+}
+
+// awaitCall waits until a thread sleeps in a system call.
+func awaitCall(t *testing.T, pid, tid, nr int) {
+	t.Helper()
+	want := fmt.Sprintf("%d ", nr)
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(b), want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("thread %d is in %q, not in call %d", tid, b, nr)
+		}
+	}
 }
 
 // observe returns what /proc shows of a process that waits: everything a snapshot could have changed.
@@ -101,7 +122,7 @@ func lineDiff(was, is string) string {
 func unchanged(t *testing.T, pid int, before map[string]string) {
 	t.Helper()
 	var differ []string
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		differ = differ[:0]
 		after := observe(t, pid)
 		for name, text := range before {
@@ -112,7 +133,6 @@ func unchanged(t *testing.T, pid int, before map[string]string) {
 		if len(differ) == 0 && len(after) == len(before) {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	t.Errorf("the snapshot left traces: %s", strings.Join(differ, "\n"))
 }
@@ -217,7 +237,7 @@ func TestInterruptAtEveryMoment(t *testing.T) {
 	before := observe(t, tg.pid())
 	store := filepath.Join(t.TempDir(), "store")
 	interrupted, done := 0, 0
-	for wait := time.Duration(0); done < 2 && wait < 4*time.Second; wait = wait*3/2 + 400*time.Microsecond {
+	for wait := time.Duration(0); done < 2 && wait < time.Minute; wait = wait*3/2 + 400*time.Microsecond {
 		ctx, cancel := context.WithTimeout(context.Background(), wait)
 		_, err := Snap(ctx, tg.pid(), Options{Dir: store, Source: "proc"}) // most of the time is the snapshot's, not the loading of programs
 		cancel()

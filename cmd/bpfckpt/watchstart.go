@@ -122,7 +122,8 @@ func stopWatch(ctx context.Context, pid int) error {
 		return fault.New(fault.NoWatch, pidText(pid), "no watch follows it")
 	}
 	defer client.Close()
-	if err := client.Do(ctx, control.OpEnd, nil, &struct{}{}, nil); err != nil {
+	err = client.Do(ctx, control.OpEnd, nil, &struct{}{}, nil)
+	if err != nil && !errors.Is(err, &fault.Error{Code: fault.WatchGone}) { // it may be ending by itself, and then does not answer
 		return err
 	}
 	if awaitWatchGone(ctx, pid) {

@@ -29,6 +29,9 @@
 
 #define MS 1000000LL
 #define SEC 1000000000LL
+
+// How much later than due something may be, in ms: the time from a snapshot to the death and that of a restore, on a busy machine.
+#define LATE 20000
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define PAGE 4096UL
 

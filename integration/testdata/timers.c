@@ -27,7 +27,7 @@ static void check_fired_in_time(long long armed, long long total)
 {
 	while (fired == 0)
 		nap(5 * MS);
-	expect_range("ms until it fired, less the outage", (fired_at - armed - outage()) / MS, total / MS - 250, total / MS + 2500);
+	expect_range("ms until it fired, less the outage", (fired_at - armed - outage()) / MS, total / MS - 250, total / MS + LATE);
 }
 
 static void itimer_real(void)
@@ -40,7 +40,7 @@ static void itimer_real(void)
 	check_fired_in_time(armed, 1500 * MS);
 	must(getitimer(ITIMER_REAL, &it));
 	expect("interval", usec(it.it_interval), 7000000);
-	expect_range("next", usec(it.it_value), 1000000, 7000000);
+	expect_range("next", usec(it.it_value), 1, 7000000); // it may have fired again
 }
 
 static void itimer_cpu(int which, int sig)
@@ -176,7 +176,7 @@ static void posix_thread(void)
 {
 	struct sigevent ev = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_notify, .sigev_value.sival_int = 31};
 	timer_t id;
-	struct itimerspec its = {{0, 0}, {1, 0}};
+	struct itimerspec its = {{0, 0}, {3, 0}}; // it must not be over before a snapshot on a busy machine begins
 	must(timer_create(CLOCK_MONOTONIC, &ev, &id));
 	must(timer_settime(id, 0, &its, NULL));
 	ready();

@@ -134,18 +134,21 @@ static void many_children(void)
 {
 	enum { n = 20 };
 	pid_t child[n];
-	int gate[2];
+	int gate[2], set[2];
 	char byte;
 	must(pipe(gate));
+	must(pipe(set));
 	for (int i = 0; i < n; i++) {
 		child[i] = must(fork());
 		if (child[i] == 0) {
-			close(gate[1]);
+			close(gate[1]), close(set[0]), close(set[1]);
 			ssize_t got = read(gate[0], &byte, 1); // until the parent closes its end
 			_exit(got == 0 ? i : 99);
 		}
 	}
-	close(gate[0]);
+	close(gate[0]), close(set[1]);
+	expect("none", read(set[0], &byte, 1), 0); // all children have closed what is not theirs
+	close(set[0]);
 	ready();
 	close(gate[1]);
 	for (int i = 0; i < n; i++)

@@ -89,31 +89,40 @@ static void idle(void)
 	kill(getpid(), SIGUSR1); // stays pending
 	if (pthread_create(&t, NULL, wait_condition, NULL) || pthread_create(&t, NULL, wait_signal, NULL))
 		die("pthread_create");
-	usleep(20000);
-	say("READY\n");
+	say("READY\n"); // the threads may not have come to where they wait
 	until_eof();
 }
 
 // tree: a child with a child of its own, and a child that has ended and is not waited for.
 static void tree(void)
 {
+	int made[2];
+	char c;
+	if (pipe(made) != 0)
+		die("pipe");
 	pid_t a = fork();
 	if (a == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(made[0]);
 		if (fork() == 0) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			close(made[1]);
 			pause();
 			_exit(0);
 		}
+		close(made[1]);
 		pause();
 		_exit(0);
 	}
+	close(made[1]);
+	if (read(made[0], &c, 1) != 0) // until both have closed it
+		die("read");
+	close(made[0]);
 	pid_t z = fork();
 	if (z == 0)
 		_exit(7);
 	siginfo_t info;
 	waitid(P_PID, (id_t)z, &info, WEXITED | WNOWAIT);
-	usleep(20000);
 	say("READY\n");
 	until_eof();
 	int status;

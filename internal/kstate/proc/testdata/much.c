@@ -231,8 +231,10 @@ int main(int argc, char **argv) {
 	pthread_barrier_wait(&barrier);
 	DO(mlockall(MCL_FUTURE | MCL_ONFAULT));
 	if (!fork()) for (;;) pause();
-	if (!fork()) _exit(3);
-	usleep(20000);
+	pid_t child;
+	DO(child = fork());
+	if (!child) _exit(3);
+	waitpid(child, 0, 0); // nobody is told how it ended, but that it is gone
 	puts("ready");
 	fflush(stdout);
 	for (;;) sleep(1000);
