@@ -34,7 +34,7 @@ func drive(t *testing.T) *driven {
 	t.Helper()
 	d := &driven{t: t, cmd: exec.Command(programs.Build(t, "../internal/dirty/testdata/writer.c"))}
 	d.cmd.Dir = t.TempDir()
-	err := os.WriteFile(filepath.Join(d.cmd.Dir, "content"), bytes.Repeat([]byte("content "), 64<<10), 0o644)
+	err := os.WriteFile(filepath.Join(d.cmd.Dir, "content"), bytes.Repeat([]byte("content "), 1<<20), 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
