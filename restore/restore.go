@@ -28,6 +28,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -126,6 +128,32 @@ type restorer struct {
 // On error nothing is left: no process, no file, no mount; the error is a *Error of class fault.RolledBack, or the one that
 // ctx gave. When ctx ends after Restore has returned, nothing happens to the processes.
 func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+	return again(ctx, func() (*Result, error) { return restoreOnce(ctx, img, o) })
+}
+
+// How often a restore is tried, and how long after the first failure again, after the second twice as long.
+const (
+	idAttempts = 6
+	idPause    = 20 * time.Millisecond
+)
+
+// again repeats a restore that found an id taken by nobody. The kernel gives the ids of a process back a moment after whoever waited for its end has
+// been told of that (Linux 6.15 and later); until then it has them, and neither /proc nor kill(2) shows anybody. What was made is gone by then.
+func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
+	for attempt := 1; ; attempt++ {
+		res, err := once()
+		if err == nil || attempt == idAttempts || !errors.Is(err, &fault.Error{Code: fault.PidTaken}) || !errors.Is(err, unix.EEXIST) {
+			return res, err
+		}
+		select {
+		case <-ctx.Done():
+			return res, err
+		case <-time.After(time.Duration(attempt) * idPause):
+		}
+	}
+}
+
+func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
 	r := &restorer{ctx: ctx, img: img, st: img.State(), o: o, byPid: map[int]*process{}, criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{}}
 	start := time.Now()
 	res, err := r.run()
