@@ -85,12 +85,16 @@ func (r *ring) waiting() uint64 { return r.end() - r.taken.Load() }
 
 // each calls f for the records that begin before upTo, which must not be behind end. A record is valid until f returns.
 func (r *ring) each(upTo uint64, f func(record []byte)) error {
-	records, end := r.producer[os.Getpagesize():], r.end()
+	records, end, spins := r.producer[os.Getpagesize():], r.end(), 0
 	for r.read < upTo {
 		at := r.read & (r.size - 1)
 		head := (*atomic.Uint32)(unsafe.Pointer(&records[at])).Load()
 		if head&ringBusy != 0 {
-			continue // a probe is filling it in, which takes less than giving up the processor would
+			// A probe is filling it in, which takes less than giving up the processor would; unless it had to give up its own.
+			if spins++; spins%4096 == 0 {
+				time.Sleep(20 * time.Microsecond)
+			}
+			continue
 		}
 		n := uint64(head &^ ringDiscard)
 		if n > end-r.read-ringHeader {

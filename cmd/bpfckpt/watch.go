@@ -65,7 +65,7 @@ type watching struct {
 	saved   chan outcome // of periodic snapshots; nil if there are none
 	saves   *saves       // what came out of saved; nil if there are none
 	saving  sync.Mutex   // guards saves
-	skipped uint64       // events that were not shown; of the goroutine of the watch until the watch is closed
+	skipped uint64       // events that were not shown; of whoever calls take until the watch is closed
 	end     context.CancelFunc
 }
 
@@ -188,7 +188,7 @@ func commOf(pid int) (string, error) {
 	return st.Comm, nil
 }
 
-// take queues an event. It runs on the goroutine of the watch and must not wait.
+// take queues an event. It is called by one goroutine at a time, whoever brings the table up to date, and must not wait.
 func (wt *watching) take(e *tracer.Event) {
 	select {
 	case wt.events <- *e:
