@@ -41,9 +41,9 @@ with recursive n(i) as (select 1 union all select i+1 from n where i<250000) ins
 create index tb on t(b); select count(*), sum(c) from t where b like '4%'; delete from t where a%3=0; vacuum;"`},
 	{"redis", []string{"redis-server", "redis-benchmark", "redis-cli"}, `
 redis-server --port 0 --unixsocket "$PWD/redis.sock" --save "" --appendonly no --daemonize no &
-while [ ! -S redis.sock ]; do sleep 0.002; done
-redis-benchmark -s redis.sock -n 40000 -c 20 -t set,get -q
-redis-cli -s redis.sock shutdown nosave; wait $!; rm -f redis.sock`},
+until redis-cli -s redis.sock ping; do sleep 0.005; done
+redis-benchmark -s redis.sock -n 40000 -c 20 -t set,get -q; status=$?
+redis-cli -s redis.sock shutdown nosave; wait $!; rm -f redis.sock; exit $status`},
 	{"compile", []string{"gcc"}, `for i in 1 2 3; do gcc -O2 -shared -fPIC -o out.so interpose.c -ldl || exit 1; done`},
 }
 
