@@ -351,19 +351,25 @@ func isSame(f *os.File, path string) bool {
 
 // writeFile makes a durable file.
 func writeFile(path string, chunks ...[]byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := createFile(path, chunks...)
 	if err != nil {
 		return err
 	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// createFile makes a file that is not durable yet.
+func createFile(path string, chunks ...[]byte) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range chunks {
-		if _, err = f.Write(c); err != nil {
-			break
+		if _, err := f.Write(c); err != nil {
+			return nil, errors.Join(err, f.Close())
 		}
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return f, nil
 }
 
 // headBytes is the content of the head file for an id.

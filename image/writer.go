@@ -309,14 +309,24 @@ func (w *Writer) record(st *State, m *pageMap) *record {
 
 // writeFiles writes everything but the frames, and syncs it all.
 func (w *Writer) writeFiles(rec *record, st *State, m *pageMap) error {
+	var syncs syncer
+	err := w.writeParts(rec, st, m, &syncs)
+	if err = errors.Join(err, syncs.wait()); err != nil {
+		return err
+	}
+	return syncDir(w.ws.dir)
+}
+
+// writeParts leaves files that are not durable yet to syncs.
+func (w *Writer) writeParts(rec *record, st *State, m *pageMap, syncs *syncer) error {
 	var err error
-	if rec.Data, err = w.finishData(m); err != nil {
+	if rec.Data, err = w.finishData(m, syncs); err != nil {
 		return err
 	}
-	if rec.State, err = w.writeState(st); err != nil {
+	if rec.State, err = w.writeState(st, syncs); err != nil {
 		return err
 	}
-	if rec.Pages, err = w.writePages(m); err != nil {
+	if rec.Pages, err = w.writePages(m, syncs); err != nil {
 		return err
 	}
 	b, err := json.Marshal(rec)
@@ -324,29 +334,28 @@ func (w *Writer) writeFiles(rec *record, st *State, m *pageMap) error {
 		return fmt.Errorf("encode the info: %w", err)
 	}
 	h := header{kind: kindInfo, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(b)), sum: xxhash.Sum64(b)}
-	if err := writeFile(w.path(kindInfo), h.encode(), b); err != nil {
+	f, err := createFile(w.path(kindInfo), h.encode(), b)
+	if err != nil {
 		return err
 	}
-	return syncDir(w.ws.dir)
+	syncs.add(f)
+	return nil
 }
 
-// finishData writes the header of the data file and makes the file durable.
-func (w *Writer) finishData(m *pageMap) (fileRecord, error) {
+// finishData writes the header of the data file.
+func (w *Writer) finishData(m *pageMap, syncs *syncer) (fileRecord, error) {
 	size := m.ownEnd()
 	h := header{kind: kindData, id: w.ws.id, length: size - headerSize, raw: size - headerSize}
 	start := make([]byte, dataStart)
 	copy(start, h.encode())
 	_, err := w.data.WriteAt(start, 0)
-	if err == nil {
-		err = w.data.Sync()
-	}
-	err = errors.Join(err, w.data.Close())
+	syncs.add(w.data)
 	w.data = nil
 	return fileRecord{Size: int64(size)}, err
 }
 
 // writeState writes the state file.
-func (w *Writer) writeState(st *State) (fileRecord, error) {
+func (w *Writer) writeState(st *State, syncs *syncer) (fileRecord, error) {
 	raw, err := encodeState(st)
 	if err != nil {
 		return fileRecord{}, fmt.Errorf("encode the state: %w", err)
@@ -363,11 +372,16 @@ func (w *Writer) writeState(st *State) (fileRecord, error) {
 		return fileRecord{}, fault.New(fault.StoreRefused, w.ws.id, "the state has %d bytes, beyond the %d of the format", len(raw), maxState)
 	}
 	h := header{kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)), sum: xxhash.Sum64(b)}
-	return fileRecord{Size: headerSize + int64(len(b)), Sum: h.sum}, writeFile(w.path(kindState), h.encode(), b)
+	f, err := createFile(w.path(kindState), h.encode(), b)
+	if err != nil {
+		return fileRecord{}, err
+	}
+	syncs.add(f)
+	return fileRecord{Size: headerSize + int64(len(b)), Sum: h.sum}, nil
 }
 
 // writePages writes the page map. Its sum is known only when all of it is written, and the header follows then.
-func (w *Writer) writePages(m *pageMap) (fileRecord, error) {
+func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
 	f, err := os.OpenFile(w.path(kindPages), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fileRecord{}, err
@@ -383,10 +397,8 @@ func (w *Writer) writePages(m *pageMap) (fileRecord, error) {
 	if err == nil {
 		_, err = f.WriteAt(h.encode(), 0)
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	return fileRecord{Size: headerSize + int64(n), Sum: h.sum}, errors.Join(err, f.Close())
+	syncs.add(f)
+	return fileRecord{Size: headerSize + int64(n), Sum: h.sum}, err
 }
 
 // readBack opens the finished image like any reader, compares its page map with the one in memory, and checks every frame.
