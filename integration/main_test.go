@@ -8,6 +8,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -45,6 +46,9 @@ func runAll(m *testing.M) int {
 		return 1
 	}
 	unix.Umask(0o022)
+	if signal.Ignored(unix.SIGHUP) { // by nohup(1), and in all that we start; a signal that is caught is back at its default there
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	keepInherited()
 	done, err := buildAll()
 	if err != nil {
