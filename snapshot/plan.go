@@ -105,7 +105,7 @@ func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 		}
 	}}
 	for _, s := range walks(p.VMAs) {
-		err := m.Walk(s.Start, s.End, pagemap.Content(s.Anon, pagemap.Guard), func(r pagemap.Region) error {
+		err := m.Walk(s.Start, s.End, pagemap.Content(s.Anon), func(r pagemap.Region) error {
 			c.cut(r.Start, r.End, r.Categories&pagemap.Guard != 0)
 			return nil
 		})
@@ -120,25 +120,11 @@ func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 // itself, but without it a walk reads eight bytes for each page, mapped or not, and an address space has 2^35 of them.
 const spanGap = 4 << 20
 
-// spans are the parts of the address space that mappings lie in, without the wide gaps between them.
-func spans(vmas []image.VMA) []image.Range {
-	var out []image.Range
-	for i := range vmas {
-		v := &vmas[i]
-		if n := len(out); n > 0 && v.Start-out[n-1].End < spanGap {
-			out[n-1].End = v.End
-			continue
-		}
-		out = append(out, image.Range{Start: v.Start, End: v.End})
-	}
-	return out
-}
-
 // anonWalk is how much anonymous memory, bytes, is worth a walk of its own: see pagemap.Content. To walk over as many pages that are not there takes less
 // than a call.
 const anonWalk = 4 << 20
 
-// walks are spans, cut where much anonymous memory begins and ends.
+// walks are the parts of the address space that mappings lie in, without the wide gaps between them, and cut where much anonymous memory begins and ends.
 func walks(vmas []image.VMA) []dirty.Span {
 	var out []dirty.Span
 	// add appends a span, or joins it to the one before.

@@ -48,8 +48,8 @@ type tracking struct {
 // former is a process in the parent image.
 type former struct {
 	space    image.Space
-	ranges   []image.Range // where its mappings were
-	excluded []dirty.Span  // what was left out of the image
+	ranges   []dirty.Span // where its mappings were
+	excluded []dirty.Span // what was left out of the image
 }
 
 // chooseTracking decides how writes are tracked, and which image the new one continues.
@@ -149,7 +149,7 @@ func (s *session) openParent(parent string) error {
 	t.parent, t.inodes = map[int]former{}, map[[2]uint64]image.Space{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
-			t.parent[p.Pid] = former{p.Space, spans(p.VMAs), excludedIn(p)}
+			t.parent[p.Pid] = former{p.Space, walks(p.VMAs), excludedIn(p)}
 		}
 	}
 	for _, o := range st.Shmems {

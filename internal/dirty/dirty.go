@@ -144,11 +144,6 @@ type base struct{ dir, id string }
 func (b *base) Base() (dir, id string) { return b.dir, b.id }
 func (b *base) SetBase(dir, id string) { b.dir, b.id = dir, id }
 
-// content selects what a process has for itself.
-func content(anon bool) pagemap.Query {
-	return pagemap.Content(anon, pagemap.Guard)
-}
-
 // Everything reports all content as Written; a process that runs may have other by then.
 func Everything(pid int, spans []Span, sink func(Run) error) error {
 	m, err := pagemap.Open(pid)
@@ -158,7 +153,7 @@ func Everything(pid int, spans []Span, sink func(Run) error) error {
 	defer m.Close()
 	j := joiner{sink: sink}
 	for _, s := range spans {
-		err := m.Walk(s.Start, s.End, content(s.Anon), func(r pagemap.Region) error {
+		err := m.Walk(s.Start, s.End, pagemap.Content(s.Anon), func(r pagemap.Region) error {
 			if r.Categories&pagemap.Guard != 0 {
 				return j.add(Run{r.Start, r.End, Guard})
 			}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -167,13 +168,17 @@ func (w *writer) spans() []Span {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var own []procfs.Map
+	var out []Span
 	for _, m := range maps {
-		if !strings.HasPrefix(m.Name, "[v") {
-			own = append(own, m)
+		switch n := len(out); {
+		case strings.HasPrefix(m.Name, "[v"):
+		case n > 0 && m.Start-out[n-1].End < spanGap:
+			out[n-1].End = m.End
+		default:
+			out = append(out, Span{Start: m.Start, End: m.End})
 		}
 	}
-	return mapSpans(own)
+	return out
 }
 
 // dirty asks the tracker and returns the state of every page.
@@ -420,6 +425,69 @@ func TestOwnUserfaultfd(t *testing.T) {
 	}
 	if followed, why := tr.Serves(w.pid()); followed || !strings.Contains(why, "another userfaultfd") {
 		t.Errorf("followed: %v, %q", followed, why)
+	}
+}
+
+// TestOwnMarks checks that a process that follows its own writes as we do loses none of its marks to us, in memory that we follow and in other.
+func TestOwnMarks(t *testing.T) {
+	for _, kind := range []string{"anon", "shared", "file"} {
+		t.Run(kind, func(t *testing.T) {
+			tr, err := New("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tr.Close()
+			w := start(t)
+			for slot := range 4 { // memory of ours on both sides
+				how := "anon"
+				if slot == 2 {
+					how = kind
+				}
+				w.do("map %d 8 0 %s", slot, how)
+				w.do("write %d 0 8", slot)
+			}
+			got := w.do("own 2 0 0 async")
+			if (got == "yes") != (tr.Name() == UffdWP) {
+				t.Fatalf("the program answers %s on a kernel where the best backend is %s", got, tr.Name())
+			}
+			if got != "yes" {
+				return // this kernel has nothing of the kind
+			}
+			at, err := strconv.ParseUint(w.do("where 2"), 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			marks := func() (marked uint64) {
+				m, err := pagemap.Open(w.pid())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				q := pagemap.Query{All: pagemap.WPAllowed | pagemap.Written, Return: pagemap.Written}
+				if err := m.Walk(at, at+8*pagemap.PageSize, q, func(r pagemap.Region) error {
+					marked += (r.End - r.Start) / pagemap.PageSize
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+				return marked
+			}
+			if n := marks(); n != 8 {
+				t.Fatalf("%d pages are marked as written before", n)
+			}
+			w.attach(tr)
+			before := w.arm(tr)
+			if err := tr.Rearm(w.pid(), nil, func(Run) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if n := marks(); n != 8 {
+				t.Errorf("%d of 8 pages are still marked as written", n)
+			}
+			w.check(tr, before)
+			if followed, why := tr.Serves(w.pid()); followed == (kind == "anon") || !followed && !strings.Contains(why, "another userfaultfd") {
+				t.Errorf("followed: %v, %q", followed, why)
+			}
+		})
 	}
 }
 

@@ -75,7 +75,7 @@ func (t *soft) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	m.UseEntries()
 	j := joiner{sink: sink}
 	for _, s := range spans {
-		q := content(s.Anon)
+		q := pagemap.Content(s.Anon)
 		q.Return |= pagemap.SoftDirty | pagemap.Swapped | pagemap.Exclusive
 		if err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error { return j.add(softRun(r)) }); err != nil {
 			return err

@@ -39,6 +39,70 @@ type followed struct {
 	fd    int    // the userfaultfd, -1 if it cannot be followed
 	why   string // why not
 	armed bool   // some mapping was registered
+
+	still *survey // what Dirty saw of the process; of use to an Arm that follows at once
+}
+
+// survey is what can be followed of a process.
+type survey struct {
+	maps  []procfs.Map // followable, ascending
+	fresh []procfs.Map // those of maps that are not registered, or not as a whole
+	spans []Span       // where maps lie, without mappings of other kinds
+}
+
+// spanGap is the width of a gap that is worth a walk of its own to leave it out.
+const spanGap = 1 << 30
+
+// look takes a survey.
+func (f *followed) look(m *pagemap.Map) (*survey, error) {
+	all, err := procfs.Pid(f.pid).Maps()
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{}
+	joined := false // the last mapping is one of maps, and not far away
+	for i := range all {
+		v := &all[i]
+		if !followable(v) {
+			joined = false
+			continue
+		}
+		if n := len(s.spans); joined && v.Start-s.spans[n-1].End < spanGap {
+			s.spans[n-1].End = v.End
+		} else {
+			s.spans = append(s.spans, Span{Start: v.Start, End: v.End, Anon: true})
+		}
+		s.maps, joined = append(s.maps, *v), true
+	}
+	if err := s.findFresh(m); err != nil {
+		return nil, trackFault(f.pid, err)
+	}
+	return s, nil
+}
+
+// findFresh asks the kernel which mappings are registered: it skips those that are as a whole, and reports of the others every address.
+func (s *survey) findFresh(m *pagemap.Map) error {
+	q := pagemap.Query{Invert: pagemap.WPAllowed, All: pagemap.WPAllowed}
+	i := 0
+	for k := 0; k < len(s.spans); {
+		start, end := s.spans[k].Start, s.spans[k].End
+		for k++; k < len(s.spans) && s.spans[k].Start-end < spanGap; k++ { // to look at other mappings too costs less than another call
+			end = s.spans[k].End
+		}
+		err := m.Walk(start, end, q, func(r pagemap.Region) error {
+			for i < len(s.maps) && s.maps[i].End <= r.Start {
+				i++
+			}
+			for ; i < len(s.maps) && s.maps[i].Start < r.End; i++ {
+				s.fresh = append(s.fresh, s.maps[i])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newUffd() *uffd { return &uffd{procs: map[int]*followed{}} }
@@ -140,18 +204,24 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 		return err
 	}
 	defer m.Close()
-	maps, ok, err := t.registerAll(f, m)
-	if err != nil || !ok {
-		return err
+	seen := f.still
+	f.still = nil
+	if seen == nil || spans == nil { // or it has run since
+		if seen, err = f.look(m); err != nil {
+			return err
+		}
+	}
+	if !t.registerAll(f, seen) {
+		return nil
 	}
 	if spans == nil {
-		spans = mapSpans(maps)
+		spans = seen.spans
 	}
-	q := content(true) // as all that is followed
-	q.All |= pagemap.WPAllowed | pagemap.Written
-	q.Return = 0
 	j := joiner{sink: sink}
 	for _, s := range spans {
+		q := pagemap.Content(s.Anon)
+		q.All |= pagemap.WPAllowed | pagemap.Written
+		q.Return = 0
 		add := func(r pagemap.Region) error { return j.add(Run{r.Start, r.End, Written}) }
 		if err := m.Protect(s.Start, s.End, q, add); err != nil {
 			return trackFault(pid, err)
@@ -195,35 +265,30 @@ func trackFault(pid int, err error) error {
 	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
 }
 
-// registerAll registers every mapping that is not registered yet, with no page protected, and returns all that can be. It reports false if the process is no longer
-// followed.
-func (t *uffd) registerAll(f *followed, m *pagemap.Map) ([]procfs.Map, bool, error) {
-	maps, err := procfs.Pid(f.pid).Maps()
-	if err != nil {
-		return nil, false, err
-	}
-	maps = slices.DeleteFunc(maps, func(v procfs.Map) bool { return !followable(&v) })
-	fresh, err := unregistered(m, maps)
-	if err != nil {
-		return nil, false, trackFault(f.pid, err)
-	}
-	if f.armed && len(fresh) == len(maps) {
+// registerAll registers every mapping that is not registered yet, with no page protected. It reports false if the process is no longer followed.
+func (t *uffd) registerAll(f *followed, s *survey) bool {
+	switch {
+	case f.armed && len(s.fresh) == len(s.maps):
 		// Nothing of what was registered is left: another program runs, or the descriptor still belongs to the address space of the old one, which
 		// may live on elsewhere. It must not be touched.
 		t.Forget(f.pid)
-		return nil, false, nil
+		return false
+	case !f.armed && len(s.fresh) < len(s.maps):
+		// We have registered nothing. Whoever has follows writes as we do, and what we protect would look unwritten to him.
+		f.giveUp("some of its memory is registered with another userfaultfd")
+		return false
 	}
-	for i := range fresh {
-		switch err := f.register(&fresh[i]); {
+	for i := range s.fresh {
+		switch err := f.register(&s.fresh[i]); {
 		case errors.Is(err, unix.EBUSY):
-			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd", fresh[i].Key()))
-			return nil, false, nil
+			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd", s.fresh[i].Key()))
+			return false
 		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ESRCH):
 			t.Forget(f.pid) // its address space is gone
-			return nil, false, nil
+			return false
 		}
 	}
-	return maps, true, nil
+	return true
 }
 
 // followable reports whether a mapping is anonymous memory of the process's own. Pages of shared mappings are those of an object. A page that
@@ -235,45 +300,6 @@ func followable(v *procfs.Map) bool {
 		return false
 	}
 	return true
-}
-
-// unregistered returns those of ascending maps that are not registered, or not as a whole.
-func unregistered(m *pagemap.Map, maps []procfs.Map) ([]procfs.Map, error) {
-	// The kernel skips mappings that are registered as a whole, and reports of the others every address.
-	q := pagemap.Query{Invert: pagemap.WPAllowed, All: pagemap.WPAllowed}
-	var out []procfs.Map
-	i := 0
-	for _, s := range mapSpans(maps) {
-		err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error {
-			for i < len(maps) && maps[i].End <= r.Start {
-				i++
-			}
-			for ; i < len(maps) && maps[i].Start < r.End; i++ {
-				out = append(out, maps[i])
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// spanGap is the width of a gap that is worth a walk of its own to leave it out.
-const spanGap = 1 << 30
-
-// mapSpans are the parts of the address space that mappings lie in.
-func mapSpans(maps []procfs.Map) []Span {
-	var out []Span
-	for i := range maps {
-		if n := len(out); n > 0 && maps[i].Start-out[n-1].End < spanGap {
-			out[n-1].End = maps[i].End
-			continue
-		}
-		out = append(out, Span{Start: maps[i].Start, End: maps[i].End})
-	}
-	return out
 }
 
 // register registers one mapping. Up to Linux 6.12 a mapping that was registered once, and was moved, has entries that still look
@@ -295,24 +321,20 @@ func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	if f == nil || f.fd < 0 || !f.armed {
 		return Everything(pid, spans, sink)
 	}
-	maps, err := procfs.Pid(pid).Maps()
-	if err != nil {
-		return err
-	}
 	m, err := pagemap.Open(pid)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	if err := f.verify(m, maps); err != nil {
-		return trackFault(pid, err)
+	if f.still, err = f.look(m); err != nil {
+		return err
 	}
-	if f.fd < 0 {
+	if !f.verify(f.still) {
 		return Everything(pid, spans, sink)
 	}
 	j := joiner{sink: sink}
 	for _, s := range spans {
-		q := content(s.Anon)
+		q := pagemap.Content(s.Anon)
 		q.Return |= pagemap.WPAllowed | pagemap.Written
 		if err := m.Walk(s.Start, s.End, q, func(r pagemap.Region) error { return j.add(uffdRun(r)) }); err != nil {
 			return trackFault(pid, err)
@@ -335,27 +357,23 @@ func uffdRun(r pagemap.Region) Run {
 
 // verify makes sure that what is registered is registered with our descriptor, not with one of the process's own. Registering once more
 // does nothing then.
-func (f *followed) verify(m *pagemap.Map, maps []procfs.Map) error {
-	maps = slices.DeleteFunc(slices.Clone(maps), func(v procfs.Map) bool { return !followable(&v) })
-	fresh, err := unregistered(m, maps)
-	if err != nil {
-		return err
+func (f *followed) verify(s *survey) bool {
+	fresh := s.fresh
+	if len(fresh) == len(s.maps) {
+		return true // another program
 	}
-	if len(fresh) == len(maps) {
-		return nil // another program
-	}
-	for i := range maps {
-		v := &maps[i]
+	for i := range s.maps {
+		v := &s.maps[i]
 		if len(fresh) > 0 && fresh[0].Start == v.Start {
 			fresh = fresh[1:]
 			continue
 		}
 		if err := register(f.fd, v.Start, v.End); err != nil {
 			f.giveUp(fmt.Sprintf("mapping %s is registered with another userfaultfd (%v)", v.Key(), err))
-			return nil
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 // makeInside makes a userfaultfd inside a stopped process and returns our descriptor of it; the process keeps none.

@@ -47,9 +47,10 @@ type Query struct {
 
 // Content selects the pages that a process has for itself: anonymous ones and those of private file mappings that it has changed, present or
 // swapped out, but not the zero page. Among anonymous memory alone no page needs to be asked whether it is one of a file, for which the kernel looks
-// at its struct page: that is two thirds of the time of a walk. Entries tell it anyway, and call the huge zero page one of a file.
-func Content(anon bool, returned Category) Query {
-	return Query{Invert: File | PFNZero, All: File | PFNZero, Any: Present | Swapped, Return: returned, NoFile: anon}
+// at its struct page: that is two thirds of the time of a walk. Entries tell it anyway, and call the huge zero page one of a file. Regions tell
+// guard regions from pages.
+func Content(anon bool) Query {
+	return Query{Invert: File | PFNZero, All: File | PFNZero, Any: Present | Swapped, Return: Guard, NoFile: anon}
 }
 
 func (q Query) selects(c Category) bool {

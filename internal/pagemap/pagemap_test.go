@@ -102,7 +102,7 @@ func TestWalkManyRegions(t *testing.T) {
 		}
 		start := address(mem)
 		n := 0
-		err = m.Walk(start, start+uint64(len(mem)), Content(true, Guard), func(r Region) error {
+		err = m.Walk(start, start+uint64(len(mem)), Content(true), func(r Region) error {
 			at := start + uint64(2*n*PageSize)
 			if r != (Region{Start: at, End: at + PageSize}) {
 				t.Fatalf("%d: got %x, want %x", n, r.Start, at)
@@ -144,7 +144,7 @@ func TestWalkHugeZeroPage(t *testing.T) {
 		}
 		for _, anon := range []bool{false, true} {
 			pages := uint64(0)
-			err := m.Walk(address(mem), address(mem)+size, Content(anon, Guard), func(r Region) error {
+			err := m.Walk(address(mem), address(mem)+size, Content(anon), func(r Region) error {
 				pages += (r.End - r.Start) / PageSize
 				return nil
 			})

@@ -89,14 +89,14 @@ static void touch(int s, size_t first, size_t n, int write)
 	(void)sink;
 }
 
-// Registers a slot with a userfaultfd of its own; prints whether it could.
-static int own(int s)
+// Registers a slot with a userfaultfd of its own, in mode missing or, asynchronously, write-protected; prints whether it could.
+static int own(int s, int async)
 {
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | 1);
-	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_api api = {.api = UFFD_API, .features = async ? 1 << 15 : 0}; // UFFD_FEATURE_WP_ASYNC, Linux 6.7
 	struct uffdio_register reg = {
 		.range = {(uintptr_t)slot[s].at, slot[s].pages * PAGE},
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
+		.mode = async ? UFFDIO_REGISTER_MODE_WP : UFFDIO_REGISTER_MODE_MISSING,
 	};
 	return fd >= 0 && !ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg);
 }
@@ -160,7 +160,7 @@ int main(int argc, char **argv)
 		} else if (!strcmp(op, "brk"))
 			fill(sbrk((a + 1) * PAGE) + PAGE - 200);
 		else if (!strcmp(op, "own")) {
-			puts(own(s) ? "yes" : "no");
+			puts(own(s, !strcmp(how, "async")) ? "yes" : "no");
 			continue;
 		} else if (!strcmp(op, "where")) {
 			printf("%lx\n", (unsigned long)slot[s].at);
