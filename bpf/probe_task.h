@@ -14,13 +14,15 @@ static __noinline void mm_hold(__u64 mm)
 	struct watched_mm fresh = {.users = 1};
 	struct watched_mm *m = bpf_map_lookup_elem(&mms, &mm);
 
-	if (m) {
-		__sync_fetch_and_add(&m->users, 1);
-		return;
-	}
-	__sync_fetch_and_add(mm_bucket(mm), 1); /* first: a turn that is counted late has another number */
-	if (bpf_map_update_elem(&mms, &mm, &fresh, BPF_NOEXIST))
+	if (!m) {
+		__sync_fetch_and_add(mm_bucket(mm), 1); /* first: a turn that is counted late has another number */
+		if (!bpf_map_update_elem(&mms, &mm, &fresh, BPF_NOEXIST))
+			return;
 		__sync_fetch_and_add(mm_bucket(mm), -1);
+		m = bpf_map_lookup_elem(&mms, &mm); /* another has just made it */
+	}
+	if (m)
+		__sync_fetch_and_add(&m->users, 1);
 }
 
 static __noinline void mm_release(__u64 mm)

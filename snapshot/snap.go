@@ -94,9 +94,14 @@ func (s *session) run(ctx context.Context) (image.Info, error) {
 }
 
 // take goes through the phases that follow prepare.
-func (s *session) take(ctx context.Context) (image.Info, error) {
+func (s *session) take(ctx context.Context) (info image.Info, err error) {
 	calm, err := s.freezeOutside(ctx)
-	defer calm()
+	defer func() {
+		if err != nil {
+			_ = s.letGo() // first: what waited for us runs on before anything of ours does
+		}
+		calm()
+	}()
 	if err != nil {
 		return image.Info{}, err
 	}
@@ -120,7 +125,6 @@ func (s *session) take(ctx context.Context) (image.Info, error) {
 	if err := timed(&ph.Encode, func() error { return s.encode(ctx) }); err != nil {
 		return image.Info{}, err
 	}
-	var info image.Info
 	err = timed(&ph.Publish, func() (err error) {
 		if err = ctx.Err(); err != nil {
 			return err

@@ -264,8 +264,9 @@ func (s *WatchSource) AwaitRelease(ctx context.Context, pids []int) error {
 func (w *Watcher) waiting(ctx context.Context, more int) error {
 	var failed error
 	err := w.do(ctx, func() {
-		w.waiters += more
-		failed = w.probes.objs.HoldWaiters.Set(uint32(w.waiters))
+		if failed = w.probes.objs.HoldWaiters.Set(uint32(w.waiters + more)); failed == nil {
+			w.waiters += more
+		}
 	})
 	if err == nil && failed != nil {
 		err = fault.New(fault.BPFRead, "probes", "wait for a region to end: %w", failed)

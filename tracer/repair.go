@@ -56,7 +56,7 @@ func (w *Watcher) catchUp() {
 	w.dropEnded() // again: of some the birth was among what was drained, and the end is lost
 }
 
-// findGroups compares the thread groups with those the probes follow, and marks what was lost of each.
+// findGroups compares the thread groups with those the probes follow, and marks what was lost of each, but for descriptors.
 func (w *Watcher) findGroups() {
 	var pid int32
 	var v bpf.WatchWatchedGroup
@@ -72,11 +72,8 @@ func (w *Watcher) findGroups() {
 		g.lost = v.LostEvents
 		w.code.due[int(pid)] = true
 		lost := bpf.WatchLostPart(v.Lost)
-		if lost&bpf.WatchLostPartLOST_FDS != 0 {
-			g.stale |= partFDs
-		}
 		if lost&^(bpf.WatchLostPartLOST_FDS|bpf.WatchLostPartLOST_MAPS) != 0 {
-			g.stale |= partRest | partFDs
+			g.stale |= partRest
 		}
 		if m := w.table.mms[g.mm]; m != nil && lost&(bpf.WatchLostPartLOST_MAPS|bpf.WatchLostPartLOST_TASKS|bpf.WatchLostPartLOST_OTHER) != 0 {
 			m.stale = true

@@ -36,8 +36,8 @@ type Watcher struct {
 	root   int
 	opts   WatchOptions
 	probes *probes
-	turn   chan struct{} // full while somebody uses the following: whoever has put something in
-	ring   *ring         // its wait is for the goroutine run alone, and needs no turn
+	using  chan struct{} // full while somebody uses the following: whoever has put something in
+	ring   *ring         // its wait is for the goroutine run alone, and needs no right of use
 	iter   *passes
 	table  *table
 	code   *codeProbes
@@ -102,7 +102,7 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	}
 	w := &Watcher{
 		root: pid, opts: opts, probes: ps, ring: ring, iter: ps.passes(), table: newTable(), dirs: map[dirKey]string{},
-		turn: make(chan struct{}, 1), done: make(chan struct{}), quit: make(chan struct{}),
+		using: make(chan struct{}, 1), done: make(chan struct{}), quit: make(chan struct{}),
 		released: make(chan struct{}, 1),
 	}
 	w.code = &codeProbes{regions: newRegionProbes(ps, opts.AtStart), due: map[int]bool{}}
@@ -180,15 +180,10 @@ func descendants(pid int) []int {
 func (w *Watcher) run() {
 	tidied := time.Now()
 	for over := false; !over; {
+		woken := true
+		var failed error
 		if w.ring.waiting() < w.probes.wakeBytes {
-			woken, err := w.ring.wait(idleEvery)
-			if err != nil {
-				w.locked(func() { w.finish(err) })
-				return
-			}
-			if !woken {
-				tidied = time.Time{}
-			}
+			woken, failed = w.ring.wait(idleEvery)
 		}
 		for end, more := w.ring.end(), true; more; {
 			w.locked(func() {
@@ -197,10 +192,11 @@ func (w *Watcher) run() {
 			})
 		}
 		w.locked(func() {
-			if time.Since(tidied) > tidyEvery {
+			if !woken || time.Since(tidied) > tidyEvery {
 				w.tidy()
 				tidied = time.Now()
 			}
+			w.fail(failed)
 			over = w.enough()
 		})
 	}
@@ -218,31 +214,31 @@ func (w *Watcher) enough() bool {
 			return false
 		}
 	}
-	w.finish(w.err)
+	w.final = w.count()
+	close(w.done)
 	return true
 }
 
-func (w *Watcher) finish(err error) {
-	w.err, w.final = err, w.count()
-	close(w.done)
+// fail notes why the table is true no longer.
+func (w *Watcher) fail(err error) {
+	if err != nil && w.err == nil {
+		w.err = fault.New(fault.BPFRead, "ring buffer", "%w", err)
+	}
 }
 
 // locked runs f while nobody else uses the table.
 func (w *Watcher) locked(f func()) {
-	w.turn <- struct{}{}
-	defer func() { <-w.turn }()
+	w.using <- struct{}{}
+	defer func() { <-w.using }()
 	f()
 }
 
 // take applies the records that begin before upTo.
 func (w *Watcher) take(upTo uint64) {
-	err := w.ring.each(upTo, func(record []byte) {
+	w.fail(w.ring.each(upTo, func(record []byte) {
 		w.stats.Events++
 		w.apply(record)
-	})
-	if err != nil {
-		w.err = err
-	}
+	}))
 }
 
 // drain applies everything that was in the ring when it was called.
@@ -252,17 +248,17 @@ func (w *Watcher) drain() { w.take(w.ring.end()) }
 // there is to do.
 func (w *Watcher) do(ctx context.Context, f func()) error {
 	select {
-	case w.turn <- struct{}{}:
+	case w.using <- struct{}{}:
 	case <-ctx.Done():
 		return fmt.Errorf("ask the watch: %w", ctx.Err())
 	}
-	defer func() { <-w.turn }()
+	defer func() { <-w.using }()
 	select {
 	case <-w.done:
 		return w.over()
 	default:
 		f()
-		return nil
+		return w.err // of a table that has missed something nothing is to be told
 	}
 }
 

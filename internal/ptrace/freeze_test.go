@@ -16,12 +16,19 @@ import (
 // patience is how long a test waits for what happens at once on a machine that is not busy.
 const patience = 30 * time.Second
 
-func TestFreezeAndThaw(t *testing.T) {
+// sleeper starts a process that sleeps until the test ends.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
 	cmd := exec.Command("sleep", "60")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd
+}
+
+func TestFreezeAndThaw(t *testing.T) {
+	cmd := sleeper(t)
 	tr := New()
 	defer tr.Close()
 	for range 3 {
@@ -105,11 +112,7 @@ func TestFreezeAgain(t *testing.T) {
 
 // One that stops after it was given up runs on as soon as its tracer has anything to do, whatever that is.
 func TestFreezeOfAnother(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	cmd := sleeper(t)
 	tr := New()
 	defer tr.Close()
 	late := &Thread{Pid: cmd.Process.Pid, Tid: cmd.Process.Pid, t: tr}
