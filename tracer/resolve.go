@@ -52,6 +52,9 @@ func (w *Watcher) lexical(g *group, e *bpf.WatchEvOpen, given string) string {
 		return given
 	}
 	base := g.cwd
+	if base == "" { // an open told of before the state was first read
+		base = w.link(g.pid, "cwd")
+	}
 	byDir := e.Fd.Head.Nr == unix.SYS_OPENAT || e.Fd.Head.Nr == unix.SYS_OPENAT2
 	if at := int32(e.Fd.Args[0]); byDir && at != unix.AT_FDCWD {
 		if s, ok := g.fds[int(at)]; ok {
