@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // check lists every blocker at once, with remedies, and does not stop the process; snap refuses, and leaves it alone as well.
@@ -219,15 +221,10 @@ func otherUser(t *testing.T, tg *target) {
 }
 
 func traced(t *testing.T, tg *target) {
-	done, ready := make(chan struct{}), make(chan error)
 	defer tg.poll("the end of tracing", func() bool { return tg.running() })
-	defer close(done)
-	go func() {
-		// Seizing is bound to the thread; it does not stop the target. The thread ends with the goroutine, and with it the tracing.
-		ready <- lockedSeize(tg.pid)
-		<-done
-	}()
-	if err := <-ready; err != nil {
+	tracer := ptrace.New()
+	defer tracer.Close()
+	if err := tracer.Do(func() error { return unix.PtraceSeize(tg.pid) }); err != nil { // it does not stop the target
 		t.Fatal(err)
 	}
 	fails(t, tg.dir, 4, "E_TRACED", "snap", pidOf(tg), "--dir", "image")
