@@ -27,6 +27,7 @@ type driven struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	in  io.WriteCloser
+	id  string // of the last image, where a test notes it
 	out *bufio.Reader
 }
 
@@ -226,6 +227,36 @@ func incrementalIsFull(t *testing.T, tr dirty.Tracker, seed uint64) {
 	}
 	if shared == 0 {
 		t.Error("no page was taken from a parent")
+	}
+}
+
+// TestIncrementalOfAnother saves two processes into one store: neither image continues the other's, and the second says why.
+func TestIncrementalOfAnother(t *testing.T) {
+	store := filepath.Join(t.TempDir(), "store")
+	a, b := drive(t), drive(t)
+	trackers := map[*driven]dirty.Tracker{a: nil, b: nil} // as two watches have them
+	for d := range trackers {
+		tr, err := dirty.New("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		trackers[d] = tr
+	}
+	for i, test := range []struct {
+		of         *driven
+		parent, to string // what the parent is, and what the note names
+	}{{a, "", ""}, {b, "", "first"}, {a, "first", ""}, {b, "second", ""}} {
+		res, _ := snap(t, test.of.pid(), Options{Dir: store, Incremental: true, Tracker: trackers[test.of]})
+		ids := map[string]string{"first": a.id, "second": b.id}
+		notes := strings.Join(res.Notes, "\n")
+		if res.Parent != ids[test.parent] {
+			t.Errorf("snapshot %d: parent %q, want %q", i, res.Parent, ids[test.parent])
+		}
+		if said := strings.Contains(notes, "the image is a full one"); said != (test.to != "") || !strings.Contains(notes, ids[test.to]) {
+			t.Errorf("snapshot %d notes %q", i, notes)
+		}
+		test.of.id = res.ID
 	}
 }
 

@@ -120,6 +120,11 @@ func (s *session) parent() (string, error) {
 // create begins the image. A base that is no longer in the store makes it a full one.
 func (s *session) create(parent string) error {
 	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress}
+	if s.opts.Incremental && parent == "" {
+		if head, err := image.Head(s.opts.Dir); err == nil {
+			s.note("the image is a full one: neither %s nor any other image in the store is of this process", head)
+		}
+	}
 	w, err := image.Create(s.opts.Dir, o)
 	if err != nil && s.track.base != "" && parent == s.track.base && errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
 		s.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
