@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 
@@ -31,6 +32,7 @@ func benchMemory() []byte {
 func benchState() *image.State {
 	st := imagetest.State()
 	p := &st.Processes[0]
+	p.Start = 4711
 	p.VMAs[1].End = p.VMAs[1].Start + benchPages*page
 	return st
 }
@@ -205,4 +207,40 @@ func inUse() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// BenchmarkContinue adds a small image to one whose pages have been written here and there so often that each is a run of its own.
+func BenchmarkContinue(b *testing.B) {
+	const changed = benchPages / 100
+	rng := rand.New(rand.NewPCG(1, 2))
+	dir := b.TempDir()
+	benchWrite(b, dir, image.LevelNone, benchMemory())
+	next := func(n int) {
+		head, err := image.Head(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		w, err := image.Create(dir, image.WriteOptions{Level: image.LevelNone, Parent: head})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer w.Abort()
+		if err := w.Keep(imagetest.Memory, imagetest.HeapAddr, benchPages); err != nil {
+			b.Fatal(err)
+		}
+		pages := rng.Perm(benchPages)[:n]
+		slices.Sort(pages)
+		for _, i := range pages {
+			if err := w.Write(imagetest.Memory, imagetest.HeapAddr+uint64(i)*page, pattern(uint64(i), 3)[2*page:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, err := w.Commit(benchState()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	next(benchPages / 2)
+	for b.Loop() {
+		next(changed)
+	}
 }

@@ -131,8 +131,10 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 		m.images = append(m.images, other)
 	}
 	own := uint64(dataStart)
+	records := batches{in: in}
 	for i := range frames {
-		if _, err := io.ReadFull(in, b[:frameSize]); err != nil {
+		b, err := records.next(frameSize, uint64(frames-i))
+		if err != nil {
 			return nil, readFault(path, err)
 		}
 		f := frame{
@@ -148,10 +150,11 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 		if f.image == 0 {
 			own = f.end()
 		}
-		m.frames = append(m.frames, f)
+		m.frames = append(grown(m.frames, uint64(frames)), f)
 	}
 	for i := range runs {
-		if _, err := io.ReadFull(in, b[:runSize]); err != nil {
+		b, err := records.next(runSize, runs-i)
+		if err != nil {
 			return nil, readFault(path, err)
 		}
 		r := run{
@@ -161,9 +164,41 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 		if why := m.checkRun(&r); why != "" {
 			return nil, bad("run %d (space %d, %#x): %s", i, r.space, r.addr, why)
 		}
-		m.runs = append(m.runs, r)
+		m.runs = append(grown(m.runs, runs), r)
 	}
 	return m, nil
+}
+
+// batches reads records of a fixed size, many at a time: an image written here and there has some hundred thousand.
+type batches struct {
+	in   io.Reader
+	buf  []byte
+	left []byte // of buf, not handed out
+}
+
+// next returns the next record, which is good until the call after it. left is how many are still to come, this one included.
+func (b *batches) next(size int, left uint64) ([]byte, error) {
+	if len(b.left) == 0 {
+		if b.buf == nil {
+			b.buf = make([]byte, 64<<10)
+		}
+		b.left = b.buf[:size*int(min(uint64(len(b.buf)/size), left))]
+		if _, err := io.ReadFull(b.in, b.left); err != nil {
+			return nil, err
+		}
+	}
+	rec := b.left[:size:size]
+	b.left = b.left[size:]
+	return rec, nil
+}
+
+// grown is list with room for one more of the total that a file claims to have: for as many again as there are, so that it takes no more memory than
+// twice its sound records, and is copied a few times only.
+func grown[T any](list []T, total uint64) []T {
+	if len(list) < cap(list) {
+		return list
+	}
+	return slices.Grow(list, int(min(total-uint64(len(list)), uint64(max(len(list), 1024)))))
 }
 
 // check tells what is wrong with a frame, "" if nothing. images is how many the map names, own the end of the image's own

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -72,7 +71,7 @@ func (r *Reader) readPages() (*pageMap, error) {
 	}
 	sum := xxhash.New()
 	body := io.TeeReader(io.NewSectionReader(f, headerSize, int64(h.length)), sum)
-	m, err := readPageMap(f.Name(), r.rec.ID, bufio.NewReaderSize(body, 64<<10), h.length)
+	m, err := readPageMap(f.Name(), r.rec.ID, body, h.length)
 	if err != nil {
 		return nil, err
 	}

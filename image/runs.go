@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"container/heap"
 	"math"
 	"slices"
 )
@@ -47,12 +46,8 @@ func (l runList) resolve() []run {
 	if slices.IsSortedFunc(l, order) && l.disjoint() {
 		return slices.DeleteFunc(l, gone)
 	}
-	age := make([]int, len(l)) // indices of l, by space and address, then age
-	for i := range age {
-		age[i] = i
-	}
-	slices.SortStableFunc(age, func(a, b int) int { return order(l[a], l[b]) })
-	var out runList
+	age := l.ordered(order)
+	out := make(runList, 0, len(l))
 	for len(age) > 0 {
 		n := 1
 		for n < len(age) && l[age[n]].space == l[age[0]].space {
@@ -62,6 +57,41 @@ func (l runList) resolve() []run {
 		age = age[n:]
 	}
 	return slices.DeleteFunc(out, gone)
+}
+
+// ordered returns the indices of l by space and address, then age. A list is made of few ascending stretches, what is kept of the parent and what each
+// round of pre-copy found, so those are merged: to sort it took longer than all else of a small image.
+func (l runList) ordered(order func(a, b run) int) []uint32 {
+	idx, ends := make([]uint32, len(l)), []int{}
+	for i := range idx {
+		idx[i] = uint32(i)
+		if i > 0 && order(l[i-1], l[i]) > 0 {
+			ends = append(ends, i)
+		}
+	}
+	ends = append(ends, len(l))
+	for from := make([]uint32, len(l)); len(ends) > 1; {
+		idx, from = from, idx
+		start, merged := 0, ends[:0]
+		for i := 0; i < len(ends); i += 2 {
+			mid, end := ends[i], ends[min(i+1, len(ends)-1)]
+			l.merge(idx[start:end], from[start:mid], from[mid:end], order)
+			start, merged = end, append(merged, end)
+		}
+		ends = merged
+	}
+	return idx
+}
+
+// merge fills out with the indices of a and b, each of which is in order; all of a are older.
+func (l runList) merge(out, a, b []uint32, order func(a, b run) int) {
+	for n := range out {
+		if len(b) == 0 || len(a) > 0 && order(l[a[0]], l[b[0]]) <= 0 {
+			out[n], a = a[0], a[1:]
+		} else {
+			out[n], b = b[0], b[1:]
+		}
+	}
 }
 
 // disjoint reports whether no run of a sorted list overlaps the next.
@@ -76,21 +106,26 @@ func (l runList) disjoint() bool {
 
 // overlay adds to out what is visible of the runs of one space, which idx lists by address. It sweeps over the addresses and
 // keeps the runs that cover the current one in a heap, latest on top.
-func (l runList) overlay(idx []int, out *runList) {
+func (l runList) overlay(idx []uint32, out *runList) {
 	var live latest
 	pos := uint64(0)
 	for len(idx) > 0 || len(live) > 0 {
 		for len(live) > 0 && l[live[0]].end() <= pos {
-			heap.Pop(&live)
+			live.pop()
 		}
 		if len(live) == 0 {
 			if len(idx) == 0 {
 				return
 			}
+			if r := &l[idx[0]]; len(idx) == 1 || l[idx[1]].addr >= r.end() { // alone, like most
+				out.add(*r)
+				pos, idx = r.end(), idx[1:]
+				continue
+			}
 			pos = l[idx[0]].addr
 		}
 		for len(idx) > 0 && l[idx[0]].addr <= pos {
-			heap.Push(&live, idx[0])
+			live.push(idx[0])
 			idx = idx[1:]
 		}
 		top := &l[live[0]]
@@ -103,16 +138,32 @@ func (l runList) overlay(idx []int, out *runList) {
 	}
 }
 
-// latest is a heap of indices, the largest on top.
-type latest []int
+// latest is a heap of indices, the largest on top. It is not one of container/heap, which makes an object of every index.
+type latest []uint32
 
-func (h latest) Len() int           { return len(h) }
-func (h latest) Less(i, j int) bool { return h[i] > h[j] }
-func (h latest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *latest) Push(x any)        { *h = append(*h, x.(int)) }
-func (h *latest) Pop() any {
-	old := *h
-	x := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return x
+// push adds an index.
+func (h *latest) push(x uint32) {
+	*h = append(*h, x)
+	q := *h
+	for i := len(q) - 1; i > 0 && q[(i-1)/2] < q[i]; i = (i - 1) / 2 {
+		q[i], q[(i-1)/2] = q[(i-1)/2], q[i]
+	}
+}
+
+// pop removes the largest.
+func (h *latest) pop() {
+	q := *h
+	n := len(q) - 1
+	q[0], *h = q[n], q[:n]
+	for i := 0; 2*i+1 < n; {
+		child := 2*i + 1
+		if child+1 < n && q[child+1] > q[child] {
+			child++
+		}
+		if q[i] >= q[child] {
+			return
+		}
+		q[i], q[child] = q[child], q[i]
+		i = child
+	}
 }
