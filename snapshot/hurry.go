@@ -32,6 +32,31 @@ type pauser struct {
 	holders int
 	percent int
 	limit   int64
+
+	lenient int // snapshots under way
+	strict  int // the percentage outside of them
+}
+
+// lenientPercent is how much garbage, of what is in use, sets off the collector during a snapshot. Little is in use, and page maps and buffers are a few MiB:
+// at the usual 100% it would run several times in the 50 ms that a small image takes, and make them 55.
+const lenientPercent = 400
+
+// relax has the collector run less often until resume is called. Whoever holds it must do so between the two.
+func (p *pauser) relax() (resume func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lenient++; p.lenient == 1 {
+		if p.strict = debug.SetGCPercent(lenientPercent); p.strict < 0 || p.strict > lenientPercent { // it was told so: GOGC
+			debug.SetGCPercent(p.strict)
+		}
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.lenient--; p.lenient == 0 {
+			debug.SetGCPercent(p.strict)
+		}
+	}
 }
 
 func (p *pauser) hold() (resume func()) {

@@ -13,6 +13,10 @@ func TestCollectorWaits(t *testing.T) {
 		return percent, debug.SetMemoryLimit(-1)
 	}
 	percent, limit := set()
+	one, other := collector.relax(), collector.relax()
+	if p, l := set(); p != max(percent, lenientPercent) || l != limit {
+		t.Errorf("while snapshots are taken: %d%%, limit %d", p, l)
+	}
 	first := hurry()
 	second := collector.hold()
 	if p, l := set(); p != -1 || l >= limit || l < collectorRoom {
@@ -24,6 +28,11 @@ func TestCollectorWaits(t *testing.T) {
 		t.Errorf("held by one of two: %d%%", p)
 	}
 	second()
+	one()
+	if p, l := set(); p != max(percent, lenientPercent) || l != limit {
+		t.Errorf("while one more is taken: %d%%, limit %d", p, l)
+	}
+	other()
 	if p, l := set(); p != percent || l != limit {
 		t.Errorf("afterwards: %d%%, limit %d; it was %d%%, %d", p, l, percent, limit)
 	}

@@ -28,6 +28,7 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	if o.Stop && o.Kill {
 		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
 	}
+	defer collector.relax()()
 	r, err := snapInTime(ctx, pid, o)
 	if o.Incremental && errors.Is(err, &fault.Error{Code: fault.StoreParent}) {
 		// It has executed another program after the first of its pages were taken from the parent.
