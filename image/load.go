@@ -14,24 +14,31 @@ func (r *Reader) Load(ctx context.Context, space Space, n int, sink func(addr ui
 	return r.LoadParts(ctx, space, []Range{{Start: 0, End: ^uint64(0)}}, n, sink)
 }
 
+// neighbours is the most jobs that a goroutine of parallel takes at once.
+const neighbours = 8
+
 // parallel calls do for the jobs 0 to jobs-1, in about this order, from up to n goroutines with a frameReader each, until one
-// fails or ctx ends.
+// fails or ctx ends. Each takes a few neighbours at once, so that two of them rarely fill pages of the same page table, whose lock they would wait for.
 func (r *Reader) parallel(ctx context.Context, jobs, n int, do func(fr *frameReader, job int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	n = min(workers(n), jobs)
+	few := max(1, min(jobs/(8*max(n, 1)), neighbours))
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(workers(n), jobs) {
+	for range n {
 		wg.Go(func() {
 			fr := &frameReader{r: r}
 			defer fr.close()
-			for ctx.Err() == nil {
-				job := int(next.Add(1)) - 1
-				if job >= jobs {
-					return
-				}
-				if err := do(fr, job); err != nil {
-					cancel(err)
+			for {
+				end := int(next.Add(int64(few)))
+				for job := end - few; job < end; job++ {
+					if job >= jobs || ctx.Err() != nil {
+						return
+					}
+					if err := do(fr, job); err != nil {
+						cancel(err)
+					}
 				}
 			}
 		})

@@ -10,7 +10,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
-	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
 // Lazy is what a restore left to come, of a Result.
@@ -127,19 +126,11 @@ func (r *restorer) arm(p *process) error {
 	if pl == nil || len(pl.areas) == 0 {
 		return nil
 	}
-	// Without O_CLOEXEC, which the userfaultfds of forked children would inherit: the orphanage is reached by execve.
-	theirs, err := p.call("make a userfaultfd", unix.SYS_USERFAULTFD, unix.O_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	fd, err := ptrace.TakeFD(p.pid, int(theirs))
+	fd, err := makeUffd(p)
 	if err != nil {
 		return err
 	}
 	r.onEnd(func() { _ = unix.Close(fd) })
-	if _, err := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); err != nil {
-		return err
-	}
 	if err := r.step("register mappings"); err != nil {
 		return err
 	}

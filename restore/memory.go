@@ -22,7 +22,7 @@ func (r *restorer) fillMemory(p *process) error {
 		return fmt.Errorf("open memory of %s: %w", p.object(), err)
 	}
 	defer mem.Close()
-	f := filler{p: p, mem: mem}
+	f := filler{p: p, mem: mem, fd: -1}
 	runs := r.img.Runs(p.rec.Space)
 	if err := f.zero(runs); err != nil {
 		return err
@@ -31,6 +31,10 @@ func (r *restorer) fillMemory(p *process) error {
 		r.later[p] = planLazy(p.rec, runs)
 		return r.img.LoadParts(r.ctx, p.rec.Space, r.later[p].now, workers(), f.write)
 	}
+	if err := f.openFill(runs); err != nil {
+		return err
+	}
+	defer f.close()
 	return r.img.Load(r.ctx, p.rec.Space, workers(), f.write)
 }
 
@@ -38,9 +42,13 @@ func (r *restorer) fillMemory(p *process) error {
 type filler struct {
 	p   *process
 	mem *os.File // /proc/PID/mem, which writes to private mappings whatever their protection
+
+	fd    int           // a userfaultfd, -1 for none
+	areas []image.Range // mappings registered with it, ascending
 }
 
-// write puts data at addr, mapping by mapping: process_vm_writev(2) where the mapping can be written, /proc/PID/mem where not.
+// write puts data at addr, mapping by mapping: through the userfaultfd if it is registered there, with process_vm_writev(2) where the mapping can be
+// written, /proc/PID/mem where not.
 func (f *filler) write(addr uint64, data []byte) error {
 	for len(data) > 0 {
 		v := f.vmaAt(addr)
@@ -49,7 +57,9 @@ func (f *filler) write(addr uint64, data []byte) error {
 		}
 		n := min(uint64(len(data)), v.End-addr)
 		var err error
-		if firstProt(v)&unix.PROT_WRITE != 0 {
+		if f.fills(v) {
+			err = f.fill(addr, data[:n])
+		} else if firstProt(v)&unix.PROT_WRITE != 0 {
 			_, err = ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: int(n)}}, data[:n])
 		} else {
 			_, err = f.mem.WriteAt(data[:n], int64(addr))

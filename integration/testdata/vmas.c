@@ -418,6 +418,44 @@ static void big(void)
 	check("content", p, len, 18);
 }
 
+// So much memory that a restore may bring it in by other means than a write. Pages that were never touched stay so, and the mappings are as they were.
+static void large(void)
+{
+	const size_t len = 24UL << 20;
+	char *p[3], flags[3][256], rss[3][64], b[256];
+	for (int i = 0; i < 3; i++) {
+		p[i] = (char *)anon(len + PAGE) + PAGE;
+		must(mprotect(p[i] - PAGE, PAGE, PROT_NONE)); // so that it is no part of another mapping
+		for (size_t at = 0; at < len; at += 3 * PAGE)
+			fill(p[i] + at, 2 * PAGE <= len - at ? 2 * PAGE : PAGE, i * 1000000 + at);
+	}
+	must(mprotect(p[1], len / 2 & ~(PAGE - 1), PROT_READ));
+	must(madvise(p[2], len, MADV_SEQUENTIAL));
+	for (int i = 0; i < 3; i++) {
+		smaps(p[i], "VmFlags", flags[i], sizeof flags[i]);
+		smaps(p[i], "Rss", rss[i], sizeof rss[i]);
+		if (flags[i][0] == 0 || rss[i][0] == 0)
+			die("find the mapping in smaps");
+	}
+	ready();
+	for (int i = 0; i < 3; i++) {
+		expect_str("flags", smaps(p[i], "VmFlags", b, sizeof b), flags[i]);
+		expect_str("resident", smaps(p[i], "Rss", b, sizeof b), rss[i]);
+	}
+	pid_t child = must(fork());
+	for (int i = 0; i < 3; i++) {
+		for (size_t at = 0; at < len; at += 3 * PAGE)
+			check("content", p[i] + at, 2 * PAGE <= len - at ? 2 * PAGE : PAGE, i * 1000000 + at);
+		for (size_t at = 2 * PAGE; at < len; at += 3 * PAGE)
+			expect("a page never touched", p[i][at], 0);
+	}
+	if (child == 0)
+		_exit(differences);
+	int status = 0;
+	must(waitpid(child, &status, 0));
+	expect("differences in a child", status, 0);
+}
+
 static const struct test_case cases[] = {
 	{"anon", anonymous},
 	{"sparse", sparse},
@@ -440,6 +478,7 @@ static const struct test_case cases[] = {
 	{"truncated-file", truncated_file},
 	{"heap", heap},
 	{"big", big},
+	{"large", large},
 };
 
 MAIN(cases)

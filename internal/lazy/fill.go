@@ -220,7 +220,7 @@ func put(m *memory, data []byte, list []span) verdict {
 	for _, sp := range list {
 		size := uint64(sp.pages) * pageSize
 		from := data[sp.off*pageSize:][:size]
-		do := func(addr, off, n uint64) (uint64, error) { return copyIn(m.fd, addr, from[off:off+n]) }
+		do := func(addr, off, n uint64) (uint64, error) { return CopyIn(m.fd, addr, from[off:off+n]) }
 		v := m.try(sp.addr, size, do, func(off, n uint64) { m.mark(sp.page+int(off/pageSize), int(n/pageSize)) })
 		worst = max(worst, v)
 		if v == later || v == gone {

@@ -60,6 +60,12 @@ func Handshake(fd int) error {
 	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
 }
 
+// HandshakePlain is Handshake for one whose only use is CopyIn.
+func HandshakePlain(fd int) error {
+	arg := apiArg{api: uffdAPIVersion}
+	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
+}
+
 // Register makes the faults on missing pages of the mappings in a range come to fd.
 func Register(fd int, start, end uint64) error {
 	arg := registerArg{start: start, length: end - start, mode: uffdRegisterMissing}
@@ -72,8 +78,8 @@ func wake(fd int, start, size uint64) {
 	_ = ioctl(fd, uffdioWake, unsafe.Pointer(&arg)) // it fails for ranges that nobody can wait in
 }
 
-// copyIn puts data at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error.
-func copyIn(fd int, addr uint64, data []byte) (uint64, error) {
+// CopyIn puts data at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error.
+func CopyIn(fd int, addr uint64, data []byte) (uint64, error) {
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	pins.Pin(unsafe.SliceData(data))
@@ -82,10 +88,10 @@ func copyIn(fd int, addr uint64, data []byte) (uint64, error) {
 	return outcome(arg.done, err)
 }
 
-// zero puts zero pages into a range; otherwise it is like copyIn.
+// zero puts zero pages into a range; otherwise it is like CopyIn.
 func zero(fd int, addr, size uint64) (uint64, error) { return fill(fd, uffdioZeropage, addr, size) }
 
-// poison makes every access to a range a SIGBUS; otherwise it is like copyIn.
+// poison makes every access to a range a SIGBUS; otherwise it is like CopyIn.
 func poison(fd int, addr, size uint64) (uint64, error) { return fill(fd, uffdioPoison, addr, size) }
 
 func fill(fd int, request uintptr, addr, size uint64) (uint64, error) {
