@@ -121,11 +121,14 @@ func makeUffd(p *process) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	if fd, err = ptrace.TakeFD(p.pid, int(theirs)); err != nil {
-		return -1, err
+	fd, err = ptrace.TakeFD(p.pid, int(theirs))
+	if _, cerr := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); cerr != nil { // it would stay open in what is restored
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return -1, cerr
 	}
-	if _, err := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); err != nil {
-		_ = unix.Close(fd)
+	if err != nil {
 		return -1, err
 	}
 	return fd, nil
