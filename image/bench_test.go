@@ -215,6 +215,7 @@ func BenchmarkContinue(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	dir := b.TempDir()
 	benchWrite(b, dir, image.LevelNone, benchMemory())
+	content := pattern(1, 3)[2*page:]
 	next := func(n int) {
 		head, err := image.Head(dir)
 		if err != nil {
@@ -231,7 +232,7 @@ func BenchmarkContinue(b *testing.B) {
 		pages := rng.Perm(benchPages)[:n]
 		slices.Sort(pages)
 		for _, i := range pages {
-			if err := w.Write(imagetest.Memory, imagetest.HeapAddr+uint64(i)*page, pattern(uint64(i), 3)[2*page:]); err != nil {
+			if err := w.Write(imagetest.Memory, imagetest.HeapAddr+uint64(i)*page, content); err != nil {
 				b.Fatal(err)
 			}
 		}

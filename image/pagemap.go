@@ -110,8 +110,9 @@ func (m *pageMap) write(w io.Writer) error {
 func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error) {
 	bad := func(format string, args ...any) error { return fault.New(fault.ImageMap, path, format, args...) }
 	le := binary.LittleEndian
-	b := make([]byte, frameSize)
-	if _, err := io.ReadFull(in, b[:mapHead]); err != nil {
+	records := batches{in: in}
+	b, err := records.next(mapHead, 1)
+	if err != nil {
 		return nil, readFault(path, err)
 	}
 	images, frames, runs := le.Uint32(b), le.Uint32(b[4:]), le.Uint64(b[8:])
@@ -121,20 +122,18 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 	}
 	m := &pageMap{}
 	for i := range images {
-		if _, err := io.ReadFull(in, b[:idField]); err != nil {
+		if b, err = records.next(idField, uint64(images-i)); err != nil {
 			return nil, readFault(path, err)
 		}
-		other := trimID(b[:idField])
+		other := trimID(b)
 		if !isID(other) || (i == 0) != (other == id) || slices.Contains(m.images, other) {
 			return nil, bad("image %d of the map is %q", i, other)
 		}
 		m.images = append(m.images, other)
 	}
 	own := uint64(dataStart)
-	records := batches{in: in}
 	for i := range frames {
-		b, err := records.next(frameSize, uint64(frames-i))
-		if err != nil {
+		if b, err = records.next(frameSize, uint64(frames-i)); err != nil {
 			return nil, readFault(path, err)
 		}
 		f := frame{
@@ -153,8 +152,7 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 		m.frames = append(grown(m.frames, uint64(frames)), f)
 	}
 	for i := range runs {
-		b, err := records.next(runSize, runs-i)
-		if err != nil {
+		if b, err = records.next(runSize, runs-i); err != nil {
 			return nil, readFault(path, err)
 		}
 		r := run{

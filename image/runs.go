@@ -117,11 +117,6 @@ func (l runList) overlay(idx []uint32, out *runList) {
 			if len(idx) == 0 {
 				return
 			}
-			if r := &l[idx[0]]; len(idx) == 1 || l[idx[1]].addr >= r.end() { // alone, like most
-				out.add(*r)
-				pos, idx = r.end(), idx[1:]
-				continue
-			}
 			pos = l[idx[0]].addr
 		}
 		for len(idx) > 0 && l[idx[0]].addr <= pos {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -19,8 +20,8 @@ const fillLeast = 16 << 20 / pageSize
 
 // canBeFilled reports whether pages can come into a mapping through a userfaultfd and be as if the process had written them. A mapping that the kernel gives
 // huge pages gets none that way.
-func canBeFilled(v *image.VMA, hugeAlways bool) bool {
-	return canBeLazy(v) && firstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg") && (!hugeAlways || slices.Contains(v.Flags, "nh"))
+func canBeFilled(v *image.VMA) bool {
+	return canBeLazy(v) && firstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg")
 }
 
 // hugeAlways tells whether the kernel gives every mapping huge pages (Documentation/admin-guide/mm/transhuge.rst).
@@ -33,29 +34,12 @@ func hugeAlways() bool {
 // first, in half the time of process_vm_writev(2). Where that cannot be had, everything is written. close must be called before anything else
 // touches the mappings.
 func (f *filler) openFill(runs []image.Run) error {
-	f.fd = -1
-	var pages uint64
-	always := hugeAlways()
-	for i := range f.p.rec.VMAs {
-		v := &f.p.rec.VMAs[i]
-		for len(runs) > 0 && runs[0].Addr+runs[0].Pages*pageSize <= v.Start {
-			runs = runs[1:]
-		}
-		if !canBeFilled(v, always) {
-			continue
-		}
-		if n := dataIn(runs, v); n >= lazyLeast {
-			pages += n
-			f.areas = append(f.areas, image.Range{Start: v.Start, End: v.End})
-		}
-	}
-	if pages < fillLeast {
-		f.areas = nil
+	areas, pages := worthIt(f.p.rec, runs, canBeFilled)
+	if pages < fillLeast || hugeAlways() {
 		return nil
 	}
 	fd, err := makeUffd(f.p)
 	if err != nil {
-		f.areas = nil
 		var errno unix.Errno
 		if errors.As(err, &errno) && (errno == unix.EPERM || errno == unix.ENOSYS) { // not allowed, or not there
 			return nil
@@ -64,14 +48,13 @@ func (f *filler) openFill(runs []image.Run) error {
 	}
 	f.fd = fd
 	if err := lazy.HandshakePlain(fd); err != nil {
-		f.close()
 		return nil
 	}
-	for i, a := range f.areas {
+	for _, a := range areas {
 		if err := lazy.Register(fd, a.Start, a.End); err != nil {
-			f.areas = f.areas[:i]
 			return nil
 		}
+		f.areas = append(f.areas, a)
 	}
 	return nil
 }
@@ -79,22 +62,14 @@ func (f *filler) openFill(runs []image.Run) error {
 // close gives the mappings back to the kernel.
 func (f *filler) close() {
 	if f.fd >= 0 {
-		_ = unix.Close(f.fd)
+		_ = unix.Close(f.fd) // nobody waits for a page of it
 	}
 	f.fd, f.areas = -1, nil
 }
 
 // fills reports whether a mapping is one of those that openFill has registered.
 func (f *filler) fills(v *image.VMA) bool {
-	_, ok := slices.BinarySearchFunc(f.areas, v.Start, func(a image.Range, start uint64) int {
-		switch {
-		case a.Start < start:
-			return -1
-		case a.Start > start:
-			return 1
-		}
-		return 0
-	})
+	_, ok := slices.BinarySearchFunc(f.areas, v.Start, func(a image.Range, start uint64) int { return cmp.Compare(a.Start, start) })
 	return ok
 }
 
@@ -102,11 +77,14 @@ func (f *filler) fills(v *image.VMA) bool {
 func (f *filler) fill(addr uint64, data []byte) error {
 	for len(data) > 0 {
 		n, err := lazy.CopyIn(f.fd, addr, data)
-		if n == 0 && errors.Is(err, unix.EEXIST) { // there is a page: it is safe to write to
+		switch {
+		case n > 0: // what stopped it before the end, the next attempt tells
+		case errors.Is(err, unix.EEXIST): // there is a page: it is safe to write to
 			n = pageSize
-			_, err = ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: pageSize}}, data[:pageSize])
-		}
-		if n == 0 && err != nil {
+			if _, err := ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: pageSize}}, data[:pageSize]); err != nil {
+				return err
+			}
+		default:
 			return fmt.Errorf("UFFDIO_COPY: %w", err)
 		}
 		addr, data = addr+n, data[n:]

@@ -37,18 +37,28 @@ func canBeLazy(v *image.VMA) bool {
 		!slices.ContainsFunc(v.Flags, func(f string) bool { return !slices.Contains(lazyFlags, f) })
 }
 
-// planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at once.
-func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
-	pl := &lazyPlan{}
+// worthIt returns those mappings that can be filled in another way than by writing and have enough content for it, ascending, and how many data pages
+// they have.
+func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (areas []image.Range, pages uint64) {
 	for i := range rec.VMAs {
 		v := &rec.VMAs[i]
 		for len(runs) > 0 && runs[0].Addr+runs[0].Pages*pageSize <= v.Start {
 			runs = runs[1:]
 		}
-		if canBeLazy(v) && dataIn(runs, v) >= lazyLeast {
-			pl.areas = append(pl.areas, image.Range{Start: v.Start, End: v.End})
+		if !can(v) {
+			continue
+		}
+		if n := dataIn(runs, v); n >= lazyLeast {
+			areas, pages = append(areas, image.Range{Start: v.Start, End: v.End}), pages+n
 		}
 	}
+	return areas, pages
+}
+
+// planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at once.
+func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
+	pl := &lazyPlan{}
+	pl.areas, _ = worthIt(rec, runs, canBeLazy)
 	for i := range rec.Threads {
 		t := &rec.Threads[i]
 		if t.Rseq.Ptr != 0 {

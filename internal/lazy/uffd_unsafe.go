@@ -60,7 +60,7 @@ func Handshake(fd int) error {
 	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
 }
 
-// HandshakePlain is Handshake for one whose only use is CopyIn.
+// HandshakePlain is Handshake for one whose only use is CopyIn: no features are asked for (ioctl_userfaultfd(2), Linux 4.3).
 func HandshakePlain(fd int) error {
 	arg := apiArg{api: uffdAPIVersion}
 	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
@@ -78,7 +78,8 @@ func wake(fd int, start, size uint64) {
 	_ = ioctl(fd, uffdioWake, unsafe.Pointer(&arg)) // it fails for ranges that nobody can wait in
 }
 
-// CopyIn puts data at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error.
+// CopyIn puts data, whole pages, at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error, of
+// ioctl_userfaultfd(2): EEXIST, there is a page; ENOENT, no registered mapping is there; ESRCH, the address space is no more.
 func CopyIn(fd int, addr uint64, data []byte) (uint64, error) {
 	var pins runtime.Pinner
 	defer pins.Unpin()
