@@ -270,10 +270,11 @@ struct held_rec {
  * not what a system call asked for. Whichever of two calls came last, the last event about a slot thus tells what both left there.
  *
  * Changes of mappings are ordered by turns: every taking of an mm's lock for writing counts one, and an event names the turn, or turns,
- * its system call had. A turn that no event names was a change of another make (a stack that grew, another process).
+ * its system call had, or how many there were at its end. A turn that no event names was a change of another make (a stack that grew, another
+ * process).
  */
 enum ev_kind {
-	EV_MAP = 1,  /* ev_map: a call that changes mappings */
+	EV_MAP = 1,  /* ev_map, or ev_map_file: a call that changes mappings */
 	EV_FD,	     /* ev_fd: a slot of a descriptor table */
 	EV_OPEN,     /* ev_open: the same, and how it was opened */
 	EV_ACTION,   /* ev_action: a signal's action */
@@ -300,7 +301,6 @@ struct ev_head {
 struct vma_state {
 	__u64 start, end, flags, pgoff;
 	__u64 file; /* identity */
-	struct inode_rec inode;
 };
 
 struct ev_map {
@@ -309,8 +309,30 @@ struct ev_map {
 	__u64 mm;		/* identity */
 	__u64 turn_first, turn_last;
 	__u32 turns;
-	__u32 seen; /* vma is valid */
+	__u32 bits; /* enum map_bit */
 	struct vma_state vma;
+};
+
+/* The same, if vma is a mapping of a file. */
+struct ev_map_file {
+	struct ev_map map;
+	struct inode_rec inode;
+};
+
+enum map_bit {
+	MAP_SEEN = 1, /* vma is valid */
+	/*
+	 * Nobody saw the turns: turn_first and turn_last are what the kernel had counted when the call ended, which is more than when the
+	 * thread was last asked. Whether it is the call's own turn follows from what the call was and from what else there could have been.
+	 */
+	MAP_COUNTED = 2,
+};
+
+/* The argument of the program read_turns. */
+struct turns_arg {
+	__u64 mm;	/* identity */
+	__u64 turns;	/* so far, 0 for an mm that is not followed where the kernel does not count */
+	__u64 counted;	/* not zero if the kernel counts, and turns has 31 bits */
 };
 
 enum fd_bit {
@@ -391,7 +413,7 @@ struct watched {
 	__s32 pid, tid; /* as the reader numbers them */
 	__u32 nr;	/* system call that took the turns below, ~0 for none */
 	__u32 turns;
-	__u64 turn_first, turn_last;
+	__u64 turn_first, turn_last; /* where the kernel counts, turn_last is kept: what it had counted when it was last looked at */
 	__u64 mm; /* identity */
 	__u64 mask; /* blocked signals, as last reported */
 	__u64 held_since, sure_since; /* as in held_rec */
@@ -401,7 +423,7 @@ struct watched {
 
 /* for every mm, */
 struct watched_mm {
-	__u64 turns;
+	__u64 turns; /* if the kernel does not count them */
 	__s64 users; /* thread groups */
 };
 
@@ -426,7 +448,7 @@ struct watched_group {
 
 /* What a watch counts in all; one for each CPU. */
 struct watch_stats {
-	__u64 events, lost, seen; /* records written, lost; system calls looked at */
+	__u64 lost; /* records */
 };
 
 #define MAX_PATH 4096

@@ -14,10 +14,8 @@ import (
 )
 
 type FexitWatchStats struct {
-	_      structs.HostLayout
-	Events uint64
-	Lost   uint64
-	Seen   uint64
+	_    structs.HostLayout
+	Lost uint64
 }
 
 type FexitWatched struct {
@@ -58,6 +56,7 @@ type FexitWatchedMm struct {
 const (
 	FexitMapEvents            = "events"
 	FexitMapGroups            = "groups"
+	FexitMapLockProbed        = "lock_probed"
 	FexitMapMms               = "mms"
 	FexitMapStats             = "stats"
 	FexitMapTasks             = "tasks"
@@ -86,6 +85,7 @@ const (
 	FexitProgFexitUmask       = "fexit_umask"
 	FexitVarCallKinds         = "call_kinds"
 	FexitVarMappedLast        = "mapped_last"
+	FexitVarMayUseKernelTurns = "may_use_kernel_turns"
 	FexitVarMmBuckets         = "mm_buckets"
 	FexitVarReaderLevel       = "reader_level"
 	FexitVarWakeBytes         = "wake_bytes"
@@ -162,22 +162,24 @@ type FexitProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitMapSpecs struct {
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Groups *ebpf.MapSpec `ebpf:"groups"`
-	Mms    *ebpf.MapSpec `ebpf:"mms"`
-	Stats  *ebpf.MapSpec `ebpf:"stats"`
-	Tasks  *ebpf.MapSpec `ebpf:"tasks"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Groups     *ebpf.MapSpec `ebpf:"groups"`
+	LockProbed *ebpf.MapSpec `ebpf:"lock_probed"`
+	Mms        *ebpf.MapSpec `ebpf:"mms"`
+	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 }
 
 // FexitVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitVariableSpecs struct {
-	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
-	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
-	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	CallKinds         *ebpf.VariableSpec `ebpf:"call_kinds"`
+	MappedLast        *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
 // FexitObjects contains all objects after they have been loaded into the kernel.
@@ -200,17 +202,19 @@ func (o *FexitObjects) Close() error {
 //
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitMaps struct {
-	Events *ebpf.Map `ebpf:"events"`
-	Groups *ebpf.Map `ebpf:"groups"`
-	Mms    *ebpf.Map `ebpf:"mms"`
-	Stats  *ebpf.Map `ebpf:"stats"`
-	Tasks  *ebpf.Map `ebpf:"tasks"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Groups     *ebpf.Map `ebpf:"groups"`
+	LockProbed *ebpf.Map `ebpf:"lock_probed"`
+	Mms        *ebpf.Map `ebpf:"mms"`
+	Stats      *ebpf.Map `ebpf:"stats"`
+	Tasks      *ebpf.Map `ebpf:"tasks"`
 }
 
 func (m *FexitMaps) Close() error {
 	return _FexitClose(
 		m.Events,
 		m.Groups,
+		m.LockProbed,
 		m.Mms,
 		m.Stats,
 		m.Tasks,
@@ -221,11 +225,12 @@ func (m *FexitMaps) Close() error {
 //
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitVariables struct {
-	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
-	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
-	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
+	CallKinds         *ebpf.Variable `ebpf:"call_kinds"`
+	MappedLast        *ebpf.Variable `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 
 // FexitPrograms contains all programs after they have been loaded into the kernel.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The iterator programs. Whoever includes this defines turns_of: the write turns of an mm that a watch has counted so far; the caller
+ * The iterator programs. Whoever includes this defines turns_of: the turns of an mm so far, if a watch or the kernel counts them; the caller
  * holds the mm's lock for reading, so no turn is under way.
  */
 #ifndef BPFCKPT_ITER_H

@@ -72,17 +72,11 @@ const volatile __u64 wake_bytes;   /* how much must wait in the ring before its 
 
 enum { BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
 
-static __always_inline struct watch_stats *counters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&stats, &zero);
-}
-
 /* lose notes that a record about a part of a thread group did not fit. */
 static __noinline void lose(__s32 pid, __u32 part)
 {
-	struct watch_stats *s = counters();
+	__u32 zero = 0;
+	struct watch_stats *s = bpf_map_lookup_elem(&stats, &zero);
 	struct watched_group *g = bpf_map_lookup_elem(&groups, &pid);
 
 	if (s)
@@ -121,10 +115,6 @@ static __always_inline __u64 wake(void)
 
 static __always_inline void event_done(void *e)
 {
-	struct watch_stats *s = counters();
-
-	if (s)
-		s->events++;
 	bpf_ringbuf_submit(e, wake());
 }
 

@@ -8,43 +8,46 @@
 
 #include "probe.h"
 #include "syscalls_x86.h"
+#include "turn.h"
 #include "vma.h"
 
 static long (*bpf_find_vma)(struct task_struct *task, __u64 addr, void *callback, void *ctx, __u64 flags) = (void *)180;
 
-#define NO_CALL (~0U)
+/* What a look at a mapping brought. */
+struct looked {
+	struct vma_state vma;
+	struct inode_rec inode; /* if it has a file */
+};
 
-static __always_inline __u64 turns_of(struct mm_struct *mm)
-{
-	__u64 key = (__u64)mm;
-	struct watched_mm *m = bpf_map_lookup_elem(&mms, &key);
-
-	return m ? m->turns : 0;
-}
-
-static long look(struct task_struct *t, struct vm_area_struct *v, struct vma_state *s)
+static long look(struct task_struct *t, struct vm_area_struct *v, struct looked *l)
 {
 	struct file *f = core_at(v, vm_file);
 
-	s->start = core_at(v, vm_start);
-	s->end = core_at(v, vm_end);
-	s->flags = core_at(v, vm_flags);
-	s->pgoff = core_at(v, vm_pgoff);
-	s->file = (__u64)f;
+	l->vma.start = core_at(v, vm_start);
+	l->vma.end = core_at(v, vm_end);
+	l->vma.flags = core_at(v, vm_flags);
+	l->vma.pgoff = core_at(v, vm_pgoff);
+	l->vma.file = (__u64)f;
 	if (f)
-		inode_of(&s->inode, f);
+		inode_of(&l->inode, f);
 	return 0;
 }
 
-/* look_at reads the mapping at addr; false if it could not be read, or if another change may have come in between. */
-static __always_inline bool look_at(struct task_struct *t, struct watched *w, __u64 addr, struct vma_state *s)
+/* look_at reads the mapping at addr; false if it could not be read, or if another change than that of the turn given may have come in between. */
+static __always_inline bool look_at(struct task_struct *t, struct watched *w, __u64 addr, __u64 turn, struct looked *l)
 {
-	struct watched_mm *m;
+	return !bpf_find_vma(t, addr, look, l, 0) && none_since(w->mm, turn);
+}
 
-	if (bpf_find_vma(t, addr, look, s, 0))
-		return false;
-	m = bpf_map_lookup_elem(&mms, &w->mm);
-	return m && m->turns == w->turn_last;
+static __always_inline void fill_map(struct ev_map *e, struct watched *w, struct call_regs *c, struct taken *turns, __u32 bits, struct vma_state *vma)
+{
+	__builtin_memcpy(e->args, c->args, sizeof(e->args));
+	e->mm = w->mm;
+	e->turn_first = turns->first;
+	e->turn_last = turns->last;
+	e->turns = turns->turns;
+	e->bits = bits;
+	__builtin_memcpy(&e->vma, vma, sizeof(*vma));
 }
 
 /* place is an address within what the call changed, 0 if there is none. */
@@ -65,29 +68,34 @@ static __always_inline __u64 place(struct call_regs *c, __u32 nr, __s64 ret)
 /* call_map reports a call that took turns, and nothing else: one that took none changed no mapping. */
 static __always_inline bool call_map(struct task_struct *t, struct watched *w, struct call_regs *c, __u32 nr, __s64 ret, bool at)
 {
-	struct vma_state s = {};
-	struct ev_map *e;
+	struct looked l = {};
+	struct taken turns;
+	__u32 bits = 0;
 	__u64 addr;
-	bool seen = false;
 
-	if (!w->turns || w->nr != nr)
+	if (!turns_taken(w, nr, &turns))
 		return false;
+	if (turns.counted)
+		bits |= MAP_COUNTED;
 	addr = at ? place(c, nr, ret) : 0;
-	if (addr)
-		seen = look_at(t, w, addr, &s);
-	e = event_new(struct ev_map, EV_MAP, w, nr, ret, LOST_MAPS);
-	if (e) {
-		__builtin_memcpy(e->args, c->args, sizeof(e->args));
-		e->mm = w->mm;
-		e->turn_first = w->turn_first;
-		e->turn_last = w->turn_last;
-		e->turns = w->turns;
-		e->seen = seen;
-		__builtin_memcpy(&e->vma, &s, sizeof(s));
+	if (addr && look_at(t, w, addr, turns.last, &l))
+		bits |= MAP_SEEN;
+	if (l.vma.file) {
+		struct ev_map_file *e = event_new(struct ev_map_file, EV_MAP, w, nr, ret, LOST_MAPS);
+
+		if (!e)
+			return true;
+		fill_map(&e->map, w, c, &turns, bits, &l.vma);
+		__builtin_memcpy(&e->inode, &l.inode, sizeof(e->inode));
+		event_done(e);
+	} else {
+		struct ev_map *e = event_new(struct ev_map, EV_MAP, w, nr, ret, LOST_MAPS);
+
+		if (!e)
+			return true;
+		fill_map(e, w, c, &turns, bits, &l.vma);
 		event_done(e);
 	}
-	w->turns = 0;
-	w->nr = NO_CALL;
 	return true;
 }
 

@@ -5,6 +5,7 @@
 
 #include "probe.h"
 #include "probe_hold.h"
+#include "turn.h"
 
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
@@ -49,6 +50,7 @@ static __always_inline struct watched *follow(struct task_struct *t)
 	w->held = 0;
 	w->sure_since = 0;
 	core_read(w->mm, t->mm);
+	w->turn_last = kernel_turns() ? turns_so_far(w->mm) : 0;
 	w->mask = t->blocked.sig[0];
 	g.mm = w->mm;
 	if (w->pid && bpf_map_update_elem(&groups, &w->pid, &g, BPF_NOEXIST) == 0)
@@ -127,6 +129,7 @@ int on_exec(__u64 *ctx)
 	w->mm = mm;
 	w->nr = ~0U;
 	w->turns = 0;
+	w->turn_last = kernel_turns() ? turns_so_far(mm) : 0;
 	g = bpf_map_lookup_elem(&groups, &w->pid);
 	if (g)
 		g->mm = mm;

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The probe that counts the turns in which threads have the lock of an mm for writing: see abi.h. */
+/*
+ * The probe of the lock of an mm: in which turns which thread has it for writing (see abi.h). Where the kernel does not count turns it does that
+ * too. Where the kernel does, it is attached only when threads share an mm that they change: every such change of every process pays for it.
+ */
 #ifndef BPFCKPT_PROBE_TURN_H
 #define BPFCKPT_PROBE_TURN_H
 
 #include "probe.h"
+#include "turn.h"
 
 /* ARG is an argument of a tracepoint. The verifier wants its offset in the instruction, where a compiler that merges two branches has it not. */
 #define ARG(ctx, n)                                                                          \
@@ -40,10 +44,14 @@ int on_turn(__u64 *ctx)
 		return 0;
 	if (!*mm_bucket(mm))
 		return 0;
-	m = bpf_map_lookup_elem(&mms, &mm);
-	if (!m)
-		return 0;
-	turn = ++m->turns; /* the lock is ours */
+	if (kernel_turns()) {
+		turn = lock_seq(mm) / 2 + 1;
+	} else {
+		m = bpf_map_lookup_elem(&mms, &mm);
+		if (!m)
+			return 0;
+		turn = ++m->turns; /* the lock is ours */
+	}
 	t = bpf_get_current_task_btf();
 	w = followed(t);
 	if (!w || w->mm != mm)

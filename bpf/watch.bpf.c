@@ -18,6 +18,7 @@
 #include "probe_task.h"
 #include "probe_turn.h"
 #include "syscalls_x86.h"
+#include "turn.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -26,6 +27,9 @@ const enum ev_kind *abi_ev_kind;
 const enum call_kind *abi_call_kind;
 const struct ev_head *abi_ev_head;
 const struct ev_map *abi_ev_map;
+const struct ev_map_file *abi_ev_map_file;
+const enum map_bit *abi_map_bit;
+const struct turns_arg *abi_turns_arg;
 const struct ev_fd *abi_ev_fd;
 const struct ev_open *abi_ev_open;
 const struct ev_action *abi_ev_action;
@@ -37,6 +41,21 @@ const struct held_rec *abi_held_rec;
 const enum fd_bit *abi_fd_bit;
 const enum share_bit *abi_share_bit;
 const enum lost_part *abi_lost_part;
+
+/* turns_of serves the iterators. */
+static __always_inline __u64 turns_of(struct mm_struct *mm)
+{
+	return turns_so_far((__u64)mm);
+}
+
+/* read_turns tells how many turns an mm has had. */
+SEC("syscall")
+int read_turns(struct turns_arg *a)
+{
+	a->turns = turns_so_far(a->mm);
+	a->counted = kernel_turns();
+	return 0;
+}
 
 /* sys_exit(regs, ret) */
 SEC("tp_btf/sys_exit")

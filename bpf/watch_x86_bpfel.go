@@ -119,8 +119,14 @@ type WatchEvMap struct {
 	TurnFirst uint64
 	TurnLast  uint64
 	Turns     uint32
-	Seen      uint32
+	Bits      uint32
 	Vma       WatchVmaState
+}
+
+type WatchEvMapFile struct {
+	_     structs.HostLayout
+	Map   WatchEvMap
+	Inode WatchInodeRec
 }
 
 type WatchEvNamed struct {
@@ -194,6 +200,13 @@ const (
 	WatchLostPartLOST_TASKS   WatchLostPart = 32
 )
 
+type WatchMapBit uint32
+
+const (
+	WatchMapBitMAP_SEEN    WatchMapBit = 1
+	WatchMapBitMAP_COUNTED WatchMapBit = 2
+)
+
 type WatchRlimitRec struct {
 	_   structs.HostLayout
 	Cur uint64
@@ -211,6 +224,13 @@ const (
 	WatchShareBitGROUP_DEAD    WatchShareBit = 32
 )
 
+type WatchTurnsArg struct {
+	_       structs.HostLayout
+	Mm      uint64
+	Turns   uint64
+	Counted uint64
+}
+
 type WatchVmaState struct {
 	_     structs.HostLayout
 	Start uint64
@@ -218,14 +238,11 @@ type WatchVmaState struct {
 	Flags uint64
 	Pgoff uint64
 	File  uint64
-	Inode WatchInodeRec
 }
 
 type WatchWatchStats struct {
-	_      structs.HostLayout
-	Events uint64
-	Lost   uint64
-	Seen   uint64
+	_    structs.HostLayout
+	Lost uint64
 }
 
 type WatchWatched struct {
@@ -264,49 +281,55 @@ type WatchWatchedMm struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	WatchMapEvents      = "events"
-	WatchMapGroups      = "groups"
-	WatchMapMms         = "mms"
-	WatchMapStats       = "stats"
-	WatchMapTasks       = "tasks"
-	WatchProgIterFile   = "iter_file"
-	WatchProgIterFollow = "iter_follow"
-	WatchProgIterHeld   = "iter_held"
-	WatchProgIterTask   = "iter_task"
-	WatchProgIterVma    = "iter_vma"
-	WatchProgOnCall     = "on_call"
-	WatchProgOnDlclose  = "on_dlclose"
-	WatchProgOnDlmopen  = "on_dlmopen"
-	WatchProgOnDlopen   = "on_dlopen"
-	WatchProgOnExec     = "on_exec"
-	WatchProgOnExit     = "on_exit"
-	WatchProgOnFork     = "on_fork"
-	WatchProgOnHold     = "on_hold"
-	WatchProgOnRelease  = "on_release"
-	WatchProgOnSignal   = "on_signal"
-	WatchProgOnTurn     = "on_turn"
-	WatchVarAbiCallKind = "abi_call_kind"
-	WatchVarAbiEvAction = "abi_ev_action"
-	WatchVarAbiEvCall   = "abi_ev_call"
-	WatchVarAbiEvFd     = "abi_ev_fd"
-	WatchVarAbiEvHead   = "abi_ev_head"
-	WatchVarAbiEvKind   = "abi_ev_kind"
-	WatchVarAbiEvLimit  = "abi_ev_limit"
-	WatchVarAbiEvMap    = "abi_ev_map"
-	WatchVarAbiEvNamed  = "abi_ev_named"
-	WatchVarAbiEvOpen   = "abi_ev_open"
-	WatchVarAbiEvTask   = "abi_ev_task"
-	WatchVarAbiFdBit    = "abi_fd_bit"
-	WatchVarAbiHeldRec  = "abi_held_rec"
-	WatchVarAbiLostPart = "abi_lost_part"
-	WatchVarAbiShareBit = "abi_share_bit"
-	WatchVarCallKinds   = "call_kinds"
-	WatchVarHoldWaiters = "hold_waiters"
-	WatchVarMappedLast  = "mapped_last"
-	WatchVarMmBuckets   = "mm_buckets"
-	WatchVarReaderLevel = "reader_level"
-	WatchVarTurnPath    = "turn_path"
-	WatchVarWakeBytes   = "wake_bytes"
+	WatchMapEvents            = "events"
+	WatchMapGroups            = "groups"
+	WatchMapLockProbed        = "lock_probed"
+	WatchMapMms               = "mms"
+	WatchMapStats             = "stats"
+	WatchMapTasks             = "tasks"
+	WatchProgIterFile         = "iter_file"
+	WatchProgIterFollow       = "iter_follow"
+	WatchProgIterHeld         = "iter_held"
+	WatchProgIterTask         = "iter_task"
+	WatchProgIterVma          = "iter_vma"
+	WatchProgOnCall           = "on_call"
+	WatchProgOnDlclose        = "on_dlclose"
+	WatchProgOnDlmopen        = "on_dlmopen"
+	WatchProgOnDlopen         = "on_dlopen"
+	WatchProgOnExec           = "on_exec"
+	WatchProgOnExit           = "on_exit"
+	WatchProgOnFork           = "on_fork"
+	WatchProgOnHold           = "on_hold"
+	WatchProgOnRelease        = "on_release"
+	WatchProgOnSignal         = "on_signal"
+	WatchProgOnTurn           = "on_turn"
+	WatchProgReadTurns        = "read_turns"
+	WatchVarAbiCallKind       = "abi_call_kind"
+	WatchVarAbiEvAction       = "abi_ev_action"
+	WatchVarAbiEvCall         = "abi_ev_call"
+	WatchVarAbiEvFd           = "abi_ev_fd"
+	WatchVarAbiEvHead         = "abi_ev_head"
+	WatchVarAbiEvKind         = "abi_ev_kind"
+	WatchVarAbiEvLimit        = "abi_ev_limit"
+	WatchVarAbiEvMap          = "abi_ev_map"
+	WatchVarAbiEvMapFile      = "abi_ev_map_file"
+	WatchVarAbiEvNamed        = "abi_ev_named"
+	WatchVarAbiEvOpen         = "abi_ev_open"
+	WatchVarAbiEvTask         = "abi_ev_task"
+	WatchVarAbiFdBit          = "abi_fd_bit"
+	WatchVarAbiHeldRec        = "abi_held_rec"
+	WatchVarAbiLostPart       = "abi_lost_part"
+	WatchVarAbiMapBit         = "abi_map_bit"
+	WatchVarAbiShareBit       = "abi_share_bit"
+	WatchVarAbiTurnsArg       = "abi_turns_arg"
+	WatchVarCallKinds         = "call_kinds"
+	WatchVarHoldWaiters       = "hold_waiters"
+	WatchVarMappedLast        = "mapped_last"
+	WatchVarMayUseKernelTurns = "may_use_kernel_turns"
+	WatchVarMmBuckets         = "mm_buckets"
+	WatchVarReaderLevel       = "reader_level"
+	WatchVarTurnPath          = "turn_path"
+	WatchVarWakeBytes         = "wake_bytes"
 )
 
 // LoadWatch returns the embedded CollectionSpec for Watch.
@@ -367,45 +390,51 @@ type WatchProgramSpecs struct {
 	OnRelease  *ebpf.ProgramSpec `ebpf:"on_release"`
 	OnSignal   *ebpf.ProgramSpec `ebpf:"on_signal"`
 	OnTurn     *ebpf.ProgramSpec `ebpf:"on_turn"`
+	ReadTurns  *ebpf.ProgramSpec `ebpf:"read_turns"`
 }
 
 // WatchMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WatchMapSpecs struct {
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Groups *ebpf.MapSpec `ebpf:"groups"`
-	Mms    *ebpf.MapSpec `ebpf:"mms"`
-	Stats  *ebpf.MapSpec `ebpf:"stats"`
-	Tasks  *ebpf.MapSpec `ebpf:"tasks"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Groups     *ebpf.MapSpec `ebpf:"groups"`
+	LockProbed *ebpf.MapSpec `ebpf:"lock_probed"`
+	Mms        *ebpf.MapSpec `ebpf:"mms"`
+	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 }
 
 // WatchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WatchVariableSpecs struct {
-	AbiCallKind *ebpf.VariableSpec `ebpf:"abi_call_kind"`
-	AbiEvAction *ebpf.VariableSpec `ebpf:"abi_ev_action"`
-	AbiEvCall   *ebpf.VariableSpec `ebpf:"abi_ev_call"`
-	AbiEvFd     *ebpf.VariableSpec `ebpf:"abi_ev_fd"`
-	AbiEvHead   *ebpf.VariableSpec `ebpf:"abi_ev_head"`
-	AbiEvKind   *ebpf.VariableSpec `ebpf:"abi_ev_kind"`
-	AbiEvLimit  *ebpf.VariableSpec `ebpf:"abi_ev_limit"`
-	AbiEvMap    *ebpf.VariableSpec `ebpf:"abi_ev_map"`
-	AbiEvNamed  *ebpf.VariableSpec `ebpf:"abi_ev_named"`
-	AbiEvOpen   *ebpf.VariableSpec `ebpf:"abi_ev_open"`
-	AbiEvTask   *ebpf.VariableSpec `ebpf:"abi_ev_task"`
-	AbiFdBit    *ebpf.VariableSpec `ebpf:"abi_fd_bit"`
-	AbiHeldRec  *ebpf.VariableSpec `ebpf:"abi_held_rec"`
-	AbiLostPart *ebpf.VariableSpec `ebpf:"abi_lost_part"`
-	AbiShareBit *ebpf.VariableSpec `ebpf:"abi_share_bit"`
-	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
-	HoldWaiters *ebpf.VariableSpec `ebpf:"hold_waiters"`
-	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
-	TurnPath    *ebpf.VariableSpec `ebpf:"turn_path"`
-	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	AbiCallKind       *ebpf.VariableSpec `ebpf:"abi_call_kind"`
+	AbiEvAction       *ebpf.VariableSpec `ebpf:"abi_ev_action"`
+	AbiEvCall         *ebpf.VariableSpec `ebpf:"abi_ev_call"`
+	AbiEvFd           *ebpf.VariableSpec `ebpf:"abi_ev_fd"`
+	AbiEvHead         *ebpf.VariableSpec `ebpf:"abi_ev_head"`
+	AbiEvKind         *ebpf.VariableSpec `ebpf:"abi_ev_kind"`
+	AbiEvLimit        *ebpf.VariableSpec `ebpf:"abi_ev_limit"`
+	AbiEvMap          *ebpf.VariableSpec `ebpf:"abi_ev_map"`
+	AbiEvMapFile      *ebpf.VariableSpec `ebpf:"abi_ev_map_file"`
+	AbiEvNamed        *ebpf.VariableSpec `ebpf:"abi_ev_named"`
+	AbiEvOpen         *ebpf.VariableSpec `ebpf:"abi_ev_open"`
+	AbiEvTask         *ebpf.VariableSpec `ebpf:"abi_ev_task"`
+	AbiFdBit          *ebpf.VariableSpec `ebpf:"abi_fd_bit"`
+	AbiHeldRec        *ebpf.VariableSpec `ebpf:"abi_held_rec"`
+	AbiLostPart       *ebpf.VariableSpec `ebpf:"abi_lost_part"`
+	AbiMapBit         *ebpf.VariableSpec `ebpf:"abi_map_bit"`
+	AbiShareBit       *ebpf.VariableSpec `ebpf:"abi_share_bit"`
+	AbiTurnsArg       *ebpf.VariableSpec `ebpf:"abi_turns_arg"`
+	CallKinds         *ebpf.VariableSpec `ebpf:"call_kinds"`
+	HoldWaiters       *ebpf.VariableSpec `ebpf:"hold_waiters"`
+	MappedLast        *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	TurnPath          *ebpf.VariableSpec `ebpf:"turn_path"`
+	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
 // WatchObjects contains all objects after they have been loaded into the kernel.
@@ -428,17 +457,19 @@ func (o *WatchObjects) Close() error {
 //
 // It can be passed to LoadWatchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WatchMaps struct {
-	Events *ebpf.Map `ebpf:"events"`
-	Groups *ebpf.Map `ebpf:"groups"`
-	Mms    *ebpf.Map `ebpf:"mms"`
-	Stats  *ebpf.Map `ebpf:"stats"`
-	Tasks  *ebpf.Map `ebpf:"tasks"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Groups     *ebpf.Map `ebpf:"groups"`
+	LockProbed *ebpf.Map `ebpf:"lock_probed"`
+	Mms        *ebpf.Map `ebpf:"mms"`
+	Stats      *ebpf.Map `ebpf:"stats"`
+	Tasks      *ebpf.Map `ebpf:"tasks"`
 }
 
 func (m *WatchMaps) Close() error {
 	return _WatchClose(
 		m.Events,
 		m.Groups,
+		m.LockProbed,
 		m.Mms,
 		m.Stats,
 		m.Tasks,
@@ -449,28 +480,32 @@ func (m *WatchMaps) Close() error {
 //
 // It can be passed to LoadWatchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WatchVariables struct {
-	AbiCallKind *ebpf.Variable `ebpf:"abi_call_kind"`
-	AbiEvAction *ebpf.Variable `ebpf:"abi_ev_action"`
-	AbiEvCall   *ebpf.Variable `ebpf:"abi_ev_call"`
-	AbiEvFd     *ebpf.Variable `ebpf:"abi_ev_fd"`
-	AbiEvHead   *ebpf.Variable `ebpf:"abi_ev_head"`
-	AbiEvKind   *ebpf.Variable `ebpf:"abi_ev_kind"`
-	AbiEvLimit  *ebpf.Variable `ebpf:"abi_ev_limit"`
-	AbiEvMap    *ebpf.Variable `ebpf:"abi_ev_map"`
-	AbiEvNamed  *ebpf.Variable `ebpf:"abi_ev_named"`
-	AbiEvOpen   *ebpf.Variable `ebpf:"abi_ev_open"`
-	AbiEvTask   *ebpf.Variable `ebpf:"abi_ev_task"`
-	AbiFdBit    *ebpf.Variable `ebpf:"abi_fd_bit"`
-	AbiHeldRec  *ebpf.Variable `ebpf:"abi_held_rec"`
-	AbiLostPart *ebpf.Variable `ebpf:"abi_lost_part"`
-	AbiShareBit *ebpf.Variable `ebpf:"abi_share_bit"`
-	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
-	HoldWaiters *ebpf.Variable `ebpf:"hold_waiters"`
-	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
-	TurnPath    *ebpf.Variable `ebpf:"turn_path"`
-	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
+	AbiCallKind       *ebpf.Variable `ebpf:"abi_call_kind"`
+	AbiEvAction       *ebpf.Variable `ebpf:"abi_ev_action"`
+	AbiEvCall         *ebpf.Variable `ebpf:"abi_ev_call"`
+	AbiEvFd           *ebpf.Variable `ebpf:"abi_ev_fd"`
+	AbiEvHead         *ebpf.Variable `ebpf:"abi_ev_head"`
+	AbiEvKind         *ebpf.Variable `ebpf:"abi_ev_kind"`
+	AbiEvLimit        *ebpf.Variable `ebpf:"abi_ev_limit"`
+	AbiEvMap          *ebpf.Variable `ebpf:"abi_ev_map"`
+	AbiEvMapFile      *ebpf.Variable `ebpf:"abi_ev_map_file"`
+	AbiEvNamed        *ebpf.Variable `ebpf:"abi_ev_named"`
+	AbiEvOpen         *ebpf.Variable `ebpf:"abi_ev_open"`
+	AbiEvTask         *ebpf.Variable `ebpf:"abi_ev_task"`
+	AbiFdBit          *ebpf.Variable `ebpf:"abi_fd_bit"`
+	AbiHeldRec        *ebpf.Variable `ebpf:"abi_held_rec"`
+	AbiLostPart       *ebpf.Variable `ebpf:"abi_lost_part"`
+	AbiMapBit         *ebpf.Variable `ebpf:"abi_map_bit"`
+	AbiShareBit       *ebpf.Variable `ebpf:"abi_share_bit"`
+	AbiTurnsArg       *ebpf.Variable `ebpf:"abi_turns_arg"`
+	CallKinds         *ebpf.Variable `ebpf:"call_kinds"`
+	HoldWaiters       *ebpf.Variable `ebpf:"hold_waiters"`
+	MappedLast        *ebpf.Variable `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	TurnPath          *ebpf.Variable `ebpf:"turn_path"`
+	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 
 // WatchPrograms contains all programs after they have been loaded into the kernel.
@@ -493,6 +528,7 @@ type WatchPrograms struct {
 	OnRelease  *ebpf.Program `ebpf:"on_release"`
 	OnSignal   *ebpf.Program `ebpf:"on_signal"`
 	OnTurn     *ebpf.Program `ebpf:"on_turn"`
+	ReadTurns  *ebpf.Program `ebpf:"read_turns"`
 }
 
 func (p *WatchPrograms) Close() error {
@@ -513,6 +549,7 @@ func (p *WatchPrograms) Close() error {
 		p.OnRelease,
 		p.OnSignal,
 		p.OnTurn,
+		p.ReadTurns,
 	)
 }
 

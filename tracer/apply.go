@@ -19,12 +19,12 @@ func (w *Watcher) apply(b []byte) {
 	g := w.table.groups[int(head.Pid)]
 	switch bpf.WatchEvKind(head.Kind) {
 	case bpf.WatchEvKindEV_MAP:
-		e := view[bpf.WatchEvMap](b)
-		w.table.mapEvent(e)
-		if mapsCode(e) {
+		e := mapChangeOf(b)
+		w.table.mapEvent(&e)
+		if mapsCode(&e) {
 			w.code.due[int(head.Pid)] = true
 		}
-		w.tellMap(e)
+		w.tellMap(&e)
 		return
 	case bpf.WatchEvKindEV_FORK, bpf.WatchEvKindEV_EXEC, bpf.WatchEvKindEV_EXIT:
 		w.applyTask(view[bpf.WatchEvTask](b))
@@ -69,7 +69,7 @@ func (w *Watcher) apply(b []byte) {
 }
 
 // mapsCode reports whether a call may have made a part of a file code.
-func mapsCode(e *bpf.WatchEvMap) bool {
+func mapsCode(e *mapChange) bool {
 	if e.Args[2]&unix.PROT_EXEC == 0 {
 		return false
 	}

@@ -115,7 +115,7 @@ func (w *Watcher) tell(head *bpf.WatchEvHead, e *Event) {
 	w.opts.OnEvent(e)
 }
 
-func (w *Watcher) tellMap(r *bpf.WatchEvMap) {
+func (w *Watcher) tellMap(r *mapChange) {
 	if w.opts.OnEvent == nil {
 		return
 	}
@@ -145,10 +145,10 @@ func (w *Watcher) tellMap(r *bpf.WatchEvMap) {
 }
 
 // mappedPath finds the path of the file of a new mapping: that of a descriptor that led to it, or what /proc says.
-func (w *Watcher) mappedPath(pid int, r *bpf.WatchEvMap) string {
-	key := fileKey{r.Vma.Inode.Dev, r.Vma.Inode.Ino}
+func (w *Watcher) mappedPath(pid int, r *mapChange) string {
+	key := fileKey{r.inode.Dev, r.inode.Ino}
 	f := w.table.mapped[key]
-	if f.path == "" && r.Vma.Inode.Sflags&sbKernMount == 0 {
+	if f.path == "" && r.inode.Sflags&sbKernMount == 0 {
 		f.path = w.link(pid, fmt.Sprintf("map_files/%x-%x", r.Vma.Start, r.Vma.End))
 		w.table.mapped[key] = f
 	}

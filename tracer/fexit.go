@@ -173,5 +173,6 @@ func (ps *probes) sharedMaps() ebpf.CollectionOptions {
 	o := &ps.objs
 	return ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		"tasks": o.Tasks, "mms": o.Mms, "groups": o.Groups, "events": o.Events, "stats": o.Stats,
+		"lock_probed": o.LockProbed,
 	}}
 }

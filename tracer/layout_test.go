@@ -34,6 +34,8 @@ var eventTypes = map[string]any{
 	"ev_head":       bpf.WatchEvHead{},
 	"vma_state":     bpf.WatchVmaState{},
 	"ev_map":        bpf.WatchEvMap{},
+	"ev_map_file":   bpf.WatchEvMapFile{},
+	"turns_arg":     bpf.WatchTurnsArg{},
 	"ev_fd":         bpf.WatchEvFd{},
 	"ev_open":       bpf.WatchEvOpen{},
 	"ev_action":     bpf.WatchEvAction{},

@@ -26,23 +26,46 @@ const (
 func pageDown(v uint64) uint64 { return v &^ (pageSize - 1) }
 func pageUp(v uint64) uint64   { return pageDown(v + pageSize - 1) }
 
+// mapChange is a change of mappings.
+type mapChange struct {
+	bpf.WatchEvMap
+	inode bpf.WatchInodeRec // of the file of Vma, if there is one
+}
+
+// mapChangeOf reads a record.
+func mapChangeOf(b []byte) mapChange {
+	if e := view[bpf.WatchEvMapFile](b); e != nil {
+		return mapChange{e.Map, e.Inode}
+	}
+	return mapChange{WatchEvMap: *view[bpf.WatchEvMap](b)}
+}
+
 // mapEvent takes a change of mappings, which may come before others that the kernel made before it.
-func (tb *table) mapEvent(e *bpf.WatchEvMap) {
+func (tb *table) mapEvent(e *mapChange) {
 	m := tb.mms[e.Mm]
 	if m == nil {
 		return // its group is still to be read
 	}
-	if e.Seen != 0 {
-		tb.noteFile(&e.Vma)
+	e.TurnFirst, e.TurnLast = m.near(e.TurnFirst), m.near(e.TurnLast)
+	if saw(e) {
+		tb.noteFile(e)
+	}
+	g := tb.groups[int(e.Head.Pid)]
+	if counted(e) && (g == nil || m.users > 1 || len(g.threads) > 1) {
+		e.Turns = 0 // whose the last turn was cannot be told
+		tb.contended = tb.contended || g != nil
 	}
 	if !m.stale && e.TurnFirst == m.turn+1 && len(m.pending) == 0 {
 		tb.mapTurn(m, e)
 		return
 	}
-	i, _ := slices.BinarySearchFunc(m.pending, e, func(a, b *bpf.WatchEvMap) int { return compare(a.TurnFirst, b.TurnFirst) })
+	i, _ := slices.BinarySearchFunc(m.pending, e, func(a, b *mapChange) int { return compare(a.TurnFirst, b.TurnFirst) })
 	m.pending = slices.Insert(m.pending, i, new(*e))
 	tb.mapPending(m)
 }
+
+func saw(e *mapChange) bool     { return e.Bits&uint32(bpf.WatchMapBitMAP_SEEN) != 0 }
+func counted(e *mapChange) bool { return e.Bits&uint32(bpf.WatchMapBitMAP_COUNTED) != 0 }
 
 // mapPending applies what is in order now. While the mappings are to be read again, all waits.
 func (tb *table) mapPending(m *memory) {
@@ -51,7 +74,7 @@ func (tb *table) mapPending(m *memory) {
 		e := m.pending[n]
 		switch {
 		case e.TurnLast <= m.turn: // in what was read
-		case e.TurnFirst > m.turn+1:
+		case e.TurnFirst > m.turn+1 && !counted(e):
 			if m.gapSince.IsZero() {
 				m.gapSince = time.Now()
 			}
@@ -69,17 +92,41 @@ func (tb *table) mapPending(m *memory) {
 }
 
 // mapTurn applies a change whose turn it is. What it cannot follow makes the mappings stale.
-func (tb *table) mapTurn(m *memory, e *bpf.WatchEvMap) {
+func (tb *table) mapTurn(m *memory, e *mapChange) {
+	own := e.Turns == 1 && e.TurnFirst == e.TurnLast && e.TurnFirst == m.turn+1 && (!counted(e) || tookTurn(e))
 	m.turn = e.TurnLast
 	m.version++
-	if e.Turns != 1 || e.TurnFirst != e.TurnLast || !tb.mapCall(m, e) {
+	if !own || !tb.mapCall(m, e) {
 		m.stale = true
 		clear(m.known) // among what we do not follow is what changes the flags of mappings to come
 	}
 }
 
+// turnAdvices are the advices that madvise takes the lock of the mm for writing for (mm/madvise.c, get_lock_mode), in every release.
+var turnAdvices = []uint64{
+	unix.MADV_NORMAL, unix.MADV_RANDOM, unix.MADV_SEQUENTIAL, unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_MERGEABLE, unix.MADV_UNMERGEABLE,
+	unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_DONTDUMP, unix.MADV_DODUMP, unix.MADV_WIPEONFORK, unix.MADV_KEEPONFORK,
+}
+
+// tookTurn reports whether a call took a turn for certain. If there was one since the last event, of a process with one thread, it is that then;
+// otherwise it may as well be that of a stack that grew before a call that took none.
+func tookTurn(e *mapChange) bool {
+	if e.Head.Ret < 0 && e.Head.Ret >= -4095 {
+		return false
+	}
+	switch e.Head.Nr {
+	case unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_BRK:
+		return true
+	case unix.SYS_MPROTECT:
+		return e.Args[1] != 0
+	case unix.SYS_MADVISE:
+		return e.Args[1] != 0 && slices.Contains(turnAdvices, e.Args[2])
+	}
+	return false
+}
+
 // mapCall follows one system call; false if it cannot.
-func (tb *table) mapCall(m *memory, e *bpf.WatchEvMap) bool {
+func (tb *table) mapCall(m *memory, e *mapChange) bool {
 	a, failed := e.Args, e.Head.Ret < 0 && e.Head.Ret >= -4095
 	switch e.Head.Nr {
 	case unix.SYS_MMAP:
@@ -106,33 +153,33 @@ func (tb *table) mapCall(m *memory, e *bpf.WatchEvMap) bool {
 }
 
 // seen returns the segment that the probe saw over the whole of [from, to).
-func (tb *table) seen(e *bpf.WatchEvMap, from, to uint64) (segment, bool) {
+func (tb *table) seen(e *mapChange, from, to uint64) (segment, bool) {
 	v := &e.Vma
-	if e.Seen == 0 || v.Start > from || v.End < to {
+	if !saw(e) || v.Start > from || v.End < to {
 		return segment{}, false
 	}
 	s := segment{start: from, end: to, flags: v.Flags &^ vmSoftDirt}
 	if v.File != 0 {
-		s.file = fileKey{v.Inode.Dev, v.Inode.Ino}
+		s.file = fileKey{e.inode.Dev, e.inode.Ino}
 		s.off = v.Pgoff*pageSize + (from - v.Start)
 	}
 	return s, true
 }
 
 // noteFile remembers the file of a mapping, with the path of the descriptor it was made of.
-func (tb *table) noteFile(v *bpf.WatchVmaState) {
-	key := fileKey{v.Inode.Dev, v.Inode.Ino}
-	if _, known := tb.mapped[key]; v.File == 0 || known {
+func (tb *table) noteFile(e *mapChange) {
+	key := fileKey{e.inode.Dev, e.inode.Ino}
+	if _, known := tb.mapped[key]; e.Vma.File == 0 || known {
 		return
 	}
-	f := mappedFile{inode: bpf.IterInodeRec(v.Inode)}
-	if o := tb.files[v.File]; o != nil && o.inode.Dev == key.dev && o.inode.Ino == key.ino {
+	f := mappedFile{inode: bpf.IterInodeRec(e.inode)}
+	if o := tb.files[e.Vma.File]; o != nil && o.inode.Dev == key.dev && o.inode.Ino == key.ino {
 		f.path = o.resolved
 	}
 	tb.mapped[key] = f
 }
 
-func (tb *table) mmap(m *memory, e *bpf.WatchEvMap, failed bool) bool {
+func (tb *table) mmap(m *memory, e *mapChange, failed bool) bool {
 	a := e.Args
 	if failed {
 		return a[3]&unix.MAP_FIXED == 0 // one that fails late may have unmapped what was there
@@ -156,7 +203,7 @@ func (tb *table) mmap(m *memory, e *bpf.WatchEvMap, failed bool) bool {
 	return true
 }
 
-func (tb *table) mprotect(m *memory, e *bpf.WatchEvMap) bool {
+func (tb *table) mprotect(m *memory, e *mapChange) bool {
 	from, to := e.Args[0], e.Args[0]+pageUp(e.Args[1])
 	if from == to {
 		return true
@@ -186,7 +233,7 @@ func (tb *table) mprotect(m *memory, e *bpf.WatchEvMap) bool {
 	return true
 }
 
-func (tb *table) brk(m *memory, e *bpf.WatchEvMap) bool {
+func (tb *table) brk(m *memory, e *mapChange) bool {
 	old, now := m.brk, uint64(e.Head.Ret)
 	m.brk = now
 	from, to := pageUp(old), pageUp(now)
@@ -207,7 +254,7 @@ func (tb *table) brk(m *memory, e *bpf.WatchEvMap) bool {
 	return true
 }
 
-func (tb *table) mremap(m *memory, e *bpf.WatchEvMap) bool {
+func (tb *table) mremap(m *memory, e *mapChange) bool {
 	old, oldLen, newLen, now := e.Args[0], pageUp(e.Args[1]), pageUp(e.Args[2]), uint64(e.Head.Ret)
 	if oldLen == 0 || e.Args[3]&mremapDontUnmap != 0 {
 		return false
@@ -251,7 +298,7 @@ var adviceFlags = map[uint64]struct{ clear, set uint64 }{
 	unix.MADV_POPULATE_READ: {},
 }
 
-func (tb *table) madvise(m *memory, e *bpf.WatchEvMap) bool {
+func (tb *table) madvise(m *memory, e *mapChange) bool {
 	from, to := e.Args[0], e.Args[0]+pageUp(e.Args[1])
 	if s, ok := tb.seen(e, from, to); ok && from < to {
 		m.segs.change(from, to, func(uint64) uint64 { return s.flags })

@@ -21,7 +21,9 @@ type probes struct {
 	links  []link.Link
 	method string
 
-	wakeBytes uint64 // how much must wait in the ring before its reader is woken
+	wakeBytes    uint64 // how much must wait in the ring before its reader is woken
+	kernelTurns  bool   // the kernel counts the turns of an mm
+	lockAttached bool   // the probe of the lock is
 }
 
 // usable finds out whether BPF programs can be loaded at all.
@@ -33,18 +35,21 @@ func usable() error {
 }
 
 // loadProbes loads and attaches everything. Nobody is followed yet, so nothing is recorded.
-func loadProbes(ringBytes int, partly bool) (*probes, error) {
+func loadProbes(opts WatchOptions) (*probes, error) {
 	spec, err := bpf.LoadWatch()
 	if err != nil {
 		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
 	}
-	spec.Maps["events"].MaxEntries = uint32(ringBytes)
+	spec.Maps["events"].MaxEntries = uint32(opts.RingBytes)
 	level, err := pidLevel()
 	if err != nil {
 		return nil, err
 	}
-	wakeBytes := uint64(ringBytes / 8)
+	wakeBytes := uint64(opts.RingBytes / 8)
 	constants := map[string]any{"reader_level": level, "wake_bytes": wakeBytes}
+	if opts.turns == ownTurns {
+		constants["may_use_kernel_turns"] = uint32(0)
+	}
 	if err := setConstants(spec, constants); err != nil {
 		return nil, err
 	}
@@ -55,18 +60,43 @@ func loadProbes(ringBytes int, partly bool) (*probes, error) {
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
 	}
-	o := &ps.objs
-	for _, prog := range []*ebpf.Program{o.OnTurn, o.OnFork, o.OnExec, o.OnExit, o.OnSignal} {
-		if err := ps.attach(prog); err != nil {
-			ps.Close()
-			return nil, loadFault("probes", err)
-		}
-	}
-	if err := ps.attachCalls(spec, constants, partly); err != nil {
+	if err := ps.attachAll(spec, constants, opts); err != nil {
 		ps.Close()
 		return nil, err
 	}
 	return ps, nil
+}
+
+func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any, opts WatchOptions) error {
+	o := &ps.objs
+	for _, prog := range []*ebpf.Program{o.OnFork, o.OnExec, o.OnExit, o.OnSignal} {
+		if err := ps.attach(prog); err != nil {
+			return loadFault("probes", err)
+		}
+	}
+	var arg bpf.WatchTurnsArg
+	if err := ps.readTurns(&arg); err != nil {
+		return loadFault("probes", err)
+	}
+	ps.kernelTurns = arg.Counted != 0
+	if !ps.kernelTurns || opts.turns == probedTurns {
+		if err := ps.attachLock(); err != nil {
+			return err
+		}
+	}
+	return ps.attachCalls(spec, constants, opts.partly)
+}
+
+// attachLock has the turns of every mm seen as they are taken.
+func (ps *probes) attachLock() error {
+	if err := ps.attach(ps.objs.OnTurn); err != nil {
+		return loadFault("probe of the mm's lock", err)
+	}
+	ps.lockAttached = true
+	if err := ps.objs.LockProbed.Put(uint32(0), uint32(1)); err != nil {
+		return fault.New(fault.BPFLoad, "probe of the mm's lock", "%w", err)
+	}
+	return nil
 }
 
 // setTurnPath tells the probe of the lock of an mm what its tracepoint passes on this kernel: mm, write, success, or mm, path, write, success.
@@ -169,11 +199,16 @@ func (ps *probes) lost() uint64 {
 	return n
 }
 
-// turnsOf is how many write turns an mm has had, and whether it is followed.
-func (ps *probes) turnsOf(mm uint64) (uint64, bool) {
-	var v bpf.WatchWatchedMm
-	err := ps.objs.Mms.Lookup(mm, &v)
-	return v.Turns, err == nil
+// turnsOf is how many write turns an mm has had.
+func (ps *probes) turnsOf(mm uint64) (uint64, error) {
+	arg := bpf.WatchTurnsArg{Mm: mm}
+	err := ps.readTurns(&arg)
+	return arg.Turns, err
+}
+
+func (ps *probes) readTurns(arg *bpf.WatchTurnsArg) error {
+	_, err := ps.objs.ReadTurns.Run(&ebpf.RunOptions{Context: *arg, ContextOut: arg})
+	return err
 }
 
 // Close takes the probes away.

@@ -96,7 +96,7 @@ func (w *Watcher) dropEnded() {
 // turns marks the mappings that had turns no event told of. It is right only when no followed thread is in a system call.
 func (w *Watcher) turns() {
 	for id, m := range w.table.mms {
-		if now, ok := w.probes.turnsOf(id); ok && now != m.turn {
+		if now, err := w.probes.turnsOf(id); err != nil || m.near(now) != m.turn {
 			m.stale = true
 		}
 	}
@@ -153,7 +153,7 @@ func (w *Watcher) readMaps(m *memory, raw *rawProcess) {
 			continue
 		}
 		w.stats.Repairs++
-		m.segs, m.turn, m.stale = w.segmentsOf(raw), turn, false
+		m.segs, m.turn, m.stale = w.segmentsOf(raw), m.near(turn), false
 		m.brk = raw.vmas[0].Brk
 		m.gapSince = time.Time{}
 		m.version++
@@ -240,6 +240,9 @@ func (w *Watcher) readRest(g *group, raw *rawProcess) {
 		if int(r.Tid) == g.pid || g.comm == "" {
 			g.comm = cstring(r.Comm[:])
 		}
+	}
+	if m := w.table.mms[g.mm]; m != nil && len(g.threads) < len(old) {
+		m.stale = true // what is in the ring of a thread that is gone could be taken for the doing of the one that is left
 	}
 	g.stale &^= partRest
 	g.versions.Rest++

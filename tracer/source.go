@@ -151,7 +151,7 @@ func (w *Watcher) buildFrom(b *builder, m *memory, raw *rawProcess, p *image.Pro
 		return err
 	}
 	if turn, ok := passTurn(raw); ok && m != nil {
-		m.built, m.builtTurn, m.builtPid = slices.Clone(p.VMAs), turn, raw.pid
+		m.built, m.builtTurn, m.builtPid = slices.Clone(p.VMAs), m.near(turn), raw.pid
 		m.builtBlockers = append(fault.List(nil), b.out.Blockers[before:]...)
 	}
 	return nil

@@ -26,10 +26,16 @@ type table struct {
 	mms    map[uint64]*memory     // by identity of the mm
 	files  map[uint64]*openFile   // by identity of the struct file
 	mapped map[fileKey]mappedFile // files that are, or were, mapped
+
+	turnBits  int  // how many the number of a turn has
+	contended bool // threads share a memory that they change, and whose turns nobody sees
 }
 
 func newTable() *table {
-	return &table{groups: map[int]*group{}, mms: map[uint64]*memory{}, files: map[uint64]*openFile{}, mapped: map[fileKey]mappedFile{}}
+	return &table{
+		groups: map[int]*group{}, mms: map[uint64]*memory{}, files: map[uint64]*openFile{}, mapped: map[fileKey]mappedFile{},
+		turnBits: 64,
+	}
 }
 
 // group is one thread group.
@@ -94,16 +100,17 @@ type mappedFile struct {
 
 // memory is the mappings of an mm.
 type memory struct {
-	id    uint64
-	users int // groups
-	segs  segments
-	brk   uint64
-	turn  uint64 // all turns up to this one are in segs
-	stale bool
+	id       uint64
+	users    int // groups
+	segs     segments
+	brk      uint64
+	turn     uint64 // all turns up to this one are in segs
+	turnBits int
+	stale    bool
 
-	pending  []*bpf.WatchEvMap // of later turns, ascending
-	gapSince time.Time         // when the first of pending arrived without its predecessor
-	tried    time.Time         // when it was last read again
+	pending  []*mapChange // of later turns, ascending
+	gapSince time.Time    // when the first of pending arrived without its predecessor
+	tried    time.Time    // when it was last read again
 	known    map[mapKind]uint64
 
 	built         []image.VMA // what the last pass made
@@ -115,6 +122,12 @@ type memory struct {
 
 // mapKind is what decides the flags of an anonymous mapping.
 type mapKind struct{ prot, flags uint64 }
+
+// near completes the number of a turn of which only the lower bits are known: it is the one closest to the last that was taken in.
+func (m *memory) near(turn uint64) uint64 {
+	unknown := 64 - m.turnBits
+	return m.turn + uint64(int64((turn-m.turn)<<unknown)>>unknown)
+}
 
 func (tb *table) group(pid int) *group {
 	g := tb.groups[pid]
@@ -129,7 +142,10 @@ func (tb *table) group(pid int) *group {
 func (tb *table) use(g *group, mm uint64) *memory {
 	m := tb.mms[mm]
 	if m == nil {
-		m = &memory{id: mm, stale: true, known: map[mapKind]uint64{}}
+		m = &memory{id: mm, stale: true, known: map[mapKind]uint64{}, turnBits: tb.turnBits}
+		if tb.turnBits < 64 {
+			m.turn = 1 << 32 // so that the numbers near it are none below zero
+		}
 		tb.mms[mm] = m
 	}
 	if g.mm != mm {
@@ -210,7 +226,7 @@ func (tb *table) pruneMapped() {
 			live[m.segs[i].file] = true
 		}
 		for _, e := range m.pending {
-			live[fileKey{e.Vma.Inode.Dev, e.Vma.Inode.Ino}] = true
+			live[fileKey{e.inode.Dev, e.inode.Ino}] = true
 		}
 	}
 	maps.DeleteFunc(tb.mapped, func(key fileKey, _ mappedFile) bool { return !live[key] })

@@ -25,10 +25,8 @@ type unitUnitArg struct {
 }
 
 type unitWatchStats struct {
-	_      structs.HostLayout
-	Events uint64
-	Lost   uint64
-	Seen   uint64
+	_    structs.HostLayout
+	Lost uint64
 }
 
 type unitWatched struct {
@@ -67,21 +65,23 @@ type unitWatchedMm struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	unitMapEvents        = "events"
-	unitMapGroups        = "groups"
-	unitMapMms           = "mms"
-	unitMapStats         = "stats"
-	unitMapTasks         = "tasks"
-	unitProgUnitFcntl    = "unit_fcntl"
-	unitProgUnitIoctl    = "unit_ioctl"
-	unitProgUnitPlace    = "unit_place"
-	unitProgUnitReceived = "unit_received"
-	unitVarAbiUnitArg    = "abi_unit_arg"
-	unitVarCallKinds     = "call_kinds"
-	unitVarMappedLast    = "mapped_last"
-	unitVarMmBuckets     = "mm_buckets"
-	unitVarReaderLevel   = "reader_level"
-	unitVarWakeBytes     = "wake_bytes"
+	unitMapEvents            = "events"
+	unitMapGroups            = "groups"
+	unitMapLockProbed        = "lock_probed"
+	unitMapMms               = "mms"
+	unitMapStats             = "stats"
+	unitMapTasks             = "tasks"
+	unitProgUnitFcntl        = "unit_fcntl"
+	unitProgUnitIoctl        = "unit_ioctl"
+	unitProgUnitPlace        = "unit_place"
+	unitProgUnitReceived     = "unit_received"
+	unitVarAbiUnitArg        = "abi_unit_arg"
+	unitVarCallKinds         = "call_kinds"
+	unitVarMappedLast        = "mapped_last"
+	unitVarMayUseKernelTurns = "may_use_kernel_turns"
+	unitVarMmBuckets         = "mm_buckets"
+	unitVarReaderLevel       = "reader_level"
+	unitVarWakeBytes         = "wake_bytes"
 )
 
 // loadUnit returns the embedded CollectionSpec for unit.
@@ -136,23 +136,25 @@ type unitProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type unitMapSpecs struct {
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Groups *ebpf.MapSpec `ebpf:"groups"`
-	Mms    *ebpf.MapSpec `ebpf:"mms"`
-	Stats  *ebpf.MapSpec `ebpf:"stats"`
-	Tasks  *ebpf.MapSpec `ebpf:"tasks"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Groups     *ebpf.MapSpec `ebpf:"groups"`
+	LockProbed *ebpf.MapSpec `ebpf:"lock_probed"`
+	Mms        *ebpf.MapSpec `ebpf:"mms"`
+	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 }
 
 // unitVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type unitVariableSpecs struct {
-	AbiUnitArg  *ebpf.VariableSpec `ebpf:"abi_unit_arg"`
-	CallKinds   *ebpf.VariableSpec `ebpf:"call_kinds"`
-	MappedLast  *ebpf.VariableSpec `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.VariableSpec `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.VariableSpec `ebpf:"reader_level"`
-	WakeBytes   *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	AbiUnitArg        *ebpf.VariableSpec `ebpf:"abi_unit_arg"`
+	CallKinds         *ebpf.VariableSpec `ebpf:"call_kinds"`
+	MappedLast        *ebpf.VariableSpec `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
 // unitObjects contains all objects after they have been loaded into the kernel.
@@ -175,17 +177,19 @@ func (o *unitObjects) Close() error {
 //
 // It can be passed to loadUnitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type unitMaps struct {
-	Events *ebpf.Map `ebpf:"events"`
-	Groups *ebpf.Map `ebpf:"groups"`
-	Mms    *ebpf.Map `ebpf:"mms"`
-	Stats  *ebpf.Map `ebpf:"stats"`
-	Tasks  *ebpf.Map `ebpf:"tasks"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Groups     *ebpf.Map `ebpf:"groups"`
+	LockProbed *ebpf.Map `ebpf:"lock_probed"`
+	Mms        *ebpf.Map `ebpf:"mms"`
+	Stats      *ebpf.Map `ebpf:"stats"`
+	Tasks      *ebpf.Map `ebpf:"tasks"`
 }
 
 func (m *unitMaps) Close() error {
 	return _UnitClose(
 		m.Events,
 		m.Groups,
+		m.LockProbed,
 		m.Mms,
 		m.Stats,
 		m.Tasks,
@@ -196,12 +200,13 @@ func (m *unitMaps) Close() error {
 //
 // It can be passed to loadUnitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type unitVariables struct {
-	AbiUnitArg  *ebpf.Variable `ebpf:"abi_unit_arg"`
-	CallKinds   *ebpf.Variable `ebpf:"call_kinds"`
-	MappedLast  *ebpf.Variable `ebpf:"mapped_last"`
-	MmBuckets   *ebpf.Variable `ebpf:"mm_buckets"`
-	ReaderLevel *ebpf.Variable `ebpf:"reader_level"`
-	WakeBytes   *ebpf.Variable `ebpf:"wake_bytes"`
+	AbiUnitArg        *ebpf.Variable `ebpf:"abi_unit_arg"`
+	CallKinds         *ebpf.Variable `ebpf:"call_kinds"`
+	MappedLast        *ebpf.Variable `ebpf:"mapped_last"`
+	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
+	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
+	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 
 // unitPrograms contains all programs after they have been loaded into the kernel.

@@ -20,7 +20,17 @@ type WatchOptions struct {
 	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
 	OnEvent   func(*Event) // called for every event, in order; must not block, nor keep the event
 	partly    bool         // for tests: attach to functions also where not all can be had
+	turns     turnSource   // for tests: how the order of changes of mappings is found out
 }
+
+// turnSource is where the turns of an mm come from (bpf/turn.h).
+type turnSource int
+
+const (
+	bestTurns   turnSource = iota // from the kernel's count, and the probe of its lock once threads share one that they change; or as the last
+	probedTurns                   // the probe is attached from the beginning
+	ownTurns                      // and counts: as it is where the kernel does not
+)
 
 const (
 	defaultRing = 4 << 20
@@ -29,6 +39,8 @@ const (
 	batchBytes  = 64 << 10               // how much of the ring is taken before others get at the table
 	repairEvery = 20 * time.Millisecond  // least time between two readings of the same mappings
 	gapPatience = 50 * time.Millisecond  // how long a turn may be missing before the mappings are read again
+
+	kernelTurnBits = 31 // of the number of a turn that the kernel has counted
 )
 
 // Watcher follows a process tree. Its methods may be called from any goroutine, but not from OnEvent.
@@ -91,7 +103,7 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if opts.RingBytes == 0 {
 		opts.RingBytes = defaultRing
 	}
-	ps, err := loadProbes(opts.RingBytes, opts.partly)
+	ps, err := loadProbes(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +122,9 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 		w.code.dl = newDLProbes(ps)
 	}
 	w.stats.Method = ps.method
+	if ps.kernelTurns {
+		w.table.turnBits = kernelTurnBits
+	}
 	if err := w.begin(ctx); err != nil {
 		w.release()
 		return nil, err
@@ -197,8 +212,18 @@ func (w *Watcher) run() {
 				tidied = time.Now()
 			}
 			w.fail(failed)
+			w.watchLock()
 			over = w.enough()
 		})
+	}
+}
+
+// watchLock has turns seen from now on, if the count alone does not do any more. Here and not as events are applied, for that is also done while the
+// tree stands still.
+func (w *Watcher) watchLock() {
+	if w.table.contended && !w.probes.lockAttached && w.err == nil {
+		w.err = w.probes.attachLock()
+		w.turns() // those whose calls have not ended: nobody will tell of them
 	}
 }
 

@@ -137,37 +137,59 @@ func TestLostFlags(t *testing.T) {
 	}
 }
 
-// TestChurn runs random workloads of many threads and forks, a million state-changing calls each, and holds the table against an iterator
-// pass and /proc: no field differs, neither when every call is told of nor when most records are lost.
+// TestChurn runs random workloads of many threads and forks, or of one thread and forks, a million state-changing calls each, and holds the table
+// against an iterator pass and /proc: no field differs, neither when every call is told of nor when most records are lost, however the order of
+// changes of mappings is found out.
 func TestChurn(t *testing.T) {
-	for seed := 1; seed <= scale(3); seed++ {
+	for _, c := range []struct {
+		seed, threads int
+		partly        bool
+		turns         turnSource
+	}{
+		{seed: 1, threads: 16, partly: true},
+		{seed: 2, threads: 0},
+		{seed: 3, threads: 16, turns: ownTurns},
+		{seed: 4, threads: 2},
+		{seed: 5, threads: 16, turns: probedTurns},
+	} {
+		if c.seed > scale(5) {
+			continue
+		}
 		for _, ring := range []int{largeRing, smallRing} {
-			t.Run(fmt.Sprintf("seed %d ring %d", seed, ring), func(t *testing.T) {
-				var told recorder
-				steps := churnSteps(t)
-				opts := WatchOptions{RingBytes: ring, partly: seed == 1, OnEvent: func(e *Event) {
-					if e.Kind == "lost" {
-						told.on(e)
-					}
-				}}
-				tg, w := churn(t, seed, steps, 16, opts)
-				checkDrift(t, tg.pid, w)
-				s, err := w.Stats(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Logf("%+v", s)
-				checkLosses(t, s, &told, ring)
-				if n := s.Events + s.Lost; n < uint64(steps)+uint64(steps)/4 {
-					t.Errorf("%d steps made only %d records", steps, n)
-				}
-				if s.Threads < 16 || s.Groups < 3 && !guest() {
-					t.Errorf("%d threads in %d processes at the end", s.Threads, s.Groups)
-				}
-				checkTreeAgainstProc(t, tg.pid, w)
+			t.Run(fmt.Sprintf("seed %d threads %d ring %d", c.seed, c.threads, ring), func(t *testing.T) {
+				opts := WatchOptions{RingBytes: ring, partly: c.partly, turns: c.turns}
+				testChurn(t, c.seed, c.threads, opts)
 			})
 		}
 	}
+}
+
+func testChurn(t *testing.T, seed, threads int, opts WatchOptions) {
+	var told recorder
+	steps := churnSteps(t)
+	opts.OnEvent = func(e *Event) {
+		if e.Kind == "lost" {
+			told.on(e)
+		}
+	}
+	tg, w := churn(t, seed, steps, threads, opts)
+	checkDrift(t, tg.pid, w)
+	s, err := w.Stats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v, lock probed %v", s, w.probes.lockAttached)
+	checkLosses(t, s, &told, opts.RingBytes)
+	if n := s.Events + s.Lost; n < uint64(steps)+uint64(steps)/4 {
+		t.Errorf("%d steps made only %d records", steps, n)
+	}
+	if s.Threads < max(threads, 1) || s.Groups < 3 && !guest() {
+		t.Errorf("%d threads in %d processes at the end", s.Threads, s.Groups)
+	}
+	if want := threads > 0 || !w.probes.kernelTurns; w.probes.lockAttached != want && s.Lost == 0 {
+		t.Errorf("the lock is probed: %v, with %d threads", w.probes.lockAttached, threads)
+	}
+	checkTreeAgainstProc(t, tg.pid, w)
 }
 
 // checkLosses checks that losses come with a small ring only, and are told of.
@@ -275,6 +297,22 @@ func TestEveryTurn(t *testing.T) {
 	}
 	if told != changes {
 		t.Errorf("%d of %d changes were told of", told, changes)
+	}
+}
+
+// turnSources are all of them.
+var turnSources = map[string]turnSource{"best": bestTurns, "probed": probedTurns, "own": ownTurns}
+
+// TestGrowingStack runs a program whose stack grows before calls that take no turn: the turn of the one is not taken for that of the other.
+func TestGrowingStack(t *testing.T) {
+	for name, turns := range turnSources {
+		t.Run(name, func(t *testing.T) {
+			tg := start(t, "grow", "500")
+			w := watchTarget(t, tg, WatchOptions{turns: turns})
+			tg.release(t)
+			tg.awaitDone(t)
+			checkDrift(t, tg.pid, w)
+		})
 	}
 }
 

@@ -1,5 +1,5 @@
 // A process that changes its state at random: churn SEED CALLS THREADS [alone]. Threads share an arena, in which they map, protect and unmap over one
-// another, and the descriptor table. Now and then one forks a child that does the same for a while, unless it is to stay alone; the first
+// another, and the descriptor table; with 0 threads the process does it all by itself, on a stack that grows. Now and then one forks a child that does the same for a while, unless it is to stay alone; the first
 // children, and a child of each, then stay. It begins when there is a file "go"; when all is done it makes a file "done". The threads stay.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -221,6 +221,14 @@ static void churn_fds(struct churn *c)
 	}
 }
 
+// Let the stack grow, which takes a turn of the mm's lock in no system call.
+static void __attribute__((noinline)) deeper(size_t len)
+{
+	volatile char room[len];
+	for (size_t i = 0; i < len; i += PAGE)
+		room[i] = 1;
+}
+
 static void handler(int sig) { (void)sig; }
 
 static void churn_rest(struct churn *c)
@@ -229,7 +237,7 @@ static void churn_rest(struct churn *c)
 	struct rlimit r;
 	sigset_t set;
 	int sig = SIGRTMIN + 1 + (int)below(c, 20);
-	switch (below(c, 6)) {
+	switch (below(c, 7)) {
 	case 0:
 	case 1:
 		if (below(c, 4) == 0)
@@ -249,6 +257,10 @@ static void churn_rest(struct churn *c)
 		sigemptyset(&set);
 		sigaddset(&set, sig);
 		pthread_sigmask(below(c, 2) ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+		break;
+	case 5:
+		if (below(c, 8) == 0)
+			deeper(1 + below(c, 100) * PAGE);
 		break;
 	default:
 		sa.sa_handler = handler;
@@ -333,7 +345,7 @@ int main(int argc, char **argv)
 	if (file < 0 || ftruncate(file, 1 << 20) || threads > 64)
 		return 2;
 	all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	all->busy = threads;
+	all->busy = threads > 0 ? threads : 1;
 	arena = mmap(NULL, ARENA_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	printf("READY\n");
 	fflush(stdout);
@@ -344,6 +356,12 @@ int main(int argc, char **argv)
 		c[i].x = (seed * 1000003 + (uint64_t)i + 1) * 0x9e3779b97f4a7c15ULL | 1;
 		c[i].calls = calls / threads;
 		pthread_create(&t[i], NULL, run, &c[i]);
+	}
+	if (threads == 0) {
+		c[0].x = seed * 0x9e3779b97f4a7c15ULL | 1;
+		c[0].calls = calls;
+		churn(&c[0]);
+		__atomic_sub_fetch(&all->busy, 1, __ATOMIC_SEQ_CST);
 	}
 	while (__atomic_load_n(&all->busy, __ATOMIC_SEQ_CST) > 0)
 		usleep(2000);
