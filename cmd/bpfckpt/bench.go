@@ -23,7 +23,7 @@ import (
 // benchKinds are the benchmarks by name.
 var benchKinds = map[string]func(c *call, o bench.Options) (*bench.Plan, error){
 	"overhead": func(c *call, o bench.Options) (*bench.Plan, error) {
-		return bench.OverheadPlan(c.ctx, benchWatch, bench.OverheadOptions{Dir: o.Dir, Command: c.args[1:], Calls: o.Only})
+		return bench.OverheadPlan(c.ctx, benchWatch, bench.OverheadOptions{Dir: o.Dir, Command: c.args[1:], Only: o.Only, Nothing: benchNothing})
 	},
 	"snap": func(c *call, o bench.Options) (*bench.Plan, error) {
 		return bench.SnapPlan(c.ctx, benchSnap, benchTracking, o)
@@ -48,7 +48,7 @@ func benchVerb() *verb {
 			&cli.IntFlag{Name: "mappings", Usage: "mappings of the process with many: `N` (default: 10000)"},
 			&cli.IntFlag{Name: "descriptors", Usage: "descriptors of the process with many: `N` (default: 1000)"},
 			&cli.IntFlag{Name: "threads", Usage: "threads of the process with many: `N` (default: 200)"},
-			&cli.StringFlag{Name: "only", Usage: "only these processes: `LIST`, of " + strings.Join(bench.WorkloadKeys(), ",") + " (default: all); of overhead, only these calls"},
+			&cli.StringFlag{Name: "only", Usage: "only these processes: `LIST`, of " + strings.Join(bench.WorkloadKeys(), ",") + " (default: all); of overhead, only these calls and programs"},
 			choice("compress", "of the images that are restored: `LEVEL`", "none", "fast", "default", "best"),
 			&cli.StringFlag{Name: "dir", Usage: "write images and yardsticks below `DIR`, removed at the end (default: the system's temporary directory)"},
 			&cli.StringFlag{Name: "html", Usage: "also write a report with plots to `FILE`"},
@@ -129,6 +129,15 @@ func benchWatch(ctx context.Context, pid int) (stop func() error, err error) {
 	return w.Close, nil
 }
 
+// benchNothing puts a probe that does nothing where a watch sees system calls by tracepoint.
+func benchNothing() (stop func() error, err error) {
+	p, err := tracer.AttachNothing()
+	if err != nil {
+		return nil, err
+	}
+	return p.Close, nil
+}
+
 var errSize = errors.New("not a size of at least a page")
 
 // parseBytes reads a number of bytes with an optional binary unit. It must make at least a page.
@@ -155,7 +164,7 @@ func benchError(err error) error {
 	var f *fault.Error
 	var l fault.List
 	switch {
-	case errors.Is(err, bench.ErrNoWorkload), errors.Is(err, bench.ErrUnknownCall):
+	case errors.Is(err, bench.ErrNoWorkload), errors.Is(err, bench.ErrUnknownName):
 		return usageError(nil, "--only", "%w", err)
 	case errors.As(err, &f), errors.As(err, &l), errors.Is(err, context.Canceled):
 		return err

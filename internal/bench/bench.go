@@ -43,6 +43,7 @@ type Experiment struct {
 	Variants []Variant
 	Targets  []Target
 	Rounds   int      // 0 means what the Runner says
+	Times    int      // so many rounds for each of the Runner's; 0 means 1
 	Once     []string // names of variants so slow, and so far from the others, that one counted round is enough
 }
 
@@ -67,6 +68,7 @@ type Target struct {
 	Of                    Measure
 	Max                   float64
 	Per                   float64 // OfExtra: how many calls the difference is shared by; 0 means 1
+	Noise                 bool    // OfExtra: exceeded only by a difference that is more, in every round or nearly, than the yardstick's own spread
 }
 
 // Measure is what a target limits.
@@ -75,7 +77,7 @@ type Measure string
 // What a target can limit.
 const (
 	OfValue Measure = "value" // the median
-	OfRatio Measure = "ratio" // the median divided by the yardstick's
+	OfRatio Measure = "ratio" // the median quotient by the yardstick in the same round
 	OfExtra Measure = "extra" // the median difference from the yardstick in the same round
 )
 
@@ -110,6 +112,9 @@ func (r Runner) experiment(ctx context.Context, e *Experiment) (ExperimentResult
 	}
 	if rounds == 0 {
 		rounds = defaultRounds
+	}
+	if e.Rounds == 0 {
+		rounds *= max(e.Times, 1)
 	}
 	if e.Setup != nil {
 		done, err := e.Setup(ctx)

@@ -133,7 +133,7 @@ func TestTable(t *testing.T) {
 	if err := rep.WriteTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"time  us      203 ms  1    202 ms  1.97 x    +100 ms  1.50 x missed", "30000 ms met", "failed: them: no <kernel> support"} {
+	for _, want := range []string{"time  us      203 ms  1    202 ms  1.97 x    +100 ms   1.962 to 1.980 x  1.50 x missed", "30000 ms met", "failed: them: no <kernel> support"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
@@ -209,5 +209,54 @@ func TestScale(t *testing.T) {
 	}
 	if s := scaleOf([]Row{{}}, "ms"); s.x(0) != plotLeft {
 		t.Errorf("nothing: %+v", s)
+	}
+}
+
+// TestInterval holds intervals against the ranks of tables of the sign test.
+func TestInterval(t *testing.T) {
+	for n, want := range map[int]Interval{
+		1: {1, 1}, 5: {1, 5}, 6: {1, 6}, 8: {1, 8}, 9: {2, 8}, 15: {4, 12}, 25: {8, 18}, 100: {40, 61},
+	} {
+		var samples []float64
+		for i := range n {
+			samples = append(samples, float64(n-i))
+		}
+		if got := interval(samples); got != want {
+			t.Errorf("of %d samples: %v, not %v", n, got, want)
+		}
+	}
+	if got := interval(nil); got != (Interval{}) {
+		t.Errorf("of none: %v", got)
+	}
+}
+
+// TestTargets holds figures against targets that they keep or miss for certain, or within noise.
+func TestTargets(t *testing.T) {
+	base := []float64{100, 102, 98, 101, 99, 100}
+	for _, c := range []struct {
+		name    string
+		samples []float64
+		target  Target
+		want    string
+	}{
+		{"a ratio, kept", []float64{101, 103, 99, 102, 100, 101}, Target{Of: OfRatio, Max: 1.05}, "1.05 x met"},
+		{"missed", []float64{111, 113, 109, 112, 110, 111}, Target{Of: OfRatio, Max: 1.05}, "1.05 x missed"},
+		{"kept, perhaps", []float64{99, 112, 99, 102, 100, 101}, Target{Of: OfRatio, Max: 1.05}, "1.05 x met within noise"},
+		{"missed, perhaps", []float64{110, 112, 108, 111, 100, 110}, Target{Of: OfRatio, Max: 1.05}, "1.05 x missed within noise"},
+		{"an extra for each of two", []float64{110, 112, 108, 111, 109, 110}, Target{Of: OfExtra, Max: 6, Per: 2}, "+6.00 in each of 2 calls met"},
+		{"more, as much as noise", []float64{101, 103, 99, 102, 100, 101}, Target{Of: OfExtra, Noise: true}, "no more than noise met"},
+		{"more than noise", []float64{104, 106, 102, 105, 103, 104}, Target{Of: OfExtra, Noise: true}, "no more than noise missed"},
+	} {
+		yardstick, us := &Variant{Name: "bare", Role: Yardstick}, &Variant{Name: "us", Role: Measured}
+		c.target.Metric = "time"
+		e := &Experiment{Variants: []Variant{*yardstick, *us}, Targets: []Target{c.target}}
+		r := &Recorder{}
+		for i, samples := range [][]float64{base, c.samples} {
+			r.series = append(r.series, &series{variant: &e.Variants[i], metric: Metric{Name: "time"}, samples: samples})
+		}
+		row := r.row(e, r.series[1])
+		if got := targetText(row); got != c.want {
+			t.Errorf("%s: %q, not %q; %+v", c.name, got, c.want, row.Within)
+		}
 	}
 }

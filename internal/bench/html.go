@@ -37,10 +37,10 @@ type section struct {
 }
 
 type tableRow struct {
-	Case, Metric, Variant, Median, Spread, Best, Ratio, Extra, Target string
-	Role                                                              Role
-	Missed                                                            bool
-	First                                                             bool // of its case
+	Case, Metric, Variant, Median, Spread, Best, Ratio, Extra, Interval, Target string
+	Role                                                                        Role
+	Missed                                                                      bool
+	First                                                                       bool // of its case
 }
 
 // plot is one metric of an experiment: a line for each case and variant, samples as dots on a common scale.
@@ -100,7 +100,7 @@ func newSection(e *ExperimentResult) section {
 		}
 		s.Table = append(s.Table, tableRow{
 			Case: row.Case, Metric: row.Metric.Name, Variant: row.Variant, Median: quantity(row.Stats.Median, row.Metric.Unit),
-			Spread: spread(row), Best: quantity(row.Stats.Min, row.Metric.Unit), Ratio: ratioText(row), Extra: extraText(row),
+			Spread: spread(row), Best: quantity(row.Stats.Min, row.Metric.Unit), Ratio: ratioText(row), Extra: extraText(row), Interval: intervalText(row),
 			Target: targetText(row), Role: row.Role, Missed: row.Target != nil && !row.Target.Met, First: row.Case != last,
 		})
 		last = row.Case

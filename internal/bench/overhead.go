@@ -21,10 +21,11 @@ type Watcher func(ctx context.Context, pid int) (stop func() error, err error)
 
 // OverheadOptions say what the overhead benchmark runs.
 type OverheadOptions struct {
-	Dir     string        // for programs and their files, "" for the system's temporary directory
-	Command []string      // a program to slow down, instead of the built-in list
-	Calls   []string      // names of calls, all if empty
-	Sample  time.Duration // how long one measurement of one call takes, 0 means 4 ms
+	Dir     string                                // for programs and their files, "" for the system's temporary directory
+	Command []string                              // a program to slow down, instead of the built-in list
+	Only    []string                              // names of calls and programs, all if empty
+	Sample  time.Duration                         // how long one measurement of one call takes, 0 means 4 ms
+	Nothing func() (stop func() error, err error) // puts a program that does nothing where a watch sees system calls; nil: that is not measured
 }
 
 // Targets of the watch.
@@ -38,6 +39,8 @@ const (
 // Names of the variants.
 const (
 	bare       = "bare"
+	watchGone  = "after a watch on it"
+	doNothing  = "a probe that does nothing"
 	watchOther = "watch on another process"
 	watchIt    = "watch on it"
 	underTrace = "strace"
@@ -66,7 +69,7 @@ func OverheadPlan(ctx context.Context, watch Watcher, o OverheadOptions) (*Plan,
 	if o.Sample == 0 {
 		o.Sample = 4 * time.Millisecond
 	}
-	if err := knownCalls(o.Calls); err != nil {
+	if err := knownNames(o.Only); err != nil {
 		return nil, err
 	}
 	st, err := newStage(o.Dir)
@@ -78,28 +81,37 @@ func OverheadPlan(ctx context.Context, watch Watcher, o OverheadOptions) (*Plan,
 		st.remove()
 		return nil, err
 	}
-	if len(o.Command) == 0 {
+	if len(o.Command) == 0 && len(h.calls()) > 0 {
 		h.Experiments = append(h.Experiments, h.rawCalls())
 		if h.tools.interposer != "" {
 			h.Experiments = append(h.Experiments, h.libraryCalls())
 		}
 	}
-	if len(o.Calls) == 0 {
-		h.Experiments = append(h.Experiments, h.programs())
+	if list := h.installed(); len(list) > 0 {
+		h.Experiments = append(h.Experiments, h.programs(list))
 	}
 	return h.Plan, nil
 }
 
-// ErrUnknownCall means that a name is not among subject.Calls.
-var ErrUnknownCall = errors.New("no such call")
+// ErrUnknownName means that a name is neither among subject.Calls nor that of a program.
+var ErrUnknownName = errors.New("no such call or program")
 
-func knownCalls(names []string) error {
+func knownNames(names []string) error {
+	known := callNames()
+	for _, p := range programList {
+		known = append(known, p.name)
+	}
 	for _, n := range names {
-		if !slices.ContainsFunc(subject.Calls(), func(c subject.Call) bool { return c.Name == n }) {
-			return fmt.Errorf("%w: %q; there are %s", ErrUnknownCall, n, strings.Join(callNames(), ", "))
+		if !slices.Contains(known, n) {
+			return fmt.Errorf("%w: %q; there are %s", ErrUnknownName, n, strings.Join(known, ", "))
 		}
 	}
 	return nil
+}
+
+// wanted reports whether a call or program is to be measured.
+func (h *overhead) wanted(name string) bool {
+	return len(h.opts.Only) == 0 || slices.Contains(h.opts.Only, name)
 }
 
 func callNames() (names []string) {
@@ -143,7 +155,7 @@ func (h *overhead) findTools(ctx context.Context) (err error) {
 }
 
 func (h *overhead) calls() []subject.Call {
-	return slices.DeleteFunc(subject.Calls(), func(c subject.Call) bool { return len(h.opts.Calls) > 0 && !slices.Contains(h.opts.Calls, c.Name) })
+	return slices.DeleteFunc(subject.Calls(), func(c subject.Call) bool { return !h.wanted(c.Name) })
 }
 
 // rawCalls is the experiment on system calls made without a library between.
@@ -151,7 +163,7 @@ func (h *overhead) rawCalls() Experiment {
 	var plain, traced *subject.Caller
 	var idle *subject.Process
 	e := Experiment{
-		Name: "system calls",
+		Name: callsName,
 		Note: "Nanoseconds for one round of bare system calls, by the program's own clock, the best of three measurements in each round.",
 	}
 	e.Setup = func(ctx context.Context) (func(), error) {
@@ -175,8 +187,13 @@ func (h *overhead) rawCalls() Experiment {
 	}
 	e.Variants = []Variant{
 		{bare, Yardstick, h.measure(&plain, nil)},
-		{watchOther, Measured, h.measure(&plain, func() int { return idle.Pid })},
-		{watchIt, Measured, h.measure(&plain, func() int { return plain.Pid })},
+		{watchGone, Measured, h.measure(&plain, h.gone(func() int { return plain.Pid }))},
+		{watchOther, Measured, h.measure(&plain, h.on(func() int { return idle.Pid }))},
+		{watchIt, Measured, h.measure(&plain, h.on(func() int { return plain.Pid }))},
+	}
+	if h.opts.Nothing != nil {
+		nothing := func(context.Context) (func() error, error) { return h.opts.Nothing() }
+		e.Variants = append(e.Variants, Variant{doNothing, Other, h.measure(&plain, nothing)})
 	}
 	if h.tools.strace != "" {
 		e.Variants = append(e.Variants, Variant{underTrace, Other, h.measure(&traced, nil)})
@@ -187,6 +204,7 @@ func (h *overhead) rawCalls() Experiment {
 		}
 		if !c.Heavy {
 			e.Targets = append(e.Targets, Target{Case: c.Name, Variant: watchOther, Metric: roundMetric.Name, Of: OfExtra, Max: unwatchedMaxNS, Per: float64(c.Made)})
+			e.Targets = append(e.Targets, Target{Case: c.Name, Variant: watchGone, Metric: roundMetric.Name, Of: OfExtra, Noise: true})
 		}
 	}
 	return e
@@ -196,7 +214,7 @@ func (h *overhead) rawCalls() Experiment {
 func (h *overhead) libraryCalls() Experiment {
 	var plain, under *subject.Caller
 	e := Experiment{
-		Name: "calls through the C library",
+		Name: libraryName,
 		Note: "The same rounds made by a dynamically linked program, and with an interposer that keeps what a watch keeps: the paths and flags of " +
 			"opens, copies of descriptors, mappings, handlers, masks, limits, the working directory.",
 	}
@@ -216,7 +234,7 @@ func (h *overhead) libraryCalls() Experiment {
 	}
 	e.Variants = []Variant{
 		{bare, Yardstick, h.measure(&plain, nil)},
-		{watchIt, Measured, h.measure(&plain, func() int { return plain.Pid })},
+		{watchIt, Measured, h.measure(&plain, h.on(func() int { return plain.Pid }))},
 		{interposed, Other, h.measure(&under, nil)},
 	}
 	return e
@@ -230,12 +248,31 @@ func startCalls(stop *cleanups, cmd *exec.Cmd) (*subject.Caller, error) {
 	return c, err
 }
 
-// measure returns a variant's run: all calls by the given process, while the process that target returns is watched, if it is given.
-func (h *overhead) measure(c **subject.Caller, target func() int) func(context.Context, *Recorder) error {
+// during is what a variant has going on while it measures: it begins it, and returns its end.
+type during func(context.Context) (stop func() error, err error)
+
+// on is a watch on a process.
+func (h *overhead) on(target func() int) during {
+	return func(ctx context.Context) (func() error, error) { return h.watch(ctx, target()) }
+}
+
+// gone is a watch that has ended.
+func (h *overhead) gone(target func() int) during {
+	return func(ctx context.Context) (func() error, error) {
+		stop, err := h.watch(ctx, target())
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return nil }, stop()
+	}
+}
+
+// measure returns a variant's run: all calls by the given process.
+func (h *overhead) measure(c **subject.Caller, meanwhile during) func(context.Context, *Recorder) error {
 	counts := map[string]int{}
 	return func(ctx context.Context, r *Recorder) (err error) {
-		if target != nil {
-			stop, err := h.watch(ctx, target())
+		if meanwhile != nil {
+			stop, err := meanwhile(ctx)
 			if err != nil {
 				return fmt.Errorf("watch: %w", err)
 			}
@@ -296,20 +333,31 @@ func (c *cleanups) run() {
 	}
 }
 
-// Conclude adds to the report of an overhead run what its figures say about the interposer.
+const (
+	callsName   = "system calls"
+	libraryName = "calls through the C library"
+)
+
+// Conclude adds to the report of an overhead run what its figures say about this machine, and about the interposer.
 func Conclude(rep *Report) {
-	extra := func(experiment, variant string) float64 {
+	extra := func(experiment, kase, variant string) float64 {
 		for _, e := range rep.Experiments {
 			for _, row := range e.Rows {
-				if e.Name == experiment && row.Case == "open+close" && row.Variant == variant {
+				if e.Name == experiment && row.Case == kase && row.Variant == variant {
 					return row.Extra
 				}
 			}
 		}
 		return 0
 	}
-	library := "calls through the C library"
-	watch, interposer := extra(library, watchIt), extra(library, interposed)
+	if floor := extra(callsName, "getppid", doNothing); floor > 0 {
+		note := fmt.Sprintf("on this machine a probe that does nothing, where a watch sees system calls, adds %s to each call of every process", quantity(floor, "ns"))
+		if floor > unwatchedMaxNS {
+			note += fmt.Sprintf(": no watch can keep to %d here", unwatchedMaxNS)
+		}
+		rep.Notes = append(rep.Notes, note)
+	}
+	watch, interposer := extra(libraryName, "open+close", watchIt), extra(libraryName, "open+close", interposed)
 	if watch <= 0 || interposer <= 0 {
 		return // not measured, or lost in noise
 	}

@@ -24,10 +24,10 @@ func (f *fakeWatch) watch(_ context.Context, pid int) (func() error, error) {
 func TestOverheadOfCalls(t *testing.T) {
 	var w fakeWatch
 	p, err := OverheadPlan(t.Context(), w.watch, OverheadOptions{
-		Dir: t.TempDir(), Calls: []string{"open+close", "getppid"}, Sample: 100 * time.Microsecond,
+		Dir: t.TempDir(), Only: []string{"open+close", "getppid"}, Sample: 100 * time.Microsecond,
 	})
 	rep := runPlan(t, p, err)
-	if w.begun != w.ended || w.begun != 3*3 {
+	if w.begun != w.ended || w.begun != 4*3 {
 		t.Errorf("%d watches begun, %d ended", w.begun, w.ended)
 	}
 	it := find(t, rep, "open+close", watchIt, "round")
@@ -73,8 +73,8 @@ func TestOverheadOfACommandThatFails(t *testing.T) {
 	}
 }
 
-func TestUnknownCall(t *testing.T) {
-	if _, err := OverheadPlan(t.Context(), nil, OverheadOptions{Calls: []string{"nonsense"}}); !errors.Is(err, ErrUnknownCall) {
+func TestUnknownName(t *testing.T) {
+	if _, err := OverheadPlan(t.Context(), nil, OverheadOptions{Only: []string{"nonsense"}}); !errors.Is(err, ErrUnknownName) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -47,18 +47,17 @@ redis-cli -s redis.sock shutdown nosave; wait $!; rm -f redis.sock; exit $status
 	{"compile", []string{"gcc"}, `for i in 1 2 3; do gcc -O2 -shared -fPIC -o out.so interpose.c -ldl || exit 1; done`},
 }
 
-var programMetric = Metric{Name: "run", Unit: "ms"}
+var (
+	programMetric = Metric{Name: "run", Unit: "ms"}
+	cpuMetric     = Metric{Name: "cpu", Unit: "ms"}
+)
 
 // programs is the experiment on whole programs, each a shell script that waits before its first command, is watched, and let go, so
 // that the watch sees all of it and attaching is not part of the time.
-func (h *overhead) programs() Experiment {
-	e := Experiment{
-		Name: "whole programs",
-		Note: programNote,
-	}
-	list, runs := h.installed(), programRuns
+func (h *overhead) programs(list []program) Experiment {
+	e := Experiment{Name: "whole programs", Note: programNote, Times: programTimes}
 	if len(h.opts.Command) > 0 {
-		e.Note, runs = commandNote, 1
+		e.Note, e.Times = commandNote, 1
 	}
 	var idle *subject.Process
 	e.Setup = func(ctx context.Context) (func(), error) {
@@ -76,17 +75,17 @@ func (h *overhead) programs() Experiment {
 	other := func(int) int { return idle.Pid }
 	self := func(pid int) int { return pid }
 	e.Variants = []Variant{
-		{bare, Yardstick, h.runAll(list, runs, nil, nil, nil)},
-		{watchOther, Measured, h.runAll(list, runs, other, nil, nil)},
-		{watchIt, Measured, h.runAll(list, runs, self, nil, nil)},
+		{bare, Yardstick, h.runAll(list, nil, nil, nil)},
+		{watchOther, Measured, h.runAll(list, other, nil, nil)},
+		{watchIt, Measured, h.runAll(list, self, nil, nil)},
 	}
 	if h.tools.interposer != "" {
-		e.Variants = append(e.Variants, Variant{interposed, Other, h.runAll(list, runs, nil, nil, []string{"LD_PRELOAD=" + h.tools.interposer})})
+		e.Variants = append(e.Variants, Variant{interposed, Other, h.runAll(list, nil, nil, []string{"LD_PRELOAD=" + h.tools.interposer})})
 	}
 	if h.tools.strace != "" {
-		e.Variants = append(e.Variants, Variant{underTrace, Other, h.runAll(list, 1, nil, []string{h.tools.strace, "-f", "-qq", "-o", "/dev/null"}, nil)})
-		e.Once = []string{underTrace}
+		e.Variants = append(e.Variants, Variant{underTrace, Other, h.runAll(list, nil, []string{h.tools.strace, "-f", "-qq", "-o", "/dev/null"}, nil)})
 	}
+	e.Once = []string{interposed, underTrace}
 	for _, p := range list {
 		e.Targets = append(e.Targets, Target{Case: p.name, Variant: watchIt, Metric: programMetric.Name, Of: OfRatio, Max: programMaxRatio})
 	}
@@ -100,6 +99,9 @@ func (h *overhead) installed() []program {
 	}
 	var list []program
 	for _, p := range programList {
+		if !h.wanted(p.name) {
+			continue
+		}
 		missing := ""
 		for _, n := range p.needs {
 			if _, err := exec.LookPath(n); err != nil {
@@ -116,38 +118,34 @@ func (h *overhead) installed() []program {
 }
 
 const (
-	programNote = "From the first command of a shell script to its end, the best of three runs in each round; the watch is attached before it."
-	commandNote = "From the command's execve to its end; the watch is attached before it."
+	programNote = "From the first command of a shell script to its end, and the processor time of all its processes; the watch is attached before it."
+	commandNote = "From the command's execve to its end, and the processor time of it and its children; the watch is attached before it."
 )
 
-// programRuns is how often each program runs in a round. The least counts: what else goes on in the machine only ever adds.
-const programRuns = 3
+// programTimes is how many runs of the programs there are for each round of the calls: a hundredth of a program's time is less than what two runs of
+// it differ by, so its median needs more of them.
+const programTimes = 3
 
 // settleTime lets the processor be done with what a watch's beginning and end leave behind, compiled probes and patched code, before a
 // program is measured: they are the same few milliseconds for a program that runs for a second and for one that runs for a day.
 const settleTime = 200 * time.Millisecond
 
-// runAll returns a variant's run of all programs, each runs times. watched maps a program's pid to the one to watch; nil means none.
-func (h *overhead) runAll(list []program, runs int, watched func(int) int, prefix, env []string) func(context.Context, *Recorder) error {
+// runAll returns a variant's run of all programs. watched maps a program's pid to the one to watch; nil means none.
+func (h *overhead) runAll(list []program, watched func(int) int, prefix, env []string) func(context.Context, *Recorder) error {
 	return func(ctx context.Context, r *Recorder) error {
 		for _, p := range list {
-			var best time.Duration
-			for i := range runs {
-				took, err := h.runProgram(ctx, p, watched, prefix, env)
-				if err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
-				}
-				if i == 0 || took < best {
-					best = took
-				}
+			took, cpu, err := h.runProgram(ctx, p, watched, prefix, env)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
 			}
-			r.Time(p.name, programMetric, best)
+			r.Time(p.name, programMetric, took)
+			r.Time(p.name, cpuMetric, cpu)
 		}
 		return nil
 	}
 }
 
-func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) int, prefix, env []string) (took time.Duration, err error) {
+func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) int, prefix, env []string) (took, cpu time.Duration, err error) {
 	if len(h.opts.Command) == 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, programTimeout)
@@ -155,7 +153,7 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 	}
 	g, err := newGate()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer g.close()
 	cmd := h.command(ctx, p, prefix)
@@ -164,7 +162,7 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	waited := false
 	defer func() {
@@ -175,12 +173,12 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 	}()
 	pid, err := g.await()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if watched != nil {
 		stop, err := h.watch(ctx, watched(pid))
 		if err != nil {
-			return 0, fmt.Errorf("watch: %w", err)
+			return 0, 0, fmt.Errorf("watch: %w", err)
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
@@ -190,15 +188,15 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 	}
 	start := time.Now()
 	if err := g.open(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	waited = true
 	err = cmd.Wait()
 	took = time.Since(start)
 	if ctx.Err() != nil {
-		return 0, fmt.Errorf("after %s: %w", took.Round(time.Second), context.Cause(ctx))
+		return 0, 0, fmt.Errorf("after %s: %w", took.Round(time.Second), context.Cause(ctx))
 	}
-	return took, err
+	return took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
 }
 
 // programTimeout is for one of the default programs. strace makes one of them thirty times as long.

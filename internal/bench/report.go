@@ -37,18 +37,28 @@ type Row struct {
 	Role    Role      `json:"role"`
 	Metric  Metric    `json:"metric"`
 	Stats   Stats     `json:"stats"`
-	Ratio   float64   `json:"ratio,omitempty"` // of the median to the yardstick's, 0 if there is none
+	Ratio   float64   `json:"ratio,omitempty"` // median over the rounds of the quotient by the yardstick, 0 if there is none
 	Extra   float64   `json:"extra,omitempty"` // median over the rounds of the difference from the yardstick, 0 if there is none
+	Within  *Within   `json:"within,omitempty"`
 	Target  *Limit    `json:"target,omitempty"`
 	Samples []float64 `json:"samples"`
 }
 
+// Within is how sure the figures of a row are: intervals of 95%, or of all rounds where they are fewer than six.
+type Within struct {
+	Value Interval `json:"value"`
+	Ratio Interval `json:"ratio"`
+	Extra Interval `json:"extra"`
+}
+
 // Limit is a target and whether it was kept.
 type Limit struct {
-	Of  Measure `json:"of"`
-	Max float64 `json:"max"`
-	Per float64 `json:"per,omitempty"`
-	Met bool    `json:"met"`
+	Of    Measure `json:"of"`
+	Max   float64 `json:"max"`
+	Per   float64 `json:"per,omitempty"`
+	Noise bool    `json:"noise,omitempty"` // no more than noise is allowed
+	Met   bool    `json:"met"`
+	Clear bool    `json:"clear"` // the whole interval says so
 }
 
 func newReport(title string) *Report {
@@ -137,18 +147,22 @@ func (r *Recorder) row(e *Experiment, s *series) Row {
 	if s.variant.Role == Yardstick {
 		return row
 	}
+	row.Within = &Within{Value: interval(s.samples)}
+	var base Stats
 	if y := r.yardstick(e, s); y != nil {
-		if base := statsOf(y.samples).Median; base > 0 {
-			row.Ratio = row.Stats.Median / base
-		}
-		var differences []float64
+		base = statsOf(y.samples)
+		var quotients, differences []float64
 		for i := range min(len(y.samples), len(s.samples)) {
 			differences = append(differences, s.samples[i]-y.samples[i])
+			if y.samples[i] > 0 {
+				quotients = append(quotients, s.samples[i]/y.samples[i])
+			}
 		}
-		row.Extra = statsOf(differences).Median
+		row.Ratio, row.Within.Ratio = statsOf(quotients).Median, interval(quotients)
+		row.Extra, row.Within.Extra = statsOf(differences).Median, interval(differences)
 	}
 	if s.variant.Role == Measured {
-		row.Target = e.target(&row)
+		row.Target = e.target(&row, base)
 	}
 	return row
 }
@@ -165,23 +179,29 @@ func (r *Recorder) yardstick(e *Experiment, s *series) *series {
 	return nil
 }
 
-func (e *Experiment) target(row *Row) *Limit {
+// target holds a row against the target it has, if any; base is its yardstick.
+func (e *Experiment) target(row *Row, base Stats) *Limit {
 	for _, t := range e.Targets {
 		if t.Metric != row.Metric.Name || t.Case != "" && t.Case != row.Case || t.Variant != "" && t.Variant != row.Variant {
 			continue
 		}
-		l := &Limit{Of: t.Of, Max: t.Max, Per: t.Per}
-		switch t.Of {
-		case OfRatio:
-			l.Met = row.Ratio <= t.Max
-		case OfExtra:
-			l.Met = row.Extra/max(t.Per, 1) <= t.Max
-		default:
-			l.Of, l.Met = OfValue, row.Stats.Median <= t.Max
-		}
-		if l.Of != OfValue && row.Ratio == 0 {
+		if t.Of != OfValue && t.Of != "" && row.Ratio == 0 {
 			continue // there is no yardstick
 		}
+		l := &Limit{Of: t.Of, Max: t.Max, Per: t.Per, Noise: t.Noise}
+		median, in, limit := row.Stats.Median, row.Within.Value, t.Max
+		switch t.Of {
+		case OfRatio:
+			median, in = row.Ratio, row.Within.Ratio
+		case OfExtra:
+			median, in, limit = row.Extra, row.Within.Extra, t.Max*max(t.Per, 1)
+		default:
+			l.Of = OfValue
+		}
+		if t.Noise {
+			median, limit = in.Low, limit+base.MAD
+		}
+		l.Met, l.Clear = median <= limit, t.Noise || in.High <= limit || in.Low > limit
 		return l
 	}
 	return nil
@@ -197,6 +217,8 @@ func (row Row) value() string {
 
 func (l Limit) text(unit string) string {
 	switch {
+	case l.Noise && l.Max == 0:
+		return "no more than noise"
 	case l.Of == OfRatio:
 		return fmt.Sprintf("%.2f x", l.Max)
 	case l.Of == OfExtra && l.Per > 1:

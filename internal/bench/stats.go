@@ -41,3 +41,35 @@ func quantile(sorted []float64, q float64) float64 {
 	}
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
 }
+
+// interval is where the median lies that ever more samples would have, with a confidence of 95%, whatever they are distributed like: between the
+// ranks that so many coin tosses would seldom be outside of. Fewer than six samples do not tell it that surely; then it is all of them.
+func interval(samples []float64) Interval {
+	if len(samples) == 0 {
+		return Interval{}
+	}
+	s := slices.Sorted(slices.Values(samples))
+	n, k, below := len(s), 0, 0.0
+	for k < n/2 {
+		if below += tosses(n, k); below > 0.025 {
+			break
+		}
+		k++
+	}
+	if k == 0 {
+		return Interval{s[0], s[n-1]}
+	}
+	return Interval{s[k-1], s[n-k]}
+}
+
+// Interval is where a median lies.
+type Interval struct {
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
+// tosses is the probability of k heads in n tosses of a coin.
+func tosses(n, k int) float64 {
+	factorial := func(n int) float64 { v, _ := math.Lgamma(float64(n + 1)); return v }
+	return math.Exp(factorial(n) - factorial(k) - factorial(n-k) - float64(n)*math.Ln2)
+}

@@ -26,7 +26,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 // table writes one line per case and metric group: the variants below each other, so that lines stay short.
 func (e *ExperimentResult) table(b *strings.Builder) {
 	fmt.Fprintf(b, "\n%s (median of %d rounds ± median deviation)\n", e.Name, e.Rounds)
-	lines := [][]string{{"", "", "", "median", "±", "best", "ratio", "extra", "target"}}
+	lines := [][]string{{"", "", "", "median", "±", "best", "ratio", "extra", "interval", "target"}}
 	last := ""
 	for _, row := range e.Rows {
 		if row.Metric.Detail {
@@ -39,7 +39,7 @@ func (e *ExperimentResult) table(b *strings.Builder) {
 		last = row.Case
 		lines = append(lines, []string{
 			label, row.Metric.Name, row.Variant, quantity(row.Stats.Median, row.Metric.Unit), spread(row),
-			quantity(row.Stats.Min, row.Metric.Unit), ratioText(row), extraText(row), targetText(row),
+			quantity(row.Stats.Min, row.Metric.Unit), ratioText(row), extraText(row), intervalText(row), targetText(row),
 		})
 	}
 	align(b, lines)
@@ -82,11 +82,38 @@ func extraText(row Row) string {
 	if row.Ratio == 0 {
 		return ""
 	}
+	return signed(row.Extra, row.Metric.Unit)
+}
+
+func signed(v float64, unit string) string {
 	sign := "+"
-	if row.Extra < 0 {
+	if v < 0 {
 		sign = "-"
 	}
-	return sign + quantity(max(row.Extra, -row.Extra), row.Metric.Unit)
+	return sign + quantity(max(v, -v), unit)
+}
+
+// intervalText is how sure the figure is that the target is about, or how much more it is than the yardstick.
+func intervalText(row Row) string {
+	switch w := row.Within; {
+	case w == nil || row.Stats.N < 2:
+		return ""
+	case row.Target != nil && row.Target.Of == OfRatio:
+		return fmt.Sprintf("%.3f to %.3f x", w.Ratio.Low, w.Ratio.High)
+	case row.Target != nil && row.Target.Of == OfValue:
+		return span(quantity(w.Value.Low, row.Metric.Unit), quantity(w.Value.High, row.Metric.Unit))
+	case row.Ratio != 0:
+		return span(signed(w.Extra.Low, row.Metric.Unit), signed(w.Extra.High, row.Metric.Unit))
+	}
+	return ""
+}
+
+// span writes two quantities, with the unit once if they share it.
+func span(low, high string) string {
+	if _, unit, ok := strings.Cut(high, " "); ok {
+		low = strings.TrimSuffix(low, " "+unit)
+	}
+	return low + " to " + high
 }
 
 func targetText(row Row) string {
@@ -96,6 +123,9 @@ func targetText(row Row) string {
 	verdict := "missed"
 	if row.Target.Met {
 		verdict = "met"
+	}
+	if !row.Target.Clear {
+		verdict += " within noise"
 	}
 	return row.Target.text(row.Metric.Unit) + " " + verdict
 }
