@@ -122,7 +122,11 @@ func (c *call) watchHere(pid int, saving *periodic) (err error) {
 		return err
 	}
 	defer server.Close()
-	wt.w, err = tracer.Watch(wt.ctx, pid, tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen"), OnEvent: wt.take})
+	opts := tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen")}
+	if !inBackground() {
+		opts.OnEvent = wt.take
+	}
+	wt.w, err = tracer.Watch(wt.ctx, pid, opts)
 	if err != nil {
 		return err
 	}

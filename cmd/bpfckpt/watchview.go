@@ -105,11 +105,15 @@ type screen struct {
 	wt      *watching
 	tty     *os.File
 	resized chan os.Signal
-	recent  []string // newest last
+	recent  []fmt.Stringer // newest last; most of them are never seen, and so never written out
 	now     watchStatus
 	before  watchStatus
 	rates   rates
 }
+
+type textLine string
+
+func (l textLine) String() string { return string(l) }
 
 // rates are changes per second.
 type rates struct{ events, rss, faults float64 }
@@ -125,7 +129,7 @@ func newScreen(wt *watching) (*screen, error) {
 }
 
 func (s *screen) event(e tracer.Event) error {
-	s.recent = append(s.recent, e.String())
+	s.recent = append(s.recent, &e)
 	if len(s.recent) > 2*keepEvents {
 		s.recent = append(s.recent[:0], s.recent[len(s.recent)-keepEvents:]...)
 	}
@@ -133,7 +137,9 @@ func (s *screen) event(e tracer.Event) error {
 }
 
 func (s *screen) saved(o outcome) error {
-	s.recent = append(s.recent, o.lines()...)
+	for _, l := range o.lines() {
+		s.recent = append(s.recent, textLine(l))
+	}
 	return nil
 }
 
@@ -162,7 +168,9 @@ func (s *screen) draw() error {
 func (s *screen) page(width, height int) []byte {
 	lines := s.head()
 	room := max(height-len(lines), 0)
-	lines = append(lines, s.recent[max(len(s.recent)-room, 0):]...)
+	for _, r := range s.recent[max(len(s.recent)-room, 0):] {
+		lines = append(lines, r.String())
+	}
 	var b bytes.Buffer
 	b.WriteString(home)
 	for i, line := range lines[:min(len(lines), height)] {

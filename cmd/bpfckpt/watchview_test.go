@@ -19,7 +19,7 @@ func TestWatchPage(t *testing.T) {
 		Method: "tracepoint", DL: 12,
 	}}, rates: rates{events: 123456, rss: -5e9, faults: 1e5}}
 	for i := range 100 {
-		s.recent = append(s.recent, fmt.Sprintf("4711/4711 openat %d %q", i, strings.Repeat("long/", 60)))
+		s.recent = append(s.recent, textLine(fmt.Sprintf("4711/4711 openat %d %q", i, strings.Repeat("long/", 60))))
 	}
 	for _, size := range []struct{ width, height int }{{80, 24}, {200, 50}, {30, 5}, {1, 1}, {10, 3}} {
 		text := controlSequence.ReplaceAllString(string(s.page(size.width, size.height)), "")
