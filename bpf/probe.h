@@ -70,6 +70,8 @@ struct {
 const volatile __u32 reader_level; /* depth of the reader's pid namespace */
 const volatile __u64 wake_bytes;   /* how much must wait in the ring before its reader is woken */
 
+#define WAKE_STRETCH 512
+
 enum { BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
 
 /* lose notes that a record about a part of a thread group did not fit. */
@@ -87,12 +89,16 @@ static __noinline void lose(__s32 pid, __u32 part)
 	}
 }
 
-/* wake wakes the reader once, when the ring passes the mark: a wake-up for every record would cost more than the record. */
+/*
+ * wake wakes the reader when the ring passes the mark: a wake-up costs more than a record. No record is longer than the stretch behind the mark in which
+ * that is done, so one at least ends in it.
+ */
 static __always_inline __u64 wake(void)
 {
 	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
 
-	return waiting >= wake_bytes && waiting < wake_bytes + 2048 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	_Static_assert(sizeof(struct ev_open) + 8 <= WAKE_STRETCH, "the longest record");
+	return waiting >= wake_bytes && waiting < wake_bytes + WAKE_STRETCH ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
 /* event_new takes the next place in the ring for a record about a followed thread, or notes the loss. */

@@ -304,6 +304,7 @@ const (
 	WatchProgOnSignal         = "on_signal"
 	WatchProgOnTurn           = "on_turn"
 	WatchProgReadTurns        = "read_turns"
+	WatchProgWarmRing         = "warm_ring"
 	WatchVarAbiCallKind       = "abi_call_kind"
 	WatchVarAbiEvAction       = "abi_ev_action"
 	WatchVarAbiEvCall         = "abi_ev_call"
@@ -391,6 +392,7 @@ type WatchProgramSpecs struct {
 	OnSignal   *ebpf.ProgramSpec `ebpf:"on_signal"`
 	OnTurn     *ebpf.ProgramSpec `ebpf:"on_turn"`
 	ReadTurns  *ebpf.ProgramSpec `ebpf:"read_turns"`
+	WarmRing   *ebpf.ProgramSpec `ebpf:"warm_ring"`
 }
 
 // WatchMapSpecs contains maps before they are loaded into the kernel.
@@ -529,6 +531,7 @@ type WatchPrograms struct {
 	OnSignal   *ebpf.Program `ebpf:"on_signal"`
 	OnTurn     *ebpf.Program `ebpf:"on_turn"`
 	ReadTurns  *ebpf.Program `ebpf:"read_turns"`
+	WarmRing   *ebpf.Program `ebpf:"warm_ring"`
 }
 
 func (p *WatchPrograms) Close() error {
@@ -550,6 +553,7 @@ func (p *WatchPrograms) Close() error {
 		p.OnSignal,
 		p.OnTurn,
 		p.ReadTurns,
+		p.WarmRing,
 	)
 }
 

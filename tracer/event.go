@@ -11,7 +11,7 @@ import (
 
 // Event is one change of state of a followed process, as `bpfckpt watch` shows it. Which fields are set depends on Kind.
 type Event struct {
-	Time int64  `json:"time"`  // CLOCK_MONOTONIC when the watch took it, ns
+	Time int64  `json:"time"`  // CLOCK_MONOTONIC when the watch took it, with all that was there then, ns
 	Kind string `json:"event"` // the system call, or fork, thread, exec, exit, dlopen, dlclose, lost
 	Pid  int    `json:"pid"`
 	Tid  int    `json:"tid,omitempty"`
@@ -109,9 +109,7 @@ var limitNames = [16]string{
 
 // tell hands an event out.
 func (w *Watcher) tell(head *bpf.WatchEvHead, e *Event) {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	e.Time, e.Pid, e.Tid = ts.Nano(), int(head.Pid), int(head.Tid)
+	e.Time, e.Pid, e.Tid = w.took, int(head.Pid), int(head.Tid)
 	w.opts.OnEvent(e)
 }
 

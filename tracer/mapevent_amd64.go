@@ -59,7 +59,7 @@ func (tb *table) mapEvent(e *mapChange) {
 		tb.mapTurn(m, e)
 		return
 	}
-	i, _ := slices.BinarySearchFunc(m.pending, e, func(a, b *mapChange) int { return compare(a.TurnFirst, b.TurnFirst) })
+	i, _ := slices.BinarySearchFunc(m.pending, e.TurnFirst, func(p *mapChange, turn uint64) int { return compare(p.TurnFirst, turn) })
 	m.pending = slices.Insert(m.pending, i, new(*e))
 	tb.mapPending(m)
 }
@@ -168,8 +168,11 @@ func (tb *table) seen(e *mapChange, from, to uint64) (segment, bool) {
 
 // noteFile remembers the file of a mapping, with the path of the descriptor it was made of.
 func (tb *table) noteFile(e *mapChange) {
+	if e.Vma.File == 0 {
+		return
+	}
 	key := fileKey{e.inode.Dev, e.inode.Ino}
-	if _, known := tb.mapped[key]; e.Vma.File == 0 || known {
+	if _, known := tb.mapped[key]; known {
 		return
 	}
 	f := mappedFile{inode: bpf.IterInodeRec(e.inode)}

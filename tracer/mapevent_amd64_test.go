@@ -72,3 +72,50 @@ func TestWhoseTurn(t *testing.T) {
 		})
 	}
 }
+
+// protected is a table with mappings, and an event that changes one of them, the n-th time.
+func protected() (tb *table, event func(n uint64) mapChange) {
+	const from = 0x7f0000100000
+	tb = newTable()
+	g := tb.group(7)
+	g.thread(7)
+	m := tb.use(g, 1)
+	m.stale = false
+	for i := range uint64(40) {
+		m.segs.put(segment{start: 0x7f0000000000 + i<<16, end: 0x7f0000000000 + i<<16 + 3*pageSize, flags: vmRead})
+	}
+	return tb, func(n uint64) mapChange {
+		e := mapChange{WatchEvMap: bpf.WatchEvMap{Mm: 1, Turns: 1, TurnFirst: n, TurnLast: n, Bits: uint32(bpf.WatchMapBitMAP_SEEN)}}
+		e.Head.Nr, e.Head.Pid = unix.SYS_MPROTECT, 7
+		e.Args = [6]uint64{from + pageSize, pageSize, vmRead | n%2*vmWrite}
+		e.Vma = bpf.WatchVmaState{Start: from + pageSize, End: from + 2*pageSize, Flags: e.Args[2]}
+		return e
+	}
+}
+
+// TestMapEventAllocatesNothing applies changes of mappings: the collector would take its time from watched programs.
+func TestMapEventAllocatesNothing(t *testing.T) {
+	tb, event := protected()
+	n := uint64(0)
+	if allocs := testing.AllocsPerRun(100, func() {
+		n++
+		e := event(n)
+		tb.mapEvent(&e)
+	}); allocs > 0 {
+		t.Errorf("%v allocations for each", allocs)
+	}
+	if m := tb.mms[1]; m.stale || m.turn != n {
+		t.Errorf("turn %d of %d, stale %v", m.turn, n, m.stale)
+	}
+}
+
+// BenchmarkMapEvent applies changes of mappings: each is time that a watched program on the same core goes without.
+func BenchmarkMapEvent(b *testing.B) {
+	tb, event := protected()
+	n := uint64(0)
+	for b.Loop() {
+		n++
+		e := event(n)
+		tb.mapEvent(&e)
+	}
+}

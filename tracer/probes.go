@@ -60,11 +60,28 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
 	}
+	if err := ps.warmRing(); err != nil {
+		ps.Close()
+		return nil, loadFault("ring buffer", err)
+	}
 	if err := ps.attachAll(spec, constants, opts); err != nil {
 		ps.Close()
 		return nil, err
 	}
 	return ps, nil
+}
+
+// warmRing has the kernel write to all of the ring buffer before there are records.
+func (ps *probes) warmRing() error {
+	for {
+		code, err := ps.objs.WarmRing.Run(nil)
+		if err != nil {
+			return err
+		}
+		if code != 0 { // it is full
+			return nil
+		}
+	}
 }
 
 func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any, opts WatchOptions) error {

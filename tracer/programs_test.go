@@ -123,3 +123,38 @@ func TestDecisions(t *testing.T) {
 	runtime.KeepAlive(with)
 	runtime.KeepAlive(without)
 }
+
+// TestMayRecord holds what every system call is asked against the table of what is done about it.
+func TestMayRecord(t *testing.T) {
+	var objs unitObjects
+	if err := loadUnitObjects(&objs, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer objs.Close()
+	spec, err := bpf.LoadWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds [512]uint8
+	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	for nr := range uint64(1024) {
+		want := int64(0)
+		if nr < uint64(len(kinds)) && kinds[nr] != uint8(bpf.WatchCallKindCALL_NONE) {
+			want = 1
+			calls++
+		}
+		arg := unitUnitArg{Nr: nr}
+		if _, err := objs.UnitMayRecord.Run(&ebpf.RunOptions{Context: arg, ContextOut: &arg}); err != nil {
+			t.Fatal(err)
+		}
+		if arg.Out != want {
+			t.Errorf("call %d: %d instead of %d", nr, arg.Out, want)
+		}
+	}
+	if calls < 80 {
+		t.Errorf("only %d calls are of interest", calls)
+	}
+}

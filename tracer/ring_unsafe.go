@@ -29,7 +29,7 @@ type ring struct {
 	epoll, event       int
 }
 
-// openRing maps the ring buffer m.
+// openRing maps the ring buffer m. What is in it is forgotten.
 func openRing(m *ebpf.Map) (r *ring, err error) {
 	r = &ring{size: uint64(m.MaxEntries()), epoll: -1, event: -1}
 	defer func() {
@@ -46,6 +46,8 @@ func openRing(m *ebpf.Map) (r *ring, err error) {
 	}
 	r.taken = (*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(r.consumer)))
 	r.filled = (*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(r.producer)))
+	r.read = r.end()
+	r.taken.Store(r.read)
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make an epoll: %w", err)
 	}

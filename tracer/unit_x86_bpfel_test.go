@@ -73,6 +73,7 @@ const (
 	unitMapTasks             = "tasks"
 	unitProgUnitFcntl        = "unit_fcntl"
 	unitProgUnitIoctl        = "unit_ioctl"
+	unitProgUnitMayRecord    = "unit_may_record"
 	unitProgUnitPlace        = "unit_place"
 	unitProgUnitReceived     = "unit_received"
 	unitVarAbiUnitArg        = "abi_unit_arg"
@@ -126,10 +127,11 @@ type unitSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type unitProgramSpecs struct {
-	UnitFcntl    *ebpf.ProgramSpec `ebpf:"unit_fcntl"`
-	UnitIoctl    *ebpf.ProgramSpec `ebpf:"unit_ioctl"`
-	UnitPlace    *ebpf.ProgramSpec `ebpf:"unit_place"`
-	UnitReceived *ebpf.ProgramSpec `ebpf:"unit_received"`
+	UnitFcntl     *ebpf.ProgramSpec `ebpf:"unit_fcntl"`
+	UnitIoctl     *ebpf.ProgramSpec `ebpf:"unit_ioctl"`
+	UnitMayRecord *ebpf.ProgramSpec `ebpf:"unit_may_record"`
+	UnitPlace     *ebpf.ProgramSpec `ebpf:"unit_place"`
+	UnitReceived  *ebpf.ProgramSpec `ebpf:"unit_received"`
 }
 
 // unitMapSpecs contains maps before they are loaded into the kernel.
@@ -213,16 +215,18 @@ type unitVariables struct {
 //
 // It can be passed to loadUnitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type unitPrograms struct {
-	UnitFcntl    *ebpf.Program `ebpf:"unit_fcntl"`
-	UnitIoctl    *ebpf.Program `ebpf:"unit_ioctl"`
-	UnitPlace    *ebpf.Program `ebpf:"unit_place"`
-	UnitReceived *ebpf.Program `ebpf:"unit_received"`
+	UnitFcntl     *ebpf.Program `ebpf:"unit_fcntl"`
+	UnitIoctl     *ebpf.Program `ebpf:"unit_ioctl"`
+	UnitMayRecord *ebpf.Program `ebpf:"unit_may_record"`
+	UnitPlace     *ebpf.Program `ebpf:"unit_place"`
+	UnitReceived  *ebpf.Program `ebpf:"unit_received"`
 }
 
 func (p *unitPrograms) Close() error {
 	return _UnitClose(
 		p.UnitFcntl,
 		p.UnitIoctl,
+		p.UnitMayRecord,
 		p.UnitPlace,
 		p.UnitReceived,
 	)

@@ -63,6 +63,7 @@ type Watcher struct {
 	released chan struct{} // a thread has left its last region
 	waiters  int           // who wait for that
 
+	took        int64 // when records were last taken, CLOCK_MONOTONIC ns
 	stats       Stats
 	final       Stats // as the watch ended
 	lostSeen    uint64
@@ -260,6 +261,7 @@ func (w *Watcher) locked(f func()) {
 
 // take applies the records that begin before upTo.
 func (w *Watcher) take(upTo uint64) {
+	w.took = int64(monotonic())
 	w.fail(w.ring.each(upTo, func(record []byte) {
 		w.stats.Events++
 		w.apply(record)
