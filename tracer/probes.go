@@ -100,6 +100,7 @@ func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any,
 		if err := ps.attachLock(); err != nil {
 			return err
 		}
+		ps.lockAttached = true
 	}
 	return ps.attachCalls(spec, constants, opts.partly)
 }
@@ -109,7 +110,6 @@ func (ps *probes) attachLock() error {
 	if err := ps.attach(ps.objs.OnTurn); err != nil {
 		return loadFault("probe of the mm's lock", err)
 	}
-	ps.lockAttached = true
 	if err := ps.objs.LockProbed.Put(uint32(0), uint32(1)); err != nil {
 		return fault.New(fault.BPFLoad, "probe of the mm's lock", "%w", err)
 	}

@@ -213,19 +213,28 @@ func (w *Watcher) run() {
 				tidied = time.Now()
 			}
 			w.fail(failed)
-			w.watchLock()
 			over = w.enough()
 		})
+		if !over {
+			w.watchLock()
+		}
 	}
 }
 
 // watchLock has turns seen from now on, if the count alone does not do any more. Here and not as events are applied, for that is also done while the
-// tree stands still.
+// tree stands still; and while others may use the table, for it takes milliseconds.
 func (w *Watcher) watchLock() {
-	if w.table.contended && !w.probes.lockAttached && w.err == nil {
-		w.err = w.probes.attachLock()
-		w.turns() // those whose calls have not ended: nobody will tell of them
+	due := false
+	w.locked(func() { due = w.table.contended && !w.probes.lockAttached && w.err == nil })
+	if !due {
+		return
 	}
+	err := w.probes.attachLock()
+	w.locked(func() {
+		w.probes.lockAttached = true
+		w.err = err
+		w.turns() // those whose calls have not ended: nobody will tell of them
+	})
 }
 
 // enough ends the watch if there is no more to do for it.
