@@ -263,8 +263,26 @@ struct held_rec {
 	__u64 sure_since; /* it was in none at this time, and every call since has been seen where there was a probe; 0: the watch found it running */
 };
 
+/* The map of the ring in which records of a watch go to user space (ring.h): this, the records, and behind them the spill of the last. */
+struct ring_head {
+	__u64 filled; /* where the next record will begin, bytes since the beginning */
+	__u64 writers[7];
+	__u64 taken; /* where the reader is; another cache line, for it is another's */
+	__u64 readers[7];
+};
+
+enum ring_layout {
+	RING_RECORDS = 4096, /* where the records begin */
+	RING_SPILL = 512,    /* no record is longer, with its own head */
+};
+
+/* What has memory written to before there are records. */
+struct warm_arg {
+	__u64 from; /* offset in the ring */
+};
+
 /*
- * Events, in the ring buffer of a watch. Each begins with an ev_head; those with a string end with it, zero-terminated.
+ * Events, in the ring of a watch. Each begins with an ev_head; those with a string end with it, zero-terminated.
  *
  * An event about a slot (a descriptor, a handler, a limit) holds what was in the slot after the event's place in the ring was taken,
  * not what a system call asked for. Whichever of two calls came last, the last event about a slot thus tells what both left there.

@@ -38,6 +38,8 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
+enum { BPF_RB_FORCE_WAKEUP = 2 };
+
 /* Kernel structures that only ever occur behind a pointer here. */
 struct seq_file;
 struct path;
@@ -54,10 +56,6 @@ static long (*bpf_probe_read_kernel)(void *dst, __u32 size, const void *src) = (
 static long (*bpf_probe_read_user_str)(void *dst, __u32 size, const void *src) = (void *)114;
 static long (*bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *src) = (void *)115;
 static long (*bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
-static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
-static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
-static void (*bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
-static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)134;
 static long (*bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) = (void *)130;
 static long (*bpf_d_path)(struct path *path, char *buf, __u32 size) = (void *)147;
 static void *(*bpf_task_storage_get)(void *map, struct task_struct *task, void *value, __u64 flags) = (void *)156;

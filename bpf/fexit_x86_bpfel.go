@@ -60,6 +60,7 @@ const (
 	FexitMapMms               = "mms"
 	FexitMapStats             = "stats"
 	FexitMapTasks             = "tasks"
+	FexitMapWaker             = "waker"
 	FexitProgFexitClose       = "fexit_close"
 	FexitProgFexitFcntl       = "fexit_fcntl"
 	FexitProgFexitFdDup       = "fexit_fd_dup"
@@ -88,6 +89,7 @@ const (
 	FexitVarMayUseKernelTurns = "may_use_kernel_turns"
 	FexitVarMmBuckets         = "mm_buckets"
 	FexitVarReaderLevel       = "reader_level"
+	FexitVarRingMask          = "ring_mask"
 	FexitVarWakeBytes         = "wake_bytes"
 )
 
@@ -168,6 +170,7 @@ type FexitMapSpecs struct {
 	Mms        *ebpf.MapSpec `ebpf:"mms"`
 	Stats      *ebpf.MapSpec `ebpf:"stats"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
+	Waker      *ebpf.MapSpec `ebpf:"waker"`
 }
 
 // FexitVariableSpecs contains global variables before they are loaded into the kernel.
@@ -179,6 +182,7 @@ type FexitVariableSpecs struct {
 	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	RingMask          *ebpf.VariableSpec `ebpf:"ring_mask"`
 	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
@@ -208,6 +212,7 @@ type FexitMaps struct {
 	Mms        *ebpf.Map `ebpf:"mms"`
 	Stats      *ebpf.Map `ebpf:"stats"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
+	Waker      *ebpf.Map `ebpf:"waker"`
 }
 
 func (m *FexitMaps) Close() error {
@@ -218,6 +223,7 @@ func (m *FexitMaps) Close() error {
 		m.Mms,
 		m.Stats,
 		m.Tasks,
+		m.Waker,
 	)
 }
 
@@ -230,6 +236,7 @@ type FexitVariables struct {
 	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	RingMask          *ebpf.Variable `ebpf:"ring_mask"`
 	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 

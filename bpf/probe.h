@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What all probes share: whom a watch follows, the ring buffer, and how a record gets into it.
+ * What all probes share: whom a watch follows, and how a record gets into the ring.
  *
  * A thread is followed if it has an entry in `tasks`. The entry is made when the watch begins, by an iterator, and for new threads of
  * followed ones before their first instruction, by the fork probe. Everything else about a followed thread hangs on its mm, for the order
@@ -12,6 +12,7 @@
 #include "abi.h"
 #include "file.h"
 #include "mm.h"
+#include "ring.h"
 #include "signal.h"
 #include "task.h"
 
@@ -55,24 +56,15 @@ struct {
 } groups SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20); /* user space sets it */
-} events SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct watch_stats);
 } stats SEC(".maps");
 
-/* User space sets these before it loads the programs. */
-const volatile __u32 reader_level; /* depth of the reader's pid namespace */
-const volatile __u64 wake_bytes;   /* how much must wait in the ring before its reader is woken */
+const volatile __u32 reader_level; /* depth of the reader's pid namespace; user space sets it before it loads the programs */
 
-#define WAKE_STRETCH 512
-
-enum { BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
+enum { BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1 };
 
 /* lose notes that a record about a part of a thread group did not fit. */
 static __noinline void lose(__s32 pid, __u32 part)
@@ -89,43 +81,32 @@ static __noinline void lose(__s32 pid, __u32 part)
 	}
 }
 
-/*
- * wake wakes the reader when the ring passes the mark: a wake-up costs more than a record. No record is longer than the stretch behind the mark in which
- * that is done, so one at least ends in it.
- */
-static __always_inline __u64 wake(void)
-{
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-
-	_Static_assert(sizeof(struct ev_open) + 8 <= WAKE_STRETCH, "the longest record");
-	return waiting >= wake_bytes && waiting < wake_bytes + WAKE_STRETCH ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-}
-
-/* event_new takes the next place in the ring for a record about a followed thread, or notes the loss. */
-#define event_new(type, what, w, call, result, part)                       \
-	({                                                                 \
-		type *__e = bpf_ringbuf_reserve(&events, sizeof(type), 0); \
-		struct ev_head *__h = (void *)__e;                         \
-		if (__h) {                                                 \
-			__h->kind = (what);                                \
-			__h->nr = (call);                                  \
-			__h->pid = (w)->pid;                               \
-			__h->tid = (w)->tid;                               \
-			__h->pad = 0;                                      \
-			__h->ret = (result);                               \
-		} else {                                                   \
-			lose((w)->pid, (part));                            \
-		}                                                          \
-		__e;                                                       \
+/* event_new takes the next place in the ring for a record about a followed thread, or notes the loss. event_done hands it over. */
+#define event_new(type, what, w, call, result, part)              \
+	({                                                        \
+		type *__e = ring_take(sizeof(type));              \
+		struct ev_head *__h = (void *)__e;                \
+		_Static_assert(RING_SIZE(sizeof(type)) <= RING_SPILL, "longer than the spill"); \
+		if (__h) {                                        \
+			__h->kind = (what);                       \
+			__h->nr = (call);                         \
+			__h->pid = (w)->pid;                      \
+			__h->tid = (w)->tid;                      \
+			__h->pad = 0;                             \
+			__h->ret = (result);                      \
+		} else {                                          \
+			lose((w)->pid, (part));                   \
+		}                                                 \
+		__e;                                              \
 	})
 
-static __always_inline void event_done(void *e)
-{
-	bpf_ringbuf_submit(e, wake());
-}
+#define event_done(e) ring_done(e, sizeof(*(e)))
 
+/* Most threads have no storage of any kind, which is faster to see than to ask for ours. */
 static __always_inline struct watched *followed(struct task_struct *t)
 {
+	if (core_exists(t->bpf_storage) && !core_at(t, bpf_storage))
+		return NULL;
 	return bpf_task_storage_get(&tasks, t, NULL, 0);
 }
 

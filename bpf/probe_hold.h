@@ -40,14 +40,15 @@ static __always_inline void hold_wake(struct watched *w)
 
 	if (!hold_waiters)
 		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	e = ring_take(sizeof(*e));
 	if (!e)
 		return; /* whoever waits looks by itself from time to time */
 	__builtin_memset(e, 0, sizeof(*e));
 	e->kind = EV_RELEASE;
 	e->pid = w->pid;
 	e->tid = w->tid;
-	bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+	event_done(e);
+	ring_wake();
 }
 
 /* hold_end takes a thread out of all its regions. */

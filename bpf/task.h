@@ -86,6 +86,7 @@ struct task_struct {
 	struct sched_dl_entity dl;
 	unsigned int policy;
 	struct mm_struct *mm;
+	void *bpf_storage; /* Linux 5.11 */
 	int exit_state, exit_code, exit_signal, pdeath_signal;
 	unsigned int personality;
 	unsigned int sched_reset_on_fork : 1;

@@ -30,6 +30,9 @@ const struct ev_map *abi_ev_map;
 const struct ev_map_file *abi_ev_map_file;
 const enum map_bit *abi_map_bit;
 const struct turns_arg *abi_turns_arg;
+const struct ring_head *abi_ring_head;
+const enum ring_layout *abi_ring_layout;
+const struct warm_arg *abi_warm_arg;
 const struct ev_fd *abi_ev_fd;
 const struct ev_open *abi_ev_open;
 const struct ev_action *abi_ev_action;
@@ -57,22 +60,22 @@ int read_turns(struct turns_arg *a)
 	return 0;
 }
 
-#define WARM_RECORD 4088 /* a page with its head */
-static const char nothing[WARM_RECORD];
+#define WARM_PAGES 1024
 
 /*
- * warm_ring fills the ring with records of no kind, and returns the error when there is no more room. Memory that nobody has written to yet costs each
- * record as much again as writing it: in a virtual machine, and one whose kernel has page tables of its own, the first touch of a page is a long way.
+ * warm_ring writes to the memory of the ring before there are records. What nobody has written to yet costs each record as much again as writing it: in a
+ * virtual machine, and one whose kernel has page tables of its own, the first touch of a page is a long way.
  */
 SEC("syscall")
-int warm_ring(void *ctx)
+int warm_ring(struct warm_arg *a)
 {
-	for (int i = 0; i < 1024; i++) {
-		long err = bpf_ringbuf_output(&events, (void *)nothing, sizeof(nothing), BPF_RB_NO_WAKEUP);
+	struct ring_head *r = ring();
+	__u64 at = a->from;
 
-		if (err)
-			return err;
-	}
+	if (!r)
+		return 0;
+	for (int i = 0; i < WARM_PAGES; i++, at += 4096)
+		*(volatile __u64 *)((char *)r + RING_RECORDS + (at & ring_mask)) = 0;
 	return 0;
 }
 

@@ -207,6 +207,21 @@ const (
 	WatchMapBitMAP_COUNTED WatchMapBit = 2
 )
 
+type WatchRingHead struct {
+	_       structs.HostLayout
+	Filled  uint64
+	Writers [7]uint64
+	Taken   uint64
+	Readers [7]uint64
+}
+
+type WatchRingLayout uint32
+
+const (
+	WatchRingLayoutRING_RECORDS WatchRingLayout = 4096
+	WatchRingLayoutRING_SPILL   WatchRingLayout = 512
+)
+
 type WatchRlimitRec struct {
 	_   structs.HostLayout
 	Cur uint64
@@ -238,6 +253,11 @@ type WatchVmaState struct {
 	Flags uint64
 	Pgoff uint64
 	File  uint64
+}
+
+type WatchWarmArg struct {
+	_    structs.HostLayout
+	From uint64
 }
 
 type WatchWatchStats struct {
@@ -287,6 +307,7 @@ const (
 	WatchMapMms               = "mms"
 	WatchMapStats             = "stats"
 	WatchMapTasks             = "tasks"
+	WatchMapWaker             = "waker"
 	WatchProgIterFile         = "iter_file"
 	WatchProgIterFollow       = "iter_follow"
 	WatchProgIterHeld         = "iter_held"
@@ -321,14 +342,18 @@ const (
 	WatchVarAbiHeldRec        = "abi_held_rec"
 	WatchVarAbiLostPart       = "abi_lost_part"
 	WatchVarAbiMapBit         = "abi_map_bit"
+	WatchVarAbiRingHead       = "abi_ring_head"
+	WatchVarAbiRingLayout     = "abi_ring_layout"
 	WatchVarAbiShareBit       = "abi_share_bit"
 	WatchVarAbiTurnsArg       = "abi_turns_arg"
+	WatchVarAbiWarmArg        = "abi_warm_arg"
 	WatchVarCallKinds         = "call_kinds"
 	WatchVarHoldWaiters       = "hold_waiters"
 	WatchVarMappedLast        = "mapped_last"
 	WatchVarMayUseKernelTurns = "may_use_kernel_turns"
 	WatchVarMmBuckets         = "mm_buckets"
 	WatchVarReaderLevel       = "reader_level"
+	WatchVarRingMask          = "ring_mask"
 	WatchVarTurnPath          = "turn_path"
 	WatchVarWakeBytes         = "wake_bytes"
 )
@@ -405,6 +430,7 @@ type WatchMapSpecs struct {
 	Mms        *ebpf.MapSpec `ebpf:"mms"`
 	Stats      *ebpf.MapSpec `ebpf:"stats"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
+	Waker      *ebpf.MapSpec `ebpf:"waker"`
 }
 
 // WatchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -427,14 +453,18 @@ type WatchVariableSpecs struct {
 	AbiHeldRec        *ebpf.VariableSpec `ebpf:"abi_held_rec"`
 	AbiLostPart       *ebpf.VariableSpec `ebpf:"abi_lost_part"`
 	AbiMapBit         *ebpf.VariableSpec `ebpf:"abi_map_bit"`
+	AbiRingHead       *ebpf.VariableSpec `ebpf:"abi_ring_head"`
+	AbiRingLayout     *ebpf.VariableSpec `ebpf:"abi_ring_layout"`
 	AbiShareBit       *ebpf.VariableSpec `ebpf:"abi_share_bit"`
 	AbiTurnsArg       *ebpf.VariableSpec `ebpf:"abi_turns_arg"`
+	AbiWarmArg        *ebpf.VariableSpec `ebpf:"abi_warm_arg"`
 	CallKinds         *ebpf.VariableSpec `ebpf:"call_kinds"`
 	HoldWaiters       *ebpf.VariableSpec `ebpf:"hold_waiters"`
 	MappedLast        *ebpf.VariableSpec `ebpf:"mapped_last"`
 	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	RingMask          *ebpf.VariableSpec `ebpf:"ring_mask"`
 	TurnPath          *ebpf.VariableSpec `ebpf:"turn_path"`
 	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
@@ -465,6 +495,7 @@ type WatchMaps struct {
 	Mms        *ebpf.Map `ebpf:"mms"`
 	Stats      *ebpf.Map `ebpf:"stats"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
+	Waker      *ebpf.Map `ebpf:"waker"`
 }
 
 func (m *WatchMaps) Close() error {
@@ -475,6 +506,7 @@ func (m *WatchMaps) Close() error {
 		m.Mms,
 		m.Stats,
 		m.Tasks,
+		m.Waker,
 	)
 }
 
@@ -498,14 +530,18 @@ type WatchVariables struct {
 	AbiHeldRec        *ebpf.Variable `ebpf:"abi_held_rec"`
 	AbiLostPart       *ebpf.Variable `ebpf:"abi_lost_part"`
 	AbiMapBit         *ebpf.Variable `ebpf:"abi_map_bit"`
+	AbiRingHead       *ebpf.Variable `ebpf:"abi_ring_head"`
+	AbiRingLayout     *ebpf.Variable `ebpf:"abi_ring_layout"`
 	AbiShareBit       *ebpf.Variable `ebpf:"abi_share_bit"`
 	AbiTurnsArg       *ebpf.Variable `ebpf:"abi_turns_arg"`
+	AbiWarmArg        *ebpf.Variable `ebpf:"abi_warm_arg"`
 	CallKinds         *ebpf.Variable `ebpf:"call_kinds"`
 	HoldWaiters       *ebpf.Variable `ebpf:"hold_waiters"`
 	MappedLast        *ebpf.Variable `ebpf:"mapped_last"`
 	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	RingMask          *ebpf.Variable `ebpf:"ring_mask"`
 	TurnPath          *ebpf.Variable `ebpf:"turn_path"`
 	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }

@@ -55,7 +55,7 @@ func (ps *probes) attachFexit(kinds []uint8, constants map[string]any, partly bo
 	if err := setConstants(spec, constants); err != nil {
 		return nil, err
 	}
-	spec.Maps["events"].MaxEntries = ps.objs.Events.MaxEntries()
+	spec.Maps["events"].ValueSize = ps.objs.Events.ValueSize()
 	if err := ps.mayFexit(spec); err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (ps *probes) mayFexit(spec *ebpf.CollectionSpec) error {
 func (ps *probes) sharedMaps() ebpf.CollectionOptions {
 	o := &ps.objs
 	return ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		"tasks": o.Tasks, "mms": o.Mms, "groups": o.Groups, "events": o.Events, "stats": o.Stats,
+		"tasks": o.Tasks, "mms": o.Mms, "groups": o.Groups, "events": o.Events, "waker": o.Waker, "stats": o.Stats,
 		"lock_probed": o.LockProbed,
 	}}
 }

@@ -40,13 +40,13 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 	if err != nil {
 		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
 	}
-	spec.Maps["events"].MaxEntries = uint32(opts.RingBytes)
+	spec.Maps["events"].ValueSize = ringMapBytes(opts.RingBytes)
 	level, err := pidLevel()
 	if err != nil {
 		return nil, err
 	}
 	wakeBytes := uint64(opts.RingBytes / 8)
-	constants := map[string]any{"reader_level": level, "wake_bytes": wakeBytes}
+	constants := map[string]any{"reader_level": level, "ring_mask": uint64(opts.RingBytes) - 1, "wake_bytes": wakeBytes}
 	if opts.turns == ownTurns {
 		constants["may_use_kernel_turns"] = uint32(0)
 	}
@@ -60,9 +60,9 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
 	}
-	if err := ps.warmRing(); err != nil {
+	if err := ps.warmRing(opts.RingBytes); err != nil {
 		ps.Close()
-		return nil, loadFault("ring buffer", err)
+		return nil, loadFault("ring", err)
 	}
 	if err := ps.attachAll(spec, constants, opts); err != nil {
 		ps.Close()
@@ -71,17 +71,15 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 	return ps, nil
 }
 
-// warmRing has the kernel write to all of the ring buffer before there are records.
-func (ps *probes) warmRing() error {
-	for {
-		code, err := ps.objs.WarmRing.Run(nil)
-		if err != nil {
+// warmRing has the kernel write to all of the ring before there are records.
+func (ps *probes) warmRing(size int) error {
+	const pages = 1024 // WARM_PAGES
+	for from := 0; from < size; from += pages * 4096 {
+		if _, err := ps.objs.WarmRing.Run(&ebpf.RunOptions{Context: bpf.WatchWarmArg{From: uint64(from)}}); err != nil {
 			return err
 		}
-		if code != 0 { // it is full
-			return nil
-		}
 	}
+	return nil
 }
 
 func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any, opts WatchOptions) error {

@@ -71,6 +71,7 @@ const (
 	unitMapMms               = "mms"
 	unitMapStats             = "stats"
 	unitMapTasks             = "tasks"
+	unitMapWaker             = "waker"
 	unitProgUnitFcntl        = "unit_fcntl"
 	unitProgUnitIoctl        = "unit_ioctl"
 	unitProgUnitMayRecord    = "unit_may_record"
@@ -82,6 +83,7 @@ const (
 	unitVarMayUseKernelTurns = "may_use_kernel_turns"
 	unitVarMmBuckets         = "mm_buckets"
 	unitVarReaderLevel       = "reader_level"
+	unitVarRingMask          = "ring_mask"
 	unitVarWakeBytes         = "wake_bytes"
 )
 
@@ -144,6 +146,7 @@ type unitMapSpecs struct {
 	Mms        *ebpf.MapSpec `ebpf:"mms"`
 	Stats      *ebpf.MapSpec `ebpf:"stats"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
+	Waker      *ebpf.MapSpec `ebpf:"waker"`
 }
 
 // unitVariableSpecs contains global variables before they are loaded into the kernel.
@@ -156,6 +159,7 @@ type unitVariableSpecs struct {
 	MayUseKernelTurns *ebpf.VariableSpec `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.VariableSpec `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
+	RingMask          *ebpf.VariableSpec `ebpf:"ring_mask"`
 	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
@@ -185,6 +189,7 @@ type unitMaps struct {
 	Mms        *ebpf.Map `ebpf:"mms"`
 	Stats      *ebpf.Map `ebpf:"stats"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
+	Waker      *ebpf.Map `ebpf:"waker"`
 }
 
 func (m *unitMaps) Close() error {
@@ -195,6 +200,7 @@ func (m *unitMaps) Close() error {
 		m.Mms,
 		m.Stats,
 		m.Tasks,
+		m.Waker,
 	)
 }
 
@@ -208,6 +214,7 @@ type unitVariables struct {
 	MayUseKernelTurns *ebpf.Variable `ebpf:"may_use_kernel_turns"`
 	MmBuckets         *ebpf.Variable `ebpf:"mm_buckets"`
 	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
+	RingMask          *ebpf.Variable `ebpf:"ring_mask"`
 	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 

@@ -15,7 +15,7 @@ import (
 
 // WatchOptions say how to watch. The zero value is a good one.
 type WatchOptions struct {
-	RingBytes int          // size of the ring buffer, a power of two, bytes; 0: 4 MiB
+	RingBytes int          // size of the ring, a power of two, bytes; 0: 4 MiB
 	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
 	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
 	OnEvent   func(*Event) // called for every event, in order; must not block, nor keep the event
@@ -108,10 +108,10 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := openRing(ps.objs.Events)
+	ring, err := openRing(ps.objs.Events, ps.objs.Waker, opts.RingBytes)
 	if err != nil {
 		ps.Close()
-		return nil, fault.New(fault.BPFLoad, "ring buffer", "%w", err)
+		return nil, fault.New(fault.BPFLoad, "ring", "%w", err)
 	}
 	w := &Watcher{
 		root: pid, opts: opts, probes: ps, ring: ring, iter: ps.passes(), table: newTable(), dirs: map[dirKey]string{},
@@ -257,7 +257,7 @@ func (w *Watcher) enough() bool {
 // fail notes why the table is true no longer.
 func (w *Watcher) fail(err error) {
 	if err != nil && w.err == nil {
-		w.err = fault.New(fault.BPFRead, "ring buffer", "%w", err)
+		w.err = fault.New(fault.BPFRead, "ring", "%w", err)
 	}
 }
 

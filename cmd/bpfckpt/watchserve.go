@@ -182,7 +182,7 @@ type metric struct {
 func (s *watchStatus) metrics() []metric {
 	list := []metric{
 		{"watch_events_total", "counter", "Records of state-changing calls taken from the kernel.", s.Stats.Events},
-		{"watch_lost_total", "counter", "Records that the ring buffer had no room for.", s.Stats.Lost},
+		{"watch_lost_total", "counter", "Records that the ring had no room for.", s.Stats.Lost},
 		{"watch_repairs_total", "counter", "Parts of a process's state that were read again.", s.Stats.Repairs},
 		{"watch_drift_total", "counter", "Fields in which the table differed from the kernel.", s.Stats.Drift},
 		{"watch_processes", "gauge", "Processes that are followed.", uint64(s.Stats.Groups)},
