@@ -59,7 +59,7 @@ type overhead struct {
 	watch Watcher
 	st    *stage
 	tools struct {
-		strace, interposer, calls, dynamic string // paths; "" if there is none
+		strace, interposer, calls, dynamic, python string // paths; "" if there is none
 	}
 }
 
@@ -87,7 +87,7 @@ func OverheadPlan(ctx context.Context, watch Watcher, o OverheadOptions) (*Plan,
 			h.Experiments = append(h.Experiments, h.libraryCalls())
 		}
 	}
-	if list := h.installed(); len(list) > 0 {
+	if list := h.installed(ctx); len(list) > 0 {
 		h.Experiments = append(h.Experiments, h.programs(list))
 	}
 	return h.Plan, nil

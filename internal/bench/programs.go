@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ const mixRounds = 12000
 // programList is the default list. Each takes about half a second.
 var programList = []program{
 	{"built-in mix", nil, `exec ./calls <mix.txt`},
-	{"python3", []string{"python3"}, `exec python3 -S -c '
+	{"python3", []string{"python3"}, `exec "$PYTHON" -S -c '
 import hashlib, json, os
 words = {}
 for i in range(80000):
@@ -93,7 +94,7 @@ func (h *overhead) programs(list []program) Experiment {
 }
 
 // installed returns the programs to run.
-func (h *overhead) installed() []program {
+func (h *overhead) installed(ctx context.Context) []program {
 	if len(h.opts.Command) > 0 {
 		return []program{{name: filepath.Base(h.opts.Command[0])}}
 	}
@@ -112,9 +113,21 @@ func (h *overhead) installed() []program {
 			h.Notes = append(h.Notes, fmt.Sprintf("left out: %s, which needs %s", p.name, missing))
 			continue
 		}
+		if p.name == "python3" {
+			h.tools.python = interpreter(ctx)
+		}
 		list = append(list, p)
 	}
 	return list
+}
+
+// interpreter is the path of python3 itself: what has that name may be a script that looks for it, with a dozen programs of its own.
+func interpreter(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "python3", "-c", "import sys; print(sys.executable)").Output()
+	if path := strings.TrimSpace(string(out)); err == nil && path != "" {
+		return path
+	}
+	return "python3"
 }
 
 const (
@@ -158,6 +171,9 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 	defer g.close()
 	cmd := h.command(ctx, p, prefix)
 	cmd.Env = append(os.Environ(), env...)
+	if h.tools.python != "" {
+		cmd.Env = append(cmd.Env, "PYTHON="+h.tools.python)
+	}
 	cmd.ExtraFiles = g.theirs[:]
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
