@@ -47,13 +47,14 @@ static __always_inline struct ring_head *ring(void)
 static __always_inline void *ring_take(__u64 size)
 {
 	struct ring_head *r = ring();
-	__u64 at, need = RING_SIZE(size);
+	__u64 taken, at, need = RING_SIZE(size);
 
 	if (!r)
 		return NULL;
 	for (int i = 0; i < RING_TRIES; i++) {
+		taken = *(volatile __u64 *)&r->taken; /* first: whatever happens in between, it is not ahead of what has been filled */
 		at = *(volatile __u64 *)&r->filled;
-		if (at + need - *(volatile __u64 *)&r->taken > ring_mask + 1)
+		if (at + need - taken > ring_mask + 1)
 			return NULL;
 		if (__sync_val_compare_and_swap(&r->filled, at, at + need) == at)
 			return (char *)r + RING_RECORDS + (at & ring_mask) + sizeof(__u64);
@@ -75,13 +76,14 @@ static __noinline void ring_wake(void)
 static __always_inline void ring_done(void *record, __u64 size)
 {
 	struct ring_head *r = ring();
-	__u64 waiting;
+	__u64 taken, waiting;
 
 	asm volatile("" ::: "memory"); /* x86 keeps the order of writes */
 	*(volatile __u64 *)(record - sizeof(__u64)) = RING_SIZE(size);
 	if (!r)
 		return;
-	waiting = r->filled - r->taken;
+	taken = *(volatile __u64 *)&r->taken;
+	waiting = *(volatile __u64 *)&r->filled - taken;
 	if (waiting >= wake_bytes && (waiting & (wake_bytes - 1)) < RING_SPILL)
 		ring_wake();
 }

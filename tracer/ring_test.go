@@ -2,9 +2,15 @@ package tracer
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // TestRingRecords reads records that a ring could have, some of them behind its end, in batches.
@@ -54,5 +60,31 @@ func TestRingRecords(t *testing.T) {
 	r.filled.Store(end - 8)
 	if err := r.each(r.end(), take); err == nil || !strings.Contains(err.Error(), "16 bytes with 8 left") {
 		t.Errorf("a record longer than what there is: %v", err)
+	}
+}
+
+// TestRingSizes asks for rings whose positions would not be where the probes put them.
+func TestRingSizes(t *testing.T) {
+	for _, n := range []int{-1, 1, 2048, 3 << 20, 512 << 20} {
+		w, err := Watch(t.Context(), os.Getpid(), WatchOptions{RingBytes: n})
+		if err == nil {
+			w.Close()
+		}
+		var f *fault.Error
+		if !errors.As(err, &f) || f.Code != fault.BadOption {
+			t.Errorf("a ring of %d bytes: %v", n, err)
+		}
+	}
+}
+
+// TestRingRefused opens a ring over maps that cannot be mapped: an error, and nothing stays open.
+func TestRingRefused(t *testing.T) {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := openRing(m, m, minRing); err == nil {
+		t.Error("a map that cannot be mapped was")
 	}
 }

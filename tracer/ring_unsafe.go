@@ -41,8 +41,8 @@ type waker struct {
 func ringMapBytes(size int) uint32 { return uint32(ringRecords + uint64(size) + ringSpill) }
 
 // openRing maps a ring of size bytes and what its writers wake us with.
-func openRing(m, wakes *ebpf.Map, size int) (r *ring, err error) {
-	r = &ring{size: uint64(size), epoll: -1, event: -1}
+func openRing(m, wakes *ebpf.Map, size int) (_ *ring, err error) {
+	r := &ring{size: uint64(size), epoll: -1, event: -1}
 	defer func() {
 		if err != nil {
 			r.Close()

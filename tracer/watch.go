@@ -15,7 +15,7 @@ import (
 
 // WatchOptions say how to watch. The zero value is a good one.
 type WatchOptions struct {
-	RingBytes int          // size of the ring, a power of two, bytes; 0: 4 MiB
+	RingBytes int          // size of the ring, a power of two from 4 KiB to 256 MiB, bytes; 0: 4 MiB
 	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
 	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
 	OnEvent   func(*Event) // called for every event, in order; must not block, nor keep the event
@@ -34,6 +34,8 @@ const (
 
 const (
 	defaultRing = 4 << 20
+	minRing     = 4 << 10
+	maxRing     = 256 << 20              // the verifier allows no offset over 512 MiB
 	idleEvery   = 20 * time.Millisecond  // how often the ring is looked at when nothing wakes us
 	tidyEvery   = 100 * time.Millisecond // how often what was lost is looked for while the ring never runs empty
 	batchBytes  = 64 << 10               // how much of the ring is taken before others get at the table
@@ -93,7 +95,7 @@ type Stats struct {
 // Watch begins to follow a process and its descendants, those there are and those to come. The state is read once before it returns.
 // Nothing is pinned: when the holder of the Watcher ends, however it ends, the kernel takes the probes away.
 //
-// Faults: those of NewIter, and E_NO_SUCH_PID.
+// Faults: those of NewIter, E_NO_SUCH_PID, and E_BAD_OPTION for the size of the ring.
 func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if err := usable(); err != nil {
 		return nil, err
@@ -103,6 +105,9 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	}
 	if opts.RingBytes == 0 {
 		opts.RingBytes = defaultRing
+	}
+	if n := opts.RingBytes; n < minRing || n > maxRing || n&(n-1) != 0 {
+		return nil, fault.New(fault.BadOption, "ring", "%d bytes are no power of two from %d to %d", n, minRing, maxRing)
 	}
 	ps, err := loadProbes(opts)
 	if err != nil {
