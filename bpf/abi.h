@@ -266,17 +266,18 @@ struct held_rec {
 /* The map of the ring in which records of a watch go to user space (ring.h): this, the records, and behind them the spill of the last. */
 struct ring_head {
 	__u64 filled; /* where the next record will begin, bytes since the beginning */
-	__u64 writers[7];
+	__u64 pad[7];
 	__u64 taken; /* where the reader is; another cache line, for it is another's */
-	__u64 readers[7];
+	__u64 pad2[7];
 };
 
 enum ring_layout {
 	RING_RECORDS = 4096, /* where the records begin */
 	RING_SPILL = 512,    /* no record is longer, with its own head */
+	RING_WARMED = 4 << 20, /* what one run of warm_ring writes to */
 };
 
-/* What has memory written to before there are records. */
+/* The argument of warm_ring. */
 struct warm_arg {
 	__u64 from; /* offset in the ring */
 };

@@ -82,22 +82,22 @@ static __noinline void lose(__s32 pid, __u32 part)
 }
 
 /* event_new takes the next place in the ring for a record about a followed thread, or notes the loss. event_done hands it over. */
-#define event_new(type, what, w, call, result, part)              \
-	({                                                        \
-		type *__e = ring_take(sizeof(type));              \
-		struct ev_head *__h = (void *)__e;                \
+#define event_new(type, what, w, call, result, part)                                            \
+	({                                                                                      \
+		type *__e = ring_take(sizeof(type));                                            \
+		struct ev_head *__h = (void *)__e;                                              \
 		_Static_assert(RING_SIZE(sizeof(type)) <= RING_SPILL, "longer than the spill"); \
-		if (__h) {                                        \
-			__h->kind = (what);                       \
-			__h->nr = (call);                         \
-			__h->pid = (w)->pid;                      \
-			__h->tid = (w)->tid;                      \
-			__h->pad = 0;                             \
-			__h->ret = (result);                      \
-		} else {                                          \
-			lose((w)->pid, (part));                   \
-		}                                                 \
-		__e;                                              \
+		if (__h) {                                                                      \
+			__h->kind = (what);                                                     \
+			__h->nr = (call);                                                       \
+			__h->pid = (w)->pid;                                                    \
+			__h->tid = (w)->tid;                                                    \
+			__h->pad = 0;                                                           \
+			__h->ret = (result);                                                    \
+		} else {                                                                        \
+			lose((w)->pid, (part));                                                 \
+		}                                                                               \
+		__e;                                                                            \
 	})
 
 #define event_done(e) ring_done(e, sizeof(*(e)))

@@ -60,8 +60,6 @@ int read_turns(struct turns_arg *a)
 	return 0;
 }
 
-#define WARM_PAGES 1024
-
 /*
  * warm_ring writes to the memory of the ring before there are records. What nobody has written to yet costs each record as much again as writing it: in a
  * virtual machine, and one whose kernel has page tables of its own, the first touch of a page is a long way.
@@ -74,7 +72,7 @@ int warm_ring(struct warm_arg *a)
 
 	if (!r)
 		return 0;
-	for (int i = 0; i < WARM_PAGES; i++, at += 4096)
+	for (int i = 0; i < RING_WARMED / 4096; i++, at += 4096)
 		*(volatile __u64 *)((char *)r + RING_RECORDS + (at & ring_mask)) = 0;
 	return 0;
 }

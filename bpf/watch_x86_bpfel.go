@@ -208,11 +208,11 @@ const (
 )
 
 type WatchRingHead struct {
-	_       structs.HostLayout
-	Filled  uint64
-	Writers [7]uint64
-	Taken   uint64
-	Readers [7]uint64
+	_      structs.HostLayout
+	Filled uint64
+	Pad    [7]uint64
+	Taken  uint64
+	Pad2   [7]uint64
 }
 
 type WatchRingLayout uint32
@@ -220,6 +220,7 @@ type WatchRingLayout uint32
 const (
 	WatchRingLayoutRING_RECORDS WatchRingLayout = 4096
 	WatchRingLayoutRING_SPILL   WatchRingLayout = 512
+	WatchRingLayoutRING_WARMED  WatchRingLayout = 4194304
 )
 
 type WatchRlimitRec struct {

@@ -73,8 +73,7 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 
 // warmRing has the kernel write to all of the ring before there are records.
 func (ps *probes) warmRing(size int) error {
-	const pages = 1024 // WARM_PAGES
-	for from := 0; from < size; from += pages * 4096 {
+	for from := 0; from < size; from += int(bpf.WatchRingLayoutRING_WARMED) {
 		if _, err := ps.objs.WarmRing.Run(&ebpf.RunOptions{Context: bpf.WatchWarmArg{From: uint64(from)}}); err != nil {
 			return err
 		}

@@ -77,7 +77,7 @@ func TestRingSizes(t *testing.T) {
 	}
 }
 
-// TestRingRefused opens a ring over maps that cannot be mapped: an error, and nothing stays open.
+// TestRingRefused opens a ring over maps that cannot be mapped: an error, not a panic.
 func TestRingRefused(t *testing.T) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
