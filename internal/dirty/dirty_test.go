@@ -351,33 +351,59 @@ func TestExactly(t *testing.T) {
 	}
 }
 
-// TestEndsMeanwhile kills the program as soon as the first of its pages is reported.
+// TestEndsMeanwhile kills the program, or has it execute another, as soon as the first of its pages is reported, and when the last is.
 func TestEndsMeanwhile(t *testing.T) {
 	for _, tr := range backends(t) {
-		t.Run(tr.Name(), func(t *testing.T) {
-			w := start(t)
-			w.do("map 0 4000 0 anon")
-			w.attach(tr)
-			if !tr.Live(w.pid()) {
-				return // its process stands still, and cannot end
-			}
-			w.arm(tr)
-			w.do("write 0 0 4000")
-			reported := 0
-			err := tr.Rearm(w.pid(), nil, func(Run) error {
-				if reported++; reported == 1 {
-					w.in.Close()
-					_ = w.cmd.Process.Kill()
-					_ = w.cmd.Wait()
+		for _, name := range []string{"end", "end at the last", "exec", "before"} {
+			t.Run(tr.Name()+"/"+name, func(t *testing.T) {
+				w := start(t)
+				w.do("map 0 4000 0 anon")
+				w.attach(tr)
+				if !tr.Live(w.pid()) {
+					return // its process stands still, and cannot end
 				}
-				return nil
+				w.arm(tr)
+				w.do("write 0 0 4000")
+				reported := 0
+				var spans []Span // all memory
+				if name == "end at the last" {
+					at, err := strconv.ParseUint(w.do("where 0"), 16, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					spans = []Span{{Start: at, End: at + 4000*pagemap.PageSize, Anon: true}}
+				}
+				if name == "before" {
+					w.kill()
+				}
+				err := tr.Rearm(w.pid(), spans, func(Run) error {
+					if reported++; reported == 1 && name == "exec" {
+						w.do("exec")
+					} else if reported == 1 {
+						w.kill()
+					}
+					return nil
+				})
+				t.Logf("%d runs reported, then: %v", reported, err)
+				followed, _ := tr.Serves(w.pid())
+				switch {
+				case (reported == 0) != (name == "before"):
+					t.Error("that is not what was written")
+				case name == "exec" && (err != nil || followed):
+					t.Errorf("want nothing more of it, got %v; followed: %v", err, followed)
+				case strings.HasPrefix(name, "end") && !errors.Is(err, &fault.Error{Code: fault.TargetGone}):
+					t.Errorf("want E_TARGET_GONE, got %v", err)
+				}
 			})
-			t.Logf("%d runs reported, then: %v", reported, err)
-			if reported > 0 && !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
-				t.Errorf("want E_TARGET_GONE, got %v", err)
-			}
-		})
+		}
 	}
+}
+
+// kill kills the program and waits for its end.
+func (w *writer) kill() {
+	w.in.Close()
+	_ = w.cmd.Process.Kill()
+	_ = w.cmd.Wait()
 }
 
 // TestExecOwnAndFork covers what makes an answer worthless unless it is noticed.

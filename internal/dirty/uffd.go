@@ -195,15 +195,45 @@ func (t *uffd) Arm(pid int, written []Span) error {
 }
 
 func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
-	f := t.lookup(pid)
-	if f == nil || f.fd < 0 {
-		return nil
-	}
-	m, err := pagemap.Open(pid)
-	if err != nil {
+	f, m, err := t.open(pid)
+	if f == nil || err != nil {
 		return err
 	}
 	defer m.Close()
+	if err = t.rearm(f, m, spans, sink); errors.Is(err, unix.ESRCH) && t.executed(f) {
+		t.Forget(pid)
+		return nil
+	}
+	return err
+}
+
+// open opens the page map of a process that is followed; nil, nil for one that is not. The pid is looked up once it is open: as long as the process is
+// that of Attach, it was then too, and no other had its pid.
+func (t *uffd) open(pid int) (*followed, *pagemap.Map, error) {
+	if f := t.procs[pid]; f == nil || f.fd < 0 {
+		return nil, nil, nil
+	}
+	m, err := pagemap.Open(pid)
+	f := t.lookup(pid)
+	switch {
+	case err != nil && f != nil:
+		return nil, nil, trackFault(pid, err)
+	case f == nil && err == nil:
+		_ = m.Close() // it was only opened
+	}
+	if f == nil {
+		return nil, nil, nil
+	}
+	return f, m, nil
+}
+
+// executed tells whether a process whose address space is gone runs on, with that of another program.
+func (t *uffd) executed(f *followed) bool {
+	st, err := procfs.Pid(f.pid).Stat()
+	return err == nil && st.StartTime == f.start && st.State != 'Z' && st.State != 'X'
+}
+
+func (t *uffd) rearm(f *followed, m *pagemap.Map, spans []Span, sink func(Run) error) (err error) {
 	seen := f.still
 	f.still = nil
 	if seen == nil || spans == nil { // or it has run since
@@ -212,7 +242,7 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 		}
 	}
 	if !t.registerAll(f, seen) {
-		return nil
+		return trackFault(f.pid, m.Alive())
 	}
 	if spans == nil {
 		spans = seen.spans
@@ -224,10 +254,13 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 		q.Return = 0
 		add := func(r pagemap.Region) error { return j.add(Run{r.Start, r.End, Written}) }
 		if err := m.Protect(s.Start, s.End, q, add); err != nil {
-			return trackFault(pid, err)
+			return trackFault(f.pid, err)
 		}
 	}
-	return j.flush()
+	if err := j.flush(); err != nil {
+		return err
+	}
+	return trackFault(f.pid, m.Alive())
 }
 
 // Reset unregisters every mapping, which takes the protection away. What the process maps meanwhile is not registered anyway.
@@ -255,6 +288,9 @@ func (t *uffd) Reset(pid int) error {
 
 // trackFault makes a fault of what the kernel said; one of whoever took the pages is passed on.
 func trackFault(pid int, err error) error {
+	if err == nil {
+		return nil
+	}
 	var f *fault.Error
 	if errors.As(err, &f) || errors.Is(err, context.Canceled) {
 		return err
@@ -317,15 +353,17 @@ func (f *followed) register(v *procfs.Map) error {
 }
 
 func (t *uffd) Dirty(pid int, spans []Span, sink func(Run) error) error {
-	f := t.lookup(pid)
-	if f == nil || f.fd < 0 || !f.armed {
-		return Everything(pid, spans, sink)
-	}
-	m, err := pagemap.Open(pid)
+	f, m, err := t.open(pid)
 	if err != nil {
 		return err
 	}
+	if f == nil {
+		return Everything(pid, spans, sink)
+	}
 	defer m.Close()
+	if !f.armed {
+		return Everything(pid, spans, sink)
+	}
 	if f.still, err = f.look(m); err != nil {
 		return err
 	}

@@ -91,6 +91,25 @@ func (m *Map) Close() error { return m.f.Close() }
 // Fd returns the open file.
 func (m *Map) Fd() int { return int(m.f.Fd()) }
 
+// Alive is an error that wraps ESRCH once the memory that was opened is nobody's any more: its last process has ended, or executed another program.
+// A scan of memory that is gone may find nothing there and call that success, as a read does, so only this tells nothing from no more. Memory that is
+// still somebody's afterwards was not torn down while one looked (exit_mmap comes after the last user, fs/proc/task_mmu.c, pagemap_read).
+func (m *Map) Alive() error {
+	var entry [8]byte // that of the first page; there is one, mapped or not
+	for {
+		n, err := m.f.ReadAt(entry[:], 0)
+		switch {
+		case n == len(entry):
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil || errors.Is(err, io.EOF):
+			return fmt.Errorf("read the page map: the memory is gone: %w", unix.ESRCH)
+		}
+		return fmt.Errorf("read the page map: %w", err)
+	}
+}
+
 // UseEntries makes every further Walk read entries, as on a kernel without PAGEMAP_SCAN.
 func (m *Map) UseEntries() { m.noScan = true }
 
@@ -98,10 +117,17 @@ func (m *Map) UseEntries() { m.noScan = true }
 var errEntries = errors.New("the kernel has no PAGEMAP_SCAN (Linux 6.7)")
 
 // Walk calls sink with the regions of the pages in [start, end) that q selects, in ascending order. Regions of neighbouring mappings
-// may be one. An error of sink ends the walk.
+// may be one. An error of sink ends the walk. If the memory was gone before its end the error wraps ESRCH (Alive).
 //
 // Without PAGEMAP_SCAN, PFNZero and Huge pages are reported as Present only, and asking for WPAllowed or Written is an error.
 func (m *Map) Walk(start, end uint64, q Query, sink func(Region) error) error {
+	if err := m.walk(start, end, q, sink); err != nil {
+		return err
+	}
+	return m.Alive()
+}
+
+func (m *Map) walk(start, end uint64, q Query, sink func(Region) error) error {
 	if !m.noScan {
 		err := m.scan(start, end, q, 0, sink)
 		if !errors.Is(err, unix.ENOTTY) {
@@ -123,10 +149,13 @@ func (m *Map) Protect(start, end uint64, q Query, sink func(Region) error) error
 		return errors.New("to write-protect pages, ask for WPAllowed")
 	}
 	err := m.scan(start, end, q, scanWPMatching, sink)
-	if errors.Is(err, unix.ENOTTY) {
+	switch {
+	case errors.Is(err, unix.ENOTTY):
 		return errEntries
+	case err != nil:
+		return err
 	}
-	return err
+	return m.Alive()
 }
 
 // scan walks with PAGEMAP_SCAN; ENOTTY before anything was delivered if there is none.

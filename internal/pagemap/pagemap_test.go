@@ -1,8 +1,12 @@
 package pagemap
 
 import (
+	"bufio"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -190,6 +194,61 @@ func TestWalkHugeZeroPage(t *testing.T) {
 			if err != nil || pages < least || pages > most {
 				t.Errorf("entries %v, anonymous memory only %v: %d pages; %v", entries, anon, pages, err)
 			}
+		}
+	}
+}
+
+// TestGone looks at the memory of a process that ends, or executes another program: nothing found is not the same as nothing there.
+func TestGone(t *testing.T) {
+	for _, entries := range []bool{false, true} {
+		for _, end := range []string{"end", "exec"} {
+			t.Run(fmt.Sprintf("%s/entries=%v", end, entries), func(t *testing.T) {
+				cmd := exec.Command("sh", "-c", "echo; read line; exec cat")
+				in, err := cmd.StdinPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = cmd.Wait() }()
+				defer in.Close()
+				answer := bufio.NewReader(out)
+				if _, err := answer.ReadString('\n'); err != nil {
+					t.Fatal(err)
+				}
+				m, err := Open(cmd.Process.Pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				if entries {
+					m.UseEntries()
+				}
+				look := func() error {
+					return m.Walk(0, 1<<22, Content(true), func(Region) error { return nil })
+				}
+				if err := errors.Join(look(), m.Alive()); err != nil {
+					t.Fatal(err)
+				}
+				if end == "end" {
+					_ = cmd.Process.Kill()
+					_ = cmd.Wait()
+				} else if _, err := in.Write([]byte("\nline\n")); err != nil {
+					t.Fatal(err)
+				} else if _, err := answer.ReadString('\n'); err != nil { // from cat
+					t.Fatal(err)
+				}
+				for what, err := range map[string]error{"a walk": look(), "Alive": m.Alive()} {
+					if !errors.Is(err, unix.ESRCH) {
+						t.Errorf("%s of memory that is gone: %v", what, err)
+					}
+				}
+			})
 		}
 	}
 }
