@@ -72,7 +72,7 @@ func (v view) process(pid int, c *canon) {
 	}
 	for _, name := range []string{"exe", "cwd", "root"} {
 		link, _ := os.Readlink(filepath.Join(dir, name))
-		v[prefix+name] = link
+		v[prefix+name] = ghostName.ReplaceAllString(link, "(deleted)")
 	}
 	v.mappings(prefix, slurp(filepath.Join(dir, "smaps")), c)
 	v.descriptors(prefix, dir, c)

@@ -24,6 +24,7 @@ type process struct {
 	rec     *image.Process
 	pid     int              // as we see it; in a pid namespace of its own it differs from rec.Pid
 	boot    uint64           // where the boot area is, 0 before buildSpace
+	socket  int              // the number of the socket that descriptors come through
 	lead    *ptrace.Thread   // the thread group leader
 	threads []*ptrace.Thread // by index of rec.Threads
 }

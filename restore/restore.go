@@ -190,6 +190,7 @@ func (r *restorer) run() (*Result, error) {
 		phase string
 		do    func() error
 	}{
+		{phasePlan, r.checkLimits},
 		{phasePlan, r.checkServer},
 		{phaseFiles, r.openFiles},
 		{phaseCreate, r.createAll},

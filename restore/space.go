@@ -3,6 +3,7 @@ package restore
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -20,6 +21,9 @@ import (
 // buildSpace replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO parked beside it,
 // everything else out, then the mappings, then the vDSO at its old address.
 func (r *restorer) buildSpace(p *process) error {
+	if err := raiseLimits(p); err != nil {
+		return err
+	}
 	if err := r.makeBoot(p); err != nil {
 		return err
 	}
@@ -34,18 +38,23 @@ func (r *restorer) buildSpace(p *process) error {
 	if err := b.done(); err != nil {
 		return err
 	}
-	received, err := r.receiveMapped(p)
-	if err != nil {
+	if err := r.clearDescriptors(p); err != nil {
 		return err
 	}
 	for i := range p.rec.VMAs {
-		if err := mapOne(b, &p.rec.VMAs[i], received); err != nil {
+		v := &p.rec.VMAs[i]
+		if _, file := keyOf(v); file {
+			continue
+		}
+		if err := mapOne(b, v, -1); err != nil {
 			return err
 		}
 	}
 	r.placeVDSO(p, b, park)
-	closeOthers(b, socketNumber(p.rec))
-	return b.done()
+	if err := b.done(); err != nil {
+		return err
+	}
+	return r.mapFiles(p)
 }
 
 // makeBoot maps the boot area and copies the code there.
@@ -183,6 +192,7 @@ func (r *restorer) placeVDSO(p *process, b *batch, parked []special) {
 // Mapping flags missing from golang.org/x/sys/unix.
 const (
 	madvGuardInstall = 102 // MADV_GUARD_INSTALL, Linux 6.13
+	mapDroppable     = 8   // MAP_DROPPABLE, Linux 6.11
 	sysMseal         = 462 // mseal(2), Linux 6.10
 	mlockOnFault     = 1   // MLOCK_ONFAULT
 	prSetVMA         = 0x53564d41
@@ -206,7 +216,7 @@ var advice = []struct {
 
 // known are the VmFlags that restore takes care of, here or elsewhere, or that follow from the rest.
 var known = []string{
-	"rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "ac", "gd", "lo", "lf", "nr", "sl", "gu", "de", "pf", "io", "sf",
+	"rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "ac", "gd", "lo", "lf", "nr", "sl", "gu", "de", "pf", "io", "sf", "dp",
 	"sr", "rr", "dc", "dd", "hg", "nh", "mg", "wf",
 }
 
@@ -221,8 +231,8 @@ func firstProt(v *image.VMA) uint32 {
 	return v.Prot
 }
 
-// mapOne makes one mapping. files holds the descriptors, in the process, of what is mapped.
-func mapOne(b *batch, v *image.VMA, files *received) error {
+// mapOne makes one mapping. file is the descriptor, in the process, of what is mapped, -1 for none.
+func mapOne(b *batch, v *image.VMA, file int) error {
 	what := fmt.Sprintf("map %#x-%#x %s", v.Start, v.End, v.Name)
 	for _, f := range v.Flags {
 		if !slices.Contains(known, f) {
@@ -230,9 +240,12 @@ func mapOne(b *batch, v *image.VMA, files *received) error {
 		}
 	}
 	flags := uint64(unix.MAP_FIXED_NOREPLACE)
-	if v.Shared {
+	switch {
+	case v.Shared:
 		flags |= unix.MAP_SHARED
-	} else {
+	case has(v, "dp"):
+		flags |= mapDroppable
+	default:
 		flags |= unix.MAP_PRIVATE
 	}
 	if has(v, "nr") {
@@ -248,11 +261,7 @@ func mapOne(b *batch, v *image.VMA, files *received) error {
 	case image.VMAAnon:
 		flags |= unix.MAP_ANONYMOUS
 	case image.VMAFile, image.VMAShmem:
-		n, err := files.of(v)
-		if err != nil {
-			return err
-		}
-		fd, offset = uint64(n), v.Offset
+		fd, offset = uint64(file), v.Offset
 	default:
 		return fault.New(fault.RestoreState, fmt.Sprintf("mapping %#x-%#x", v.Start, v.End), "kind %q", v.Kind)
 	}
@@ -329,10 +338,10 @@ func (r *restorer) sealMappings(p *process) error {
 // setMM sets where code, data, heap, stack, arguments and environment are, the auxiliary vector and the exe link, with
 // PR_SET_MM_MAP (struct prctl_mm_map, include/uapi/linux/prctl.h).
 func (r *restorer) setMM(p *process) error {
-	exe, err := r.handOverOne(p, r.mapped.exe[p.rec.Pid])
-	if err != nil {
+	if err := r.handOverFiles(p, []fileKey{exeKey(p.rec)}); err != nil {
 		return err
 	}
+	exe := p.arrival(0)
 	mm := &p.rec.MM
 	b := r.newBatch(p, p.lead)
 	auxv := b.argument(inBytes(mm.Auxv))
@@ -347,5 +356,18 @@ func (r *restorer) setMM(p *process) error {
 	m = binary.LittleEndian.AppendUint32(m, uint32(exe))
 	b.call("set code, heap, stack and exe", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, inBytes(m), len(m), 0)
 	b.call("close the executable", unix.SYS_CLOSE, exe)
-	return b.done()
+	return r.executable(&p.rec.Exe, b.done)
+}
+
+// executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel wants that of what becomes the exe link.
+func (r *restorer) executable(exe *image.MappedFile, do func() error) error {
+	if exe.Ghost == 0 || r.st.Ghosts[exe.Ghost-1].Mode&0o111 != 0 {
+		return do()
+	}
+	fd, mode := int(r.ghosts[exe.Ghost-1].Fd()), r.st.Ghosts[exe.Ghost-1].Mode&0o7777
+	if err := unix.Fchmod(fd, mode|0o100); err != nil {
+		return fmt.Errorf("let %s be executed: %w", exe.Path, err)
+	}
+	err := do()
+	return errors.Join(err, unix.Fchmod(fd, mode))
 }

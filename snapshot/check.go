@@ -48,6 +48,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	r.Blockers = append(r.Blockers, got.Blockers...)
 	r.Blockers = append(r.Blockers, stateBlockers(st)...)
 	r.Blockers = append(r.Blockers, dirBlockers(st)...)
+	r.Blockers = append(r.Blockers, exeBlockers(st)...)
 	in := fdtable.Input{State: st, Running: true}
 	r.Blockers = append(r.Blockers, fdtable.Capture(ctx, in)...)
 	r.Blockers = append(r.Blockers, fdtable.Finish(ctx, in)...)

@@ -268,3 +268,26 @@ func dirBlockers(st *image.State) fault.List {
 	}
 	return list
 }
+
+// exeBlockers lists executables that are there and cannot be executed any more, which the kernel asks for before it makes one the executable of a restored
+// process (kernel/sys.c, prctl_set_mm_exe_file). One that has lost its name is made anew, and is none of them.
+func exeBlockers(st *image.State) fault.List {
+	var list fault.List
+	for i := range st.Processes {
+		p := &st.Processes[i]
+		var at unix.Stat_t
+		if p.Zombie || unix.Stat(p.Exe.Path, &at) != nil || at.Dev != p.Exe.Dev || at.Ino != p.Exe.Ino {
+			continue
+		}
+		var fs unix.Statfs_t
+		switch {
+		case at.Mode&0o111 == 0:
+			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its executable %s cannot be executed any more: its mode is %#o", p.Exe.Path, at.Mode&0o7777).
+				WithRemedy("let it be executed again (chmod +x)"))
+		case unix.Statfs(p.Exe.Path, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0:
+			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its executable %s cannot be executed any more: its file system is mounted noexec", p.Exe.Path).
+				WithRemedy("mount it without noexec"))
+		}
+	}
+	return list
+}

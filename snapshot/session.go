@@ -310,6 +310,7 @@ func (s *session) collect(ctx context.Context) error {
 		err := id.identify()
 		list = append(list, id.blockers...)
 		list = append(list, dirBlockers(s.st)...)
+		list = append(list, exeBlockers(s.st)...)
 		return err
 	}); err != nil && len(list) == 0 {
 		return err

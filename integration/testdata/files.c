@@ -1,0 +1,200 @@
+// Files that are mapped or executed, and memory that has a file behind it.
+#include "ckpt.h"
+#include <setjmp.h>
+#include <sys/resource.h>
+
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 8 // Linux 6.11, asm-generic/mman-common.h
+#endif
+
+static void *map(size_t len, int prot, int flags, int fd, off_t off) { return must(mmap(NULL, len, prot, flags, fd, off)); }
+
+static char __attribute__((unused)) *anon(size_t len) { return map(len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }
+
+// The line of /proc/self/smaps that begins with key, for the mapping that starts at p.
+static char *smaps(const void *p, const char *key, char *buf, size_t n)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	char line[1024];
+	int here = 0;
+	buf[0] = 0;
+	while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+		unsigned long start, end;
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			here = start == (unsigned long)p;
+		if (here && strncmp(line, key, strlen(key)) == 0) {
+			line[strcspn(line, "\n")] = 0;
+			snprintf(buf, n, "%s", line);
+			break;
+		}
+	}
+	if (f != NULL)
+		fclose(f);
+	return buf;
+}
+
+static sigjmp_buf hit;
+
+static void caught(int sig) { siglongjmp(hit, sig); }
+
+// signal_of reads a byte and tells the signal that this brings, 0 for none.
+static int __attribute__((unused)) signal_of(const volatile char *p)
+{
+	signal(SIGBUS, caught);
+	signal(SIGSEGV, caught);
+	int sig = sigsetjmp(hit, 1);
+	if (sig == 0)
+		(void)*p;
+	return sig;
+}
+
+// More files than one message to a process can carry, and than it once had room for.
+static void many_files(void)
+{
+	enum { n = 700 };
+	char *at[n], name[32], text[32];
+	for (int i = 0; i < n; i++) {
+		snprintf(name, sizeof name, "mapped %d", i);
+		int fd = must(open(name, O_RDWR | O_CREAT | O_TRUNC, 0600));
+		must(dprintf(fd, "content %d", i));
+		must(ftruncate(fd, 2 * PAGE));
+		at[i] = map(2 * PAGE, PROT_READ | PROT_WRITE, i % 2 ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+		at[i][PAGE] = (char)i;
+		close(fd);
+	}
+	ready();
+	for (int i = 0; i < n; i++) {
+		snprintf(text, sizeof text, "content %d", i);
+		expect_str("content", at[i], text);
+		expect("written", at[i][PAGE], (char)i);
+		at[i][PAGE + 1] = 'w';
+		snprintf(name, sizeof name, "mapped %d", i);
+		char c = 0;
+		int fd = open(name, O_RDONLY);
+		pread(fd, &c, 1, PAGE + 1);
+		close(fd);
+		expect("seen in the file", c, i % 2 ? 'w' : 0);
+	}
+}
+
+// Descriptors in every number up to the limit but one, and the limit lowered afterwards.
+static void full_table(void)
+{
+	struct rlimit lim;
+	must(getrlimit(RLIMIT_NOFILE, &lim));
+	const int top = lim.rlim_max < 3000 ? (int)lim.rlim_max : 3000;
+	must(setrlimit(RLIMIT_NOFILE, &(struct rlimit){top, top}));
+	int fd = must(open("table", O_RDWR | O_CREAT | O_TRUNC, 0600)), n = fd + 1;
+	must(write(fd, "abc", 3));
+	while ((fd = dup(n - 1)) >= 0) // the lowest free one
+		n = fd + 1;
+	expect("highest", n, top);
+	must(close(top / 2));
+	must(setrlimit(RLIMIT_NOFILE, &(struct rlimit){30, 40}));
+	ready();
+	for (int i = 3; i < top; i++) {
+		char c = 0;
+		if (i == top / 2)
+			expect("closed", pread(i, &c, 1, 0), -1);
+		else if (pread(i, &c, 1, i % 3) != 1 || c != "abc"[i % 3])
+			differs("descriptor %d", i);
+	}
+	must(getrlimit(RLIMIT_NOFILE, &lim));
+	expect("soft limit", (long)lim.rlim_cur, 30);
+	expect("hard limit", (long)lim.rlim_max, 40);
+}
+
+static void dev_zero(void)
+{
+	int z = must(open("/dev/zero", O_RDWR));
+	char *p = map(3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, z, 0), *s = map(3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, z, 0);
+	close(z);
+	p[1] = 'p';
+	s[PAGE] = 's';
+	ready();
+	expect("private", p[1], 'p');
+	expect("private, untouched", p[2 * PAGE], 0);
+	expect("shared", s[PAGE], 's');
+	expect("shared, untouched", s[2 * PAGE], 0);
+}
+
+static void droppable(void)
+{
+	char b[256], before[256], *p = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_DROPPABLE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED) {
+		ready(); // Linux before 6.11
+		return;
+	}
+	p[0] = 'r';
+	smaps(p, "VmFlags", before, sizeof before);
+	ready();
+	expect_str("flags", smaps(p, "VmFlags", b, sizeof b), before);
+	if (p[0] != 0 && p[0] != 'r')
+		differs("content");
+	p[0] = 'n';
+	pid_t child = must(fork());
+	if (child == 0)
+		_exit(p[0] != 0);
+	int status = 0;
+	must(waitpid(child, &status, 0));
+	expect("what a child sees of it", status, 0);
+}
+
+// A program whose executable is removed, or replaced as an upgrade does it: argv[2] of the second life tells which.
+static void executable(const char *how)
+{
+	char self[512] = "", copy[1200];
+	must(readlink("/proc/self/exe", self, sizeof self - 1));
+	snprintf(copy, sizeof copy, "cp '%s' program && cp '%s' program.new && echo >>program.new", self, self);
+	if (system(copy) != 0)
+		die("copy the program");
+	execl("./program", "program", how, NULL);
+	die("execute the copy");
+}
+
+static void check_executable(int nlink)
+{
+	must(chmod("program", 0644)); // the kernel wants it to be executable when it becomes the exe link of the restored process
+	if (nlink > 0)
+		must(rename("program.new", "program"));
+	else
+		must(unlink("program"));
+	ready();
+	struct stat st;
+	expect("stat of the executable", stat("/proc/self/exe", &st), 0);
+	expect("mode", st.st_mode & 07777, 0644);
+	expect("links", (long)st.st_nlink, 0);
+	char magic[4] = "";
+	int fd = open("/proc/self/exe", O_RDONLY);
+	expect("read", read(fd, magic, 4), 4);
+	expect_mem("ELF header", magic, "\177ELF", 4);
+}
+
+static void executable_removed(void) { executable("executable-removed-2"); }
+static void executable_replaced(void) { executable("executable-replaced-2"); }
+static void executable_removed_2(void) { check_executable(0); }
+static void executable_replaced_2(void) { check_executable(1); }
+
+static const struct test_case cases[] = {
+	{"many-files", many_files},
+	{"full-table", full_table},
+	{"dev-zero", dev_zero},
+	{"droppable", droppable},
+	{"executable-removed", executable_removed},
+	{"executable-replaced", executable_replaced},
+};
+
+// What the cases above execute.
+static const struct test_case second[] = {
+	{"executable-removed-2", executable_removed_2},
+	{"executable-replaced-2", executable_replaced_2},
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 1 && i < COUNT(second); i++) {
+		if (strcmp(argv[1], second[i].name) == 0)
+			return run_cases(second, COUNT(second), argc, argv);
+	}
+	return run_cases(cases, COUNT(cases), argc, argv);
+}

@@ -1,0 +1,135 @@
+package restore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// socketPair makes the socket that descriptors are handed over through.
+func (r *restorer) socketPair() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the hand-over socket: %w", err)
+	}
+	ours, theirs = os.NewFile(uintptr(pair[0]), "hand-over"), os.NewFile(uintptr(pair[1]), "hand-over, far end")
+	r.onEnd(func() { ours.Close() })
+	return ours, theirs, nil
+}
+
+// clearDescriptors leaves a process nothing but the socket, which moves out of the way of the descriptors to come.
+func (r *restorer) clearDescriptors(p *process) error {
+	p.socket = freeNumber(p.rec.FDs)
+	b := r.newBatch(p, p.lead)
+	if p.socket != stubSocket {
+		b.call("move the socket", unix.SYS_DUP3, stubSocket, p.socket, 0)
+	}
+	closeOthers(b, p.socket)
+	return b.done()
+}
+
+// closeOthers closes every descriptor but the socket, those too that whoever started us left open.
+func closeOthers(b *batch, socket int) {
+	if socket > 0 {
+		b.call("close descriptors", unix.SYS_CLOSE_RANGE, 0, socket-1, 0)
+	}
+	b.call("close descriptors", unix.SYS_CLOSE_RANGE, socket+1, math.MaxUint32, 0)
+}
+
+// freeNumber is the lowest descriptor number that is not in the list, which is ascending: a process whose descriptors reach up to its limit has none above.
+func freeNumber(fds []image.FD) int {
+	for i, fd := range fds {
+		if fd.Num != i {
+			return i
+		}
+	}
+	return len(fds)
+}
+
+// arrival is the number under which the process gets the i-th of the descriptors handed over while it has none but the socket.
+func (p *process) arrival(i int) int {
+	if i < p.socket {
+		return i
+	}
+	return i + 1
+}
+
+// scmMaxFD is SCM_MAX_FD (include/net/scm.h), the most descriptors in one message.
+const scmMaxFD = 253
+
+// handOverAll sends descriptors of ours to a process, which gets them in order under its lowest free numbers.
+func (r *restorer) handOverAll(p *process, fds []int) error {
+	b := r.newBatch(p, p.lead)
+	total := len(fds)
+	for len(fds) > 0 {
+		n := min(len(fds), scmMaxFD)
+		if err := unix.Sendmsg(int(r.mapped.socket.Fd()), []byte{0}, unix.UnixRights(fds[:n]...), nil, 0); err != nil {
+			return fmt.Errorf("hand descriptors over to %s: %w", p.object(), err)
+		}
+		fds = fds[n:]
+		recvDescriptors(b, p.socket)
+		b.flush()
+	}
+	if total > 0 {
+		b.call("check the descriptors handed over", unix.SYS_FCNTL, p.arrival(total-1), unix.F_GETFD, 0)
+	}
+	return b.done()
+}
+
+// recvDescriptors appends a recvmsg(2) with room for a full message of descriptors.
+func recvDescriptors(b *batch, socket int) {
+	control := unix.CmsgSpace(4 * scmMaxFD)
+	if len(b.data)+control+256 > dataRoom {
+		b.flush()
+	}
+	payload := b.argument(out(16))
+	iov := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, payload), 1)
+	iovAt := b.argument(inBytes(iov))
+	controlAt := b.argument(out(control))
+	var hdr []byte // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags
+	for _, v := range []uint64{0, 0, iovAt, 1, controlAt, uint64(control), 0} {
+		hdr = binary.LittleEndian.AppendUint64(hdr, v)
+	}
+	b.callWant(exactly(1), "receive descriptors", unix.SYS_RECVMSG, socket, inBytes(hdr), 0)
+}
+
+// handOver puts the descriptors of the image in place. They arrive as 0, 1, 2, ..., without the number of the socket, which none of them has, in ascending
+// order of their real numbers. So each one's number is at most its real one, and moving them from the last to the first never meets one that has not been moved.
+func (r *restorer) handOver(p *process) error {
+	fds := make([]int, len(p.rec.FDs))
+	for i, fd := range p.rec.FDs {
+		if fds[i] = r.table.FDFor(fd.File, fd.Num); fds[i] < 0 {
+			return fault.New(fault.RestoreState, fmt.Sprintf("fd %d of pid %d", fd.Num, p.rec.Pid), "the image has no description %d", fd.File)
+		}
+	}
+	if err := r.handOverAll(p, fds); err != nil {
+		return err
+	}
+	b := r.newBatch(p, p.lead)
+	for i := len(p.rec.FDs) - 1; i >= 0; i-- {
+		fd := p.rec.FDs[i]
+		flags := 0
+		if fd.Cloexec {
+			flags = unix.O_CLOEXEC
+		}
+		at := p.arrival(i)
+		if fd.Num == at {
+			flags = 0
+			if fd.Cloexec {
+				flags = unix.FD_CLOEXEC
+			}
+			b.call(fmt.Sprintf("flags of fd %d", at), unix.SYS_FCNTL, at, unix.F_SETFD, flags)
+			continue
+		}
+		b.call(fmt.Sprintf("place fd %d", fd.Num), unix.SYS_DUP3, at, fd.Num, flags)
+		b.call("close the copy", unix.SYS_CLOSE, at)
+	}
+	b.call("close the socket", unix.SYS_CLOSE, p.socket)
+	return b.done()
+}

@@ -1,0 +1,223 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// mappedFiles is every file that processes map or execute. They are all looked at before anything is made; as many as our limit of descriptors allows stay
+// open, the others are opened again when a process needs them, and must then be the same.
+type mappedFiles struct {
+	socket *os.File // descriptors for the processes go in here
+	files  map[fileKey]*mappedFile
+	room   int // how many more may stay open
+}
+
+// mappedFile is one of them.
+type mappedFile struct {
+	path string
+	mode int
+	file *os.File // nil if it is not open
+	id   inode
+}
+
+type inode struct{ dev, ino uint64 }
+
+// fileKey says which file a mapping needs and how it must be open.
+type fileKey struct {
+	path  string
+	ghost int
+	shmem int
+	write bool
+}
+
+func keyOf(v *image.VMA) (fileKey, bool) {
+	write := v.Shared && has(v, "mw")
+	switch {
+	case v.Kind == image.VMAShmem:
+		return fileKey{shmem: v.Shmem, write: write}, true
+	case v.Kind != image.VMAFile:
+		return fileKey{}, false
+	case v.File.Ghost > 0:
+		return fileKey{ghost: v.File.Ghost, write: write}, true
+	}
+	return fileKey{path: v.File.Path, write: write}, true
+}
+
+func exeKey(rec *image.Process) fileKey {
+	if rec.Exe.Ghost > 0 {
+		return fileKey{ghost: rec.Exe.Ghost}
+	}
+	return fileKey{path: rec.Exe.Path}
+}
+
+// newMappedFiles leaves three quarters of the descriptors that this process may have to what the image has open.
+func newMappedFiles() *mappedFiles {
+	m := &mappedFiles{files: map[fileKey]*mappedFile{}}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
+		m.room = int(min(lim.Cur/4, 1<<20)) // fs.nr_open bounds it
+	}
+	return m
+}
+
+// close closes all that are open.
+func (m *mappedFiles) close() {
+	for _, f := range m.files {
+		if f.file != nil {
+			_ = f.file.Close()
+			f.file = nil
+		}
+	}
+}
+
+// openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew through /proc/self/fd, so that each
+// mapping has it open as it needs.
+func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
+	if r.mapped.files[key] != nil {
+		return nil
+	}
+	if err := r.step("open " + want.Path); err != nil {
+		return err
+	}
+	m := &mappedFile{path: key.path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
+	if key.write {
+		m.mode |= os.O_RDWR
+	}
+	switch {
+	case key.shmem > 0:
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.shmem-1].Fd())
+	case key.ghost > 0:
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.ghosts[key.ghost-1].Fd())
+	}
+	f, id, err := m.open()
+	if err != nil {
+		return err
+	}
+	if key.path != "" {
+		if err := r.acceptMapped(key, f, want); err != nil {
+			_ = f.Close()
+			return err
+		}
+	}
+	m.id = id
+	r.mapped.files[key] = m
+	if r.mapped.room == 0 {
+		return f.Close()
+	}
+	r.mapped.room--
+	m.file = f
+	return nil
+}
+
+// open opens the file, whatever it is now.
+func (m *mappedFile) open() (*os.File, inode, error) {
+	f, err := os.OpenFile(m.path, m.mode, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, inode{}, fault.New(fault.FileGone, m.path, "%w", err)
+	}
+	var st unix.Stat_t
+	if err == nil {
+		if err = unix.Fstat(int(f.Fd()), &st); err != nil {
+			_ = f.Close()
+		}
+	}
+	if err != nil {
+		return nil, inode{}, fault.New(fault.RestoreStep, m.path, "%w", err)
+	}
+	return f, inode{st.Dev, st.Ino}, nil
+}
+
+// take returns the file, open; the caller calls done when a process has it.
+func (m *mappedFile) take() (f *os.File, done func(), err error) {
+	if m.file != nil {
+		return m.file, func() {}, nil
+	}
+	f, id, err := m.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	if id != m.id {
+		_ = f.Close()
+		return nil, nil, fault.New(fault.FileChanged, m.path, "it was replaced while it was being restored")
+	}
+	return f, func() { _ = f.Close() }, nil
+}
+
+// acceptMapped holds a file against what the image says of it.
+func (r *restorer) acceptMapped(key fileKey, f *os.File, want *image.MappedFile) error {
+	err := checkSame(f, want)
+	if err != nil && key.write && notShorter(f, want) {
+		// The tree could write to it all the time, and the time of the last change need not even tell: it is as with a file open for writing.
+		r.notes = append(r.notes, fmt.Sprintf("%s, which is mapped shared and writable, was changed after the snapshot: it stays as it is now", want.Path))
+		return nil
+	}
+	return err
+}
+
+// mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message, maps them wherever they
+// belong, and closes them before the next ones come.
+func (r *restorer) mapFiles(p *process) error {
+	users := map[fileKey][]*image.VMA{}
+	var keys []fileKey
+	for i := range p.rec.VMAs {
+		v := &p.rec.VMAs[i]
+		key, ok := keyOf(v)
+		if !ok {
+			continue
+		}
+		if users[key] == nil {
+			keys = append(keys, key)
+		}
+		users[key] = append(users[key], v)
+	}
+	for len(keys) > 0 {
+		n := min(len(keys), scmMaxFD)
+		if err := r.mapPortion(p, keys[:n], users); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// mapPortion hands files over and makes their mappings.
+func (r *restorer) mapPortion(p *process, keys []fileKey, users map[fileKey][]*image.VMA) error {
+	if err := r.handOverFiles(p, keys); err != nil {
+		return err
+	}
+	b := r.newBatch(p, p.lead)
+	for i, key := range keys {
+		for _, v := range users[key] {
+			if err := mapOne(b, v, p.arrival(i)); err != nil {
+				return err
+			}
+		}
+	}
+	closeOthers(b, p.socket)
+	return b.done()
+}
+
+// handOverFiles hands over mapped files; no more than fit into one message.
+func (r *restorer) handOverFiles(p *process, keys []fileKey) error {
+	fds := make([]int, len(keys))
+	for i, key := range keys {
+		m := r.mapped.files[key]
+		if m == nil {
+			return fault.New(fault.RestoreState, p.object(), "mapped file %d of the process was not opened", i)
+		}
+		f, done, err := m.take()
+		if err != nil {
+			return err
+		}
+		defer done()
+		fds[i] = int(f.Fd())
+	}
+	return r.handOverAll(p, fds)
+}
