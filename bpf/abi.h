@@ -251,6 +251,9 @@ struct fd_rec {
 	__u32 flags; /* f_flags */
 	__u32 mode;  /* f_mode, FMODE_* */
 	__s64 pos;
+	__s64 expires;	/* of a timerfd: when it runs out next, or did last, ns of clock; 0 of all else */
+	__u32 clock;	/* CLOCK_*, of the timer's base */
+	__u32 pad;
 	struct inode_rec inode;
 };
 

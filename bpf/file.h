@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include "task.h"
+#include "timer.h"
 
 struct super_block {
 	__u32 s_dev;
@@ -47,6 +48,16 @@ struct file {
 	unsigned int f_flags;
 	struct path f_path;
 	__s64 f_pos;
+	void *private_data;
+} CORE;
+
+/* fs/timerfd.c */
+struct timerfd_ctx {
+	union {
+		struct hrtimer tmr;
+		struct alarm alarm;
+	} t;
+	int clockid;
 } CORE;
 
 struct fdtable {
@@ -66,6 +77,7 @@ struct bpf_iter__task_file {
 	struct file *file;
 } CORE;
 
+#define S_IFMT 0170000 /* include/uapi/linux/stat.h; anonymous inodes have none */
 #define FMODE_BACKING (1U << 25) /* Linux 6.5; before, f_path led to the upper file and f_inode was the lower one */
 
 static __noinline void inode_of(struct inode_rec *r, struct file *f)
@@ -117,9 +129,41 @@ static struct {
 		__size <= sizeof(*(out)) ? bpf_seq_write(seq, (out), __size) : -1;                               \
 	})
 
+/* is_timerfd compares a path of bpf_d_path with "anon_inode:[timerfd]" and its terminating zero. */
+static __always_inline bool is_timerfd(const char *path)
+{
+	static const char name[24] = "anon_inode:[timerfd]";
+	int i;
+
+	for (i = 0; i <= 20; i++)
+		if (path[i] != name[i])
+			return false;
+	return true;
+}
+
+/* timerfd_expiry reads what the fdinfo of a timerfd does not tell: when one that has run out and was not read since did so. */
+static __always_inline void timerfd_expiry(struct fd_rec *r, struct file *f)
+{
+	struct timerfd_ctx *ctx = core_at(f, private_data);
+	struct hrtimer_clock_base *base = NULL;
+	int clock = 0;
+
+	core_read(clock, ctx->clockid);
+	if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) {
+		core_read(r->expires, ctx->t.alarm.node.expires);
+		r->clock = clock;
+		return;
+	}
+	core_read(r->expires, ctx->t.tmr.node.expires);
+	core_read(base, ctx->t.tmr.base);
+	if (base)
+		core_read(r->clock, base->clockid);
+}
+
 static __always_inline long emit_fd(struct seq_file *seq, struct task_struct *t, __s32 pid, __u32 fd, struct file *f)
 {
 	struct fd_rec *r = &fd_out.rec;
+	long n;
 
 	r->head.kind = REC_FD;
 	r->head.pid = pid;
@@ -130,7 +174,12 @@ static __always_inline long emit_fd(struct seq_file *seq, struct task_struct *t,
 	r->mode = f->f_mode;
 	r->pos = f->f_pos;
 	inode_of(&r->inode, f);
-	return write_path(seq, &fd_out, bpf_d_path(&f->f_path, fd_out.path, sizeof(fd_out.path)));
+	n = bpf_d_path(&f->f_path, fd_out.path, sizeof(fd_out.path));
+	r->expires = 0;
+	r->clock = 0;
+	if (!(r->inode.mode & S_IFMT) && n > 0 && is_timerfd(fd_out.path))
+		timerfd_expiry(r, f);
+	return write_path(seq, &fd_out, n);
 }
 
 #endif

@@ -57,6 +57,9 @@ type IterFdRec struct {
 	Flags   uint32
 	Mode    uint32
 	Pos     int64
+	Expires int64
+	Clock   uint32
+	Pad     uint32
 	Inode   IterInodeRec
 }
 

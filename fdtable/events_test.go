@@ -49,6 +49,22 @@ var eventSpecimens = []specimen{
 			t.Errorf("read %x (%v)", buf[:max(n, 0)], err)
 		}
 	}},
+	{name: "timerfd that repeats, not read", kind: kindTimerFD, make: func(t *testing.T, _ string) []int {
+		fds := timerWith(unix.CLOCK_MONOTONIC, 0, time.Millisecond, 5*time.Millisecond)(t, "")
+		fired(t, fds[0])
+		return fds
+	}, check: func(t *testing.T, st *image.State, fds []int) {
+		if e := st.Files[0].TimerFD.Expired; e < 1 {
+			t.Errorf("it ran out %d ns ago", e)
+		}
+		for i := range 3 {
+			fired(t, fds[0])
+			var buf [8]byte
+			if n, err := unix.Read(fds[0], buf[:]); n != 8 || binary.NativeEndian.Uint64(buf[:]) == 0 {
+				t.Errorf("read %d: %x (%v)", i, buf[:max(n, 0)], err)
+			}
+		}
+	}},
 	{name: "inotify", kind: kindInotify, make: func(t *testing.T, dir string) []int { return watching(t, dir, dir) }, check: func(t *testing.T, st *image.State, fds []int) {
 		before := st.Files[0].Watches
 		after := saved(t, fds...).Files[0].Watches

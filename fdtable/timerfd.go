@@ -1,34 +1,56 @@
 package fdtable
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
 // captureTimerFD records clock, time left and unread expirations (fs/timerfd.c, timerfd_show).
 func captureTimerFD(c *capturer, d *desc) error {
-	info, err := c.ownInfo(d)
+	t, err := c.timer(d)
+	if err == nil && t.Left == 0 && t.Ticks == 0 {
+		// Disarmed, or due while the kernel is about to count it on another processor: then the second look finds it counted.
+		t, err = c.timer(d)
+	}
 	if err != nil {
 		return err
+	}
+	if t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
+		t.Expired = 1 // at the latest now
+		if now, err := timens.Now(); err == nil && d.Expiry != 0 {
+			t.Expired = max(now.Monotonic-d.Expiry, 1)
+		}
+	}
+	d.TimerFD = t
+	return nil
+}
+
+// timer reads the fdinfo of a timerfd.
+func (c *capturer) timer(d *desc) (*image.TimerFD, error) {
+	info, err := c.ownInfo(d)
+	if err != nil {
+		return nil, err
 	}
 	t := &image.TimerFD{Clock: -1}
 	for _, l := range info.Lines {
 		if err := timerLine(t, l); err != nil {
-			return d.unknownLine(l)
+			return nil, d.unknownLine(l)
 		}
 	}
 	if t.Clock < 0 {
-		return d.refuse(fault.FDInfo, "its fdinfo does not tell the clock")
+		return nil, d.refuse(fault.FDInfo, "its fdinfo does not tell the clock")
 	}
-	d.TimerFD = t
-	return nil
+	return t, nil
 }
 
 func timerLine(t *image.TimerFD, l procfs.Line) (err error) {
@@ -79,27 +101,83 @@ func openTimerFD(b *builder, f *image.File) (int, error) {
 		return -1, err
 	}
 	realtime := b.st.Kernel.Realtime
-	b.table.late = append(b.table.late, func() error { return startTimer(f, fd, realtime) })
+	b.table.late = append(b.table.late, func() error {
+		if err := startTimer(fd, f.TimerFD, realtime); err != nil {
+			return fault.New(fault.FDRebuild, fileObject(f), "start the timer: %w", err)
+		}
+		return nil
+	})
 	return fd, nil
 }
 
-// startTimer arms the timer with the time that was left. A deadline on the wall clock stays where it was.
-func startTimer(f *image.File, fd int, realtime int64) error {
-	t := f.TimerFD
-	flags, value := 0, t.Left
+// startTimer arms the timer with the time that was left and sets the unread expirations. One that had run out goes on with the period it was in, as
+// if it had just been looked at (timerfd_gettime(2)). A deadline on the wall clock stays where it was.
+func startTimer(fd int, t *image.TimerFD, realtime int64) error {
+	expired := t.Expired
+	if expired == 0 && t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
+		expired = 1 // an image from before there was the field
+	}
 	wall := t.Clock == unix.CLOCK_REALTIME || t.Clock == unix.CLOCK_REALTIME_ALARM
-	if wall && t.Flags&unix.TFD_TIMER_ABSTIME != 0 && value != 0 {
-		flags, value = t.Flags, realtime+t.Left
+	if wall && t.Flags&unix.TFD_TIMER_ABSTIME != 0 {
+		return startDated(fd, t, realtime, expired)
 	}
-	spec := unix.ItimerSpec{Interval: unix.NsecToTimespec(t.Interval), Value: unix.NsecToTimespec(value)}
-	if err := unix.TimerfdSettime(fd, flags, &spec, nil); err != nil {
-		return fault.New(fault.FDRebuild, fileObject(f), "start the timer: %w", err)
+	left, ticks := t.Left, t.Ticks
+	if expired != 0 {
+		left, ticks = t.Interval-expired%t.Interval, ticks+uint64(expired/t.Interval)
 	}
-	if t.Ticks == 0 {
-		return nil
+	start := time.Now()
+	if err := arm(fd, 0, left, t.Interval); err != nil || ticks == 0 {
+		return err
 	}
-	if err := setTicks(fd, t.Ticks); err != nil {
-		return fault.New(fault.FDRebuild, fileObject(f), "set its %d unread expirations: %w", t.Ticks, err)
+	if err := setTicks(fd, ticks); err != nil || left == 0 || time.Since(start).Nanoseconds() < left {
+		return err
 	}
-	return nil
+	// It may have run out before the ticks were set or after. Then it does so here, where that is known.
+	return errors.Join(arm(fd, 0, 1, t.Interval), awaitExpiry(fd), setTicks(fd, ticks+1))
+}
+
+// startDated arms a timer whose time is a date, with which periods are counted also while nothing runs.
+func startDated(fd int, t *image.TimerFD, realtime, expired int64) error {
+	at, ticks := realtime+t.Left, t.Ticks
+	switch {
+	case expired != 0:
+		at = realtime - expired
+	case t.Left == 0:
+		at = 0 // disarmed, but a clock that is set may still be to cancel it
+	}
+	if err := arm(fd, t.Flags, at, t.Interval); err != nil || ticks == 0 {
+		return err
+	}
+	if err := setTicks(fd, ticks); err != nil || at == 0 || expired == 0 && time.Now().UnixNano() < at {
+		return err
+	}
+	if expired == 0 {
+		ticks++ // it has run out since
+	}
+	return errors.Join(arm(fd, t.Flags, max(at, 1), t.Interval), awaitExpiry(fd), setTicks(fd, ticks))
+}
+
+// arm sets a timer, whose unread expirations are none then.
+func arm(fd, flags int, value, interval int64) error {
+	spec := unix.ItimerSpec{Interval: unix.NsecToTimespec(interval), Value: unix.NsecToTimespec(value)}
+	return unix.TimerfdSettime(fd, flags, &spec, nil)
+}
+
+// expiryTimeout is how long a timer that is set to a time gone by may take to fire. It does so with the next interrupt.
+const expiryTimeout = 10 * time.Second
+
+// awaitExpiry waits until a timer that has run out has been counted.
+func awaitExpiry(fd int) error {
+	for end := time.Now().Add(expiryTimeout); ; {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
+		switch {
+		case n == 1:
+			return nil
+		case err != nil && err != unix.EINTR:
+			return fmt.Errorf("wait for it: %w", err)
+		case time.Now().After(end):
+			return fmt.Errorf("it has not run out after %v", expiryTimeout)
+		}
+	}
 }

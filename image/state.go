@@ -184,6 +184,7 @@ type File struct {
 	Epoll    []EpollTarget `json:"epoll,omitempty"`   // what an epoll instance watches
 	Watches  []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
 	Unlocked bool          `json:"-"`                 // the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
+	Expiry   int64         `json:"-"`                 // of a timerfd: when it runs out, or last did, CLOCK_MONOTONIC of the initial time namespace; 0 if the source cannot tell; never stored
 }
 
 // EventFD is the state of an eventfd (eventfd(2)).
@@ -199,6 +200,9 @@ type TimerFD struct {
 	Ticks    uint64 `json:"ticks"`    // expirations not read yet
 	Left     int64  `json:"left"`     // ns until the next expiration, 0 if disarmed
 	Interval int64  `json:"interval"` // ns
+	// Expired is how long ago, in ns, a repeating timer ran out that was not read since: the kernel counts the periods from there, and starts it
+	// again, when it is read. 0 if the timer runs or is disarmed.
+	Expired int64 `json:"expired,omitempty"`
 }
 
 // EpollTarget is one entry of the interest list of an epoll instance (epoll_ctl(2)).

@@ -83,8 +83,11 @@ func checkEvents(f *File) error {
 	if e := f.EventFD; e != nil && e.Count == ^uint64(0) { // eventfd(2): the largest count is one less
 		return errors.New("its count is beyond what an eventfd holds")
 	}
-	if t := f.TimerFD; t != nil && (t.Left < 0 || t.Interval < 0 || t.Clock < 0) {
+	if t := f.TimerFD; t != nil && (t.Left < 0 || t.Interval < 0 || t.Clock < 0 || t.Expired < 0) {
 		return errors.New("its time is negative, or its clock none")
+	}
+	if t := f.TimerFD; t != nil && t.Expired != 0 && (t.Interval == 0 || t.Left != 0 || t.Ticks == 0) {
+		return errors.New("its timer has run out, but it does not repeat, runs, or was never due")
 	}
 	last := -1
 	for _, w := range f.Watches {

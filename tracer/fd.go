@@ -17,7 +17,7 @@ func (b *builder) fds(raw *rawProcess, p *image.Process) error {
 		r := &raw.fds[i]
 		index, known := b.files[r.File]
 		if !known {
-			f, err := file(raw.pid, r)
+			f, err := b.file(raw.pid, r)
 			if err != nil && b.stopped {
 				return err // in a running process it may be closed by now; then the inode's own numbers stay
 			}
@@ -31,11 +31,14 @@ func (b *builder) fds(raw *rawProcess, p *image.Process) error {
 	return nil
 }
 
-func file(pid int, r *rawFD) (image.File, error) {
+func (b *builder) file(pid int, r *rawFD) (image.File, error) {
 	f := image.File{
 		Flags: cleanFlags(r.Flags), Pos: r.Pos, Mode: r.Inode.Mode, Dev: userDev(r.Inode.Dev), Ino: r.Inode.Ino,
 		Rdev: userDev(r.Inode.Rdev), Path: r.path,
 		Unlocked: r.Inode.Bits&uint32(bpf.IterInodeBitINODE_LOCKED) == 0,
+	}
+	if now, ok := b.now[int32(r.Clock)]; ok && r.Expires != 0 {
+		f.Expiry = b.now[unix.CLOCK_MONOTONIC] + r.Expires - now
 	}
 	name := fmt.Sprintf("fd/%d", r.Fd)
 	if r.path == "" { // longer than a page, or not to be named from our root

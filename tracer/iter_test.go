@@ -118,7 +118,7 @@ func checkFDs(t *testing.T, p *image.Process, files []image.File) {
 			ID: fd.File, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos,
 			Path: link, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino, Rdev: st.Rdev,
 		}
-		want.Unlocked = f.Unlocked // a hint that /proc does not give
+		want.Unlocked, want.Expiry = f.Unlocked, f.Expiry // a hint that /proc does not give
 		if d := cmp.Diff(want, f); d != "" {
 			t.Errorf("descriptor %d (-proc +iter):\n%s", fd.Num, d)
 		}

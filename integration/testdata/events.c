@@ -54,6 +54,39 @@ static void timer_descriptors(void)
 	expect("disarmed", t.it_value.tv_sec + t.it_value.tv_nsec, 0);
 }
 
+// Repeating timers that have run out and were not read: the kernel starts one again, and counts the periods gone by, when it is read.
+static void repeating_timers(void)
+{
+	static const struct { int clock, flags; long long every; } kinds[] = {
+		{CLOCK_MONOTONIC, 0, MS}, {CLOCK_MONOTONIC, TFD_TIMER_ABSTIME, 20 * MS}, {CLOCK_BOOTTIME, 0, 20 * MS}, {CLOCK_REALTIME, 0, 20 * MS},
+		{CLOCK_REALTIME, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, 20 * MS}, {CLOCK_BOOTTIME_ALARM, 0, 20 * MS}, {CLOCK_REALTIME_ALARM, 0, 20 * MS},
+		{CLOCK_REALTIME_ALARM, TFD_TIMER_ABSTIME, 20 * MS},
+	};
+	int fds[COUNT(kinds)];
+	for (size_t i = 0; i < COUNT(kinds); i++) {
+		long long first = kinds[i].every + (kinds[i].flags ? now(kinds[i].clock) : 0);
+		struct itimerspec its = {{0, kinds[i].every}, {first / SEC, first % SEC}};
+		fds[i] = timerfd_create(kinds[i].clock, 0);
+		if (fds[i] == -1 && errno == EPERM)
+			continue; // the alarm clocks want CAP_WAKE_ALARM
+		must(fds[i]);
+		must(timerfd_settime(fds[i], kinds[i].flags, &its, NULL));
+	}
+	nap(200 * MS);
+	ready();
+	for (size_t i = 0; i < COUNT(kinds); i++) {
+		for (int n = 0; n < 4 && fds[i] != -1; n++) {
+			uint64_t v = 0;
+			struct itimerspec its;
+			expect("read", read(fds[i], &v, 8), 8); // a dead timer lets the test wait for ever
+			if (v < (n == 0 ? 200 * MS / (uint64_t)kinds[i].every : 1))
+				differs("timer %zu: %d: %llu periods", i, n, (unsigned long long)v);
+			must(timerfd_gettime(fds[i], &its));
+			expect("interval", its.it_interval.tv_nsec, kinds[i].every);
+		}
+	}
+}
+
 static void signal_descriptor(void)
 {
 	sigset_t set;
@@ -168,7 +201,7 @@ static void locks(void)
 }
 
 static const struct test_case cases[] = {
-	{"timerfd", timer_descriptors}, {"signalfd", signal_descriptor}, {"inotify", watches}, {"epoll", polling}, {"locks", locks},
+	{"timerfd", timer_descriptors}, {"timerfd-repeating", repeating_timers}, {"signalfd", signal_descriptor}, {"inotify", watches}, {"epoll", polling}, {"locks", locks},
 	{"eventfd", event_counters}, // last, see main
 };
 

@@ -216,7 +216,7 @@ func tolerant(took time.Duration) []cmp.Option {
 			close64(int64(a.MaxRSS), int64(b.MaxRSS), 8<<20)
 	})
 	return []cmp.Option{
-		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(image.File{}, "Unlocked"), cmpopts.EquateEmpty(),
+		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"), cmpopts.EquateEmpty(),
 		cmp.Comparer(func(a, b *fault.Error) bool { return a.Error() == b.Error() }),
 	}
 }
