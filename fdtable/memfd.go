@@ -1,6 +1,7 @@
 package fdtable
 
 import (
+	"errors"
 	"os"
 	"strings"
 
@@ -42,7 +43,7 @@ func captureMemfd(c *capturer, d *desc) error {
 		d.Shmem = len(c.st.Shmems)
 	}
 	s := &c.st.Shmems[d.Shmem-1]
-	s.Kind, s.Size, s.Mode, s.Seals = kindOfMemfd, st.Size, st.Mode, uint32(seals)
+	s.Kind, s.Size, s.Mode, s.UID, s.GID, s.Seals = kindOfMemfd, st.Size, st.Mode, st.Uid, st.Gid, uint32(seals)
 	s.Name = strings.TrimSuffix(strings.TrimPrefix(d.Path, "/memfd:"), deletedSuffix)
 	return nil
 }
@@ -82,12 +83,18 @@ func NewShmem(s *image.Shmem) (*os.File, error) {
 	if s.Kind != kindOfMemfd {
 		name = "shared-anonymous"
 	}
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|executability(s))
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
 	if err != nil {
 		return nil, fault.New(fault.FDRebuild, "memfd "+name, "make it: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "memfd:"+name)
-	if s.Mode&0o7777 != 0 {
+	if s.UID != 0 || s.GID != 0 {
+		err = unix.Fchown(fd, int(s.UID), int(s.GID)) // first: it clears set-id bits
+	}
+	if err == nil && s.Mode&0o7777 != 0 {
 		err = unix.Fchmod(fd, s.Mode&0o7777)
 	}
 	if err == nil {
@@ -95,12 +102,26 @@ func NewShmem(s *image.Shmem) (*os.File, error) {
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fault.New(fault.FDRebuild, "memfd "+name, "set its mode and size: %w", err)
+		return nil, fault.New(fault.FDRebuild, "memfd "+name, "set its owner, mode and size: %w", err)
 	}
 	return f, nil
 }
 
-// Seal puts the seals of a Shmem on its file, once it is filled and before it is mapped shared anywhere.
+// executability says whether a memfd may be made executable, which else vm.memfd_noexec decides (Documentation/userspace-api/mfd_noexec.rst).
+func executability(s *image.Shmem) int {
+	if s.Seals&unix.F_SEAL_EXEC != 0 && s.Mode&0o111 == 0 {
+		return unix.MFD_NOEXEC_SEAL
+	}
+	return unix.MFD_EXEC
+}
+
+// SealLate tells whether the seals of a Shmem come after its mappings: those that could be written to when it was sealed against new ones of the kind stay so.
+// A seal against all writes comes before them: there was no such mapping, and the kernel makes others read-only for good.
+func SealLate(s *image.Shmem) bool {
+	return s.Seals&unix.F_SEAL_FUTURE_WRITE != 0 && s.Seals&unix.F_SEAL_WRITE == 0
+}
+
+// Seal puts the seals of a Shmem on its file, once it is filled. SealLate tells when.
 func Seal(f *os.File, s *image.Shmem) error {
 	if s.Kind != kindOfMemfd || s.Seals == 0 {
 		return nil

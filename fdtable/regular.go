@@ -61,22 +61,32 @@ func captureRegular(c *capturer, d *desc) error {
 // temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for good.
 func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
 
-// findLink looks for another name of an unlinked file in the directory where it was.
+// findLink looks for another name of an unlinked file.
 func (c *capturer) findLink(d *desc, st *unix.Stat_t) error {
 	path := strings.TrimSuffix(d.Path, deletedSuffix)
-	dir := filepath.Dir(path)
-	entries, err := os.ReadDir(dir)
-	if err == nil {
-		for _, e := range entries {
-			var at unix.Stat_t
-			name := filepath.Join(dir, e.Name())
-			if e.Type().IsRegular() && unix.Lstat(name, &at) == nil && at.Dev == st.Dev && at.Ino == st.Ino {
-				d.Path = name
-				return nil
-			}
-		}
+	if name, ok := FindLink(path, st.Dev, st.Ino); ok {
+		d.Path = name
+		return nil
 	}
 	return d.refuse(fault.FDDeleted, "%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
+}
+
+// FindLink looks for a name of a regular file in the directory where the name path was, which has gone: programs make a file under a name for the moment,
+// link it to its own and remove the first (sem_open(3)).
+func FindLink(path string, dev, ino uint64) (string, bool) {
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", false
+	}
+	for _, e := range entries {
+		var at unix.Stat_t
+		name := filepath.Join(dir, e.Name())
+		if e.Type().IsRegular() && unix.Lstat(name, &at) == nil && at.Dev == dev && at.Ino == ino {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // ghost returns the 1-based index of the Ghost of a file, which it makes if there is none yet.

@@ -262,6 +262,8 @@ type Shmem struct {
 	Size  int64  `json:"size"`  // bytes
 	Seals uint32 `json:"seals"` // F_GET_SEALS, memfd only
 	Mode  uint32 `json:"mode"`
+	UID   uint32 `json:"uid,omitempty"` // who owns it
+	GID   uint32 `json:"gid,omitempty"`
 	Huge  uint32 `json:"huge,omitempty"` // MFD_HUGETLB and size bits
 }
 

@@ -34,7 +34,7 @@ func (r *restorer) openFiles() error {
 			}
 		}
 		for j := range rec.VMAs {
-			if key, ok := keyOf(&rec.VMAs[j]); ok {
+			if key, ok := r.keyOf(&rec.VMAs[j]); ok {
 				if err := r.openMapped(key, &rec.VMAs[j].File); err != nil {
 					return err
 				}

@@ -37,8 +37,10 @@ type fileKey struct {
 	write bool
 }
 
-func keyOf(v *image.VMA) (fileKey, bool) {
-	write := v.Shared && has(v, "mw")
+// keyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been opened for reading only, but for the flag sh.
+func (r *restorer) keyOf(v *image.VMA) (fileKey, bool) {
+	sealed := v.Kind == image.VMAShmem && r.st.Shmems[v.Shmem-1].Seals&unix.F_SEAL_WRITE != 0
+	write := v.Shared && (has(v, "mw") || sealed && has(v, "sh"))
 	switch {
 	case v.Kind == image.VMAShmem:
 		return fileKey{shmem: v.Shmem, write: write}, true
@@ -168,7 +170,7 @@ func (r *restorer) mapFiles(p *process) error {
 	var keys []fileKey
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		key, ok := keyOf(v)
+		key, ok := r.keyOf(v)
 		if !ok {
 			continue
 		}

@@ -49,7 +49,27 @@ func (r *restorer) makeShmem(s *image.Shmem) (*os.File, error) {
 	if err := r.fillFile(f, s.Space, s.Size); err != nil {
 		return nil, err
 	}
+	if fdtable.SealLate(s) {
+		return f, nil
+	}
 	return f, fdtable.Seal(f, s)
+}
+
+// sealLate seals what had to be mapped first.
+func (r *restorer) sealLate() error {
+	for i := range r.st.Shmems {
+		s := &r.st.Shmems[i]
+		if !fdtable.SealLate(s) {
+			continue
+		}
+		if err := r.step("seal shared memory"); err != nil {
+			return err
+		}
+		if err := fdtable.Seal(r.shmems[i], s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one and open it

@@ -195,6 +195,7 @@ func (r *restorer) run() (*Result, error) {
 		{phaseFiles, r.openFiles},
 		{phaseCreate, r.createAll},
 		{phaseSpace, r.each(r.buildSpace)},
+		{phaseSpace, r.sealLate},
 		{phaseMemory, r.each(r.fillMemory)},
 		{phaseMemory, r.each(r.rememberCriticalSections)},
 		{phaseSpace, r.each(r.finishSpace)},

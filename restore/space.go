@@ -43,7 +43,7 @@ func (r *restorer) buildSpace(p *process) error {
 	}
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		if _, file := keyOf(v); file {
+		if _, file := r.keyOf(v); file {
 			continue
 		}
 		if err := mapOne(b, v, -1); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
@@ -18,6 +19,7 @@ type identifier struct {
 	known    map[image.MappedFile]image.MappedFile // as a source gave it -> complete
 	shmems   map[inode]int                         // 1-based index into st.Shmems
 	ghosts   map[inode]int                         // 1-based index into st.Ghosts
+	linked   map[int]bool                          // those of them that have a name somewhere
 	contents contents
 	blockers fault.List
 }
@@ -40,7 +42,7 @@ func (c *contents) close() {
 }
 
 func newIdentifier(st *image.State) *identifier {
-	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}}
+	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}}
 	for i := range st.Shmems {
 		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
 	}
@@ -75,6 +77,11 @@ func (id *identifier) identify() error {
 			v.Kind = image.VMAFile // a deleted file of a tmpfs is a file: descriptors of it are treated alike
 			if err := id.file(&v.File, link, vmaName(p.Pid, v)); err != nil {
 				return err
+			}
+			if v.Shared && id.linked[v.File.Ghost] {
+				id.blockers = append(id.blockers, fault.New(fault.Mapping, vmaName(p.Pid, v),
+					"%s no longer leads to the file it maps and shares, which lives on under another name (hard link)", v.File.Path).
+					WithRemedy("give the file a name in the directory where it was"))
 			}
 		}
 	}
@@ -125,12 +132,20 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 		return nil
 	}
 	setFacts(f, st)
+	if st.Nlink > 0 {
+		if name, ok := fdtable.FindLink(f.Path, st.Dev, st.Ino); ok {
+			f.Path = name
+			id.known[asked] = *f
+			return nil
+		}
+	}
 	key := inode{st.Dev, st.Ino}
 	if id.ghosts[key] == 0 {
 		id.st.Ghosts = append(id.st.Ghosts, image.Ghost{
 			Path: f.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		})
 		id.ghosts[key] = len(id.st.Ghosts)
+		id.linked[len(id.st.Ghosts)] = st.Nlink > 0
 	}
 	f.Ghost = id.ghosts[key]
 	id.known[asked] = *f
@@ -148,9 +163,9 @@ func (id *identifier) shmem(v *image.VMA, link, object string) error {
 		key = inode{st.Dev, st.Ino}
 	}
 	if id.shmems[key] == 0 {
-		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode}
+		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid}
 		if name, ok := strings.CutPrefix(v.File.Path, "/memfd:"); ok {
-			s.Kind, s.Name = "memfd", strings.TrimSuffix(name, " (deleted)")
+			s.Kind, s.Name = "memfd", name // sources have taken the kernel's " (deleted)" off; the name may end like that
 		}
 		id.st.Shmems = append(id.st.Shmems, s)
 		id.shmems[key] = len(id.st.Shmems)

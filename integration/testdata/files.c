@@ -175,7 +175,79 @@ static void executable_replaced(void) { executable("executable-replaced-2"); }
 static void executable_removed_2(void) { check_executable(0); }
 static void executable_replaced_2(void) { check_executable(1); }
 
+// memfds that are sealed while they can be written to, and those whose name, owner and mode are unusual.
+static void sealed(void)
+{
+	int fw = must(memfd_create("future", MFD_ALLOW_SEALING)), all = must(memfd_create("all (deleted)", MFD_ALLOW_SEALING)), noexec;
+	must(ftruncate(fw, 2 * PAGE));
+	char *p = map(2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fw, 0), *none = map(PAGE, PROT_NONE, MAP_SHARED, fw, 0);
+	p[0] = 'w';
+	must(fcntl(fw, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_GROW));
+	must(write(all, "fixed", 5));
+	must(fcntl(all, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SEAL));
+	char *q = map(PAGE, PROT_READ, MAP_SHARED, all, 0);
+	close(all);
+	noexec = memfd_create("noexec", MFD_ALLOW_SEALING | 8 /* MFD_NOEXEC_SEAL, Linux 6.3 */);
+	if (noexec < 0)
+		noexec = must(memfd_create("plain", MFD_ALLOW_SEALING));
+	must(fchown(noexec, 4711, 4712));
+	must(fchmod(noexec, 0440));
+	int seals = must(fcntl(noexec, F_GET_SEALS));
+	ready();
+	expect("content", p[0], 'w');
+	p[1] = 'v';
+	expect("a new writable mapping", (long)mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fw, 0), -1);
+	expect("an old one becomes writable", mprotect(none, PAGE, PROT_READ | PROT_WRITE), 0);
+	expect("still shared", none[1], 'v');
+	expect("write", write(fw, "x", 1), -1);
+	expect("seals", fcntl(fw, F_GET_SEALS), F_SEAL_FUTURE_WRITE | F_SEAL_GROW);
+	expect_mem("sealed content", q, "fixed", 5);
+	expect("a sealed mapping becomes writable", mprotect(q, PAGE, PROT_READ | PROT_WRITE), -1);
+	expect("seals against execution", fcntl(noexec, F_GET_SEALS), seals);
+	struct stat st;
+	must(fstat(noexec, &st));
+	expect("mode", st.st_mode & 07777, 0440);
+	expect("owner", st.st_uid, 4711);
+	expect("group", st.st_gid, 4712);
+	char b[512];
+	if (strstr(smaps(q, "", b, sizeof b), "/memfd:all (deleted) (deleted)") == NULL)
+		differs("name: %s", b);
+}
+
+// A file that has lost the name it was opened under, and has another: it stays one file, for mappings, descriptors and those who open it by name.
+static void hard_link(void)
+{
+	int fd = must(open("first", O_RDWR | O_CREAT | O_TRUNC, 0600));
+	must(ftruncate(fd, 2 * PAGE));
+	char *p = map(2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *r = map(PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
+	must(link("first", "second"));
+	must(unlink("first"));
+	int only = must(open("mapped first", O_RDWR | O_CREAT | O_TRUNC, 0600));
+	must(ftruncate(only, PAGE));
+	char *m = map(PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, only, 0);
+	must(close(only));
+	must(link("mapped first", "mapped second"));
+	must(unlink("mapped first"));
+	ready();
+	char c = 0;
+	p[1] = 'p';
+	expect("pread", pread(fd, &c, 1, 1), 1);
+	expect("descriptor and mapping are one", c, 'p');
+	expect("the private mapping too", r[1], 'p');
+	int by_name = open("second", O_RDONLY);
+	c = 0;
+	expect("pread by name", pread(by_name, &c, 1, 1), 1);
+	expect("name and mapping are one", c, 'p');
+	m[2] = 'm';
+	by_name = open("mapped second", O_RDONLY);
+	c = 0;
+	expect("pread of the one that is not open", pread(by_name, &c, 1, 2), 1);
+	expect("name and mapping of the one that is not open", c, 'm');
+}
+
 static const struct test_case cases[] = {
+	{"sealed", sealed},
+	{"hard-link", hard_link},
 	{"many-files", many_files},
 	{"full-table", full_table},
 	{"dev-zero", dev_zero},
