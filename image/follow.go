@@ -39,10 +39,13 @@ func processOf(st *State, pid int) *Process {
 	return nil
 }
 
-// sameBoot checks that two states are of one run of one kernel.
+// sameBoot checks that two states are of one run of one kernel, and that their pids are of one namespace.
 func sameBoot(a, b *State) error {
 	if a.Kernel.BootID == "" || a.Kernel.BootID != b.Kernel.BootID {
 		return errors.New("the machine was booted in between, or is another one")
+	}
+	if a.Kernel.PidNS != b.Kernel.PidNS && a.Kernel.PidNS != 0 && b.Kernel.PidNS != 0 {
+		return errors.New("it is of another pid namespace")
 	}
 	return nil
 }

@@ -52,6 +52,7 @@ type Info struct {
 // Root names the root process of an image: no two processes ever have all of it in common.
 type Root struct {
 	Boot  string // Kernel.BootID
+	PidNS uint64 // Kernel.PidNS, 0 if not known: of an image that an earlier version made
 	Pid   int
 	Start uint64 // Process.Start, 0 if not known: then it names nothing
 }

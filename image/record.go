@@ -29,6 +29,7 @@ type record struct {
 	Freeze       int64      `json:"freeze,omitempty"` // ns
 	Tracking     string     `json:"tracking,omitempty"`
 	Boot         string     `json:"boot,omitempty"`
+	PidNS        uint64     `json:"pidns,omitempty"`
 	Pid          int        `json:"pid,omitempty"`
 	Start        uint64     `json:"start,omitempty"`
 	Lenders      []string   `json:"lenders,omitempty"` // as in the page map, so that nobody needs that to know what must stay
@@ -46,7 +47,7 @@ func (r *record) info(store string) Info {
 	b, _ := json.Marshal(r) // a struct of numbers and strings
 	return Info{
 		Dir: store, ID: r.ID, Name: r.Name, Parent: r.Parent, Created: r.Created, Level: r.Level,
-		Freeze: r.Freeze, Tracking: r.Tracking, Root: Root{r.Boot, r.Pid, r.Start}, Lenders: r.Lenders, Replaces: r.Replaces,
+		Freeze: r.Freeze, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start}, Lenders: r.Lenders, Replaces: r.Replaces,
 		PagesWritten: r.PagesWritten, PagesZero: r.PagesZero, PagesShared: r.PagesShared,
 		BytesRaw:     int64(r.PagesWritten) * PageSize,
 		BytesWritten: r.State.Size + r.Pages.Size + r.Data.Size + headerSize + int64(len(b)),

@@ -28,6 +28,7 @@ type Kernel struct {
 	Release         string `json:"release"`                    // uname -r
 	Machine         string `json:"machine"`                    // uname -m
 	BootID          string `json:"boot_id"`                    // /proc/sys/kernel/random/boot_id
+	PidNS           uint64 `json:"pidns,omitempty"`            // inode of the pid namespace of the tree, in which its ids are; 0 if not known
 	Monotonic       int64  `json:"monotonic"`                  // CLOCK_MONOTONIC of the initial time namespace at the freeze, ns
 	Boottime        int64  `json:"boottime"`                   // CLOCK_BOOTTIME of the initial time namespace at the freeze, ns
 	MonotonicOffset int64  `json:"monotonic_offset,omitempty"` // what the tree's time namespace adds to CLOCK_MONOTONIC, ns
@@ -50,7 +51,7 @@ type Process struct {
 	Stopped     int          `json:"stopped,omitempty"`   // stop signal if the group is in a job-control stop, else 0
 	Space       Space        `json:"space"`               // its memory in the page map
 	Exe         MappedFile   `json:"exe"`
-	Start       uint64       `json:"start,omitempty"` // when it started: field 22 of /proc/PID/stat, clock ticks since boot; with pid and boot it names the process
+	Start       uint64       `json:"start,omitempty"` // when it started: field 22 of /proc/PID/stat, clock ticks since boot in the initial time namespace; with pid, its namespace and boot it names the process
 	Execs       uint64       `json:"execs,omitempty"` // task_struct.self_exec_id of the leader, 0 if the source cannot tell
 	Args        []string     `json:"args"`            // for people; the truth is in memory. Of a zombie its name (comm) alone
 	MM          MM           `json:"mm"`

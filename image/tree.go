@@ -161,15 +161,23 @@ func ParentOf(dir string, o Origin) (id string, same bool, err error) {
 func lastOf(f *forest, infos []Info, root Root) *Info {
 	continued := map[string]bool{}
 	for i := range infos {
-		if infos[i].Root == root {
+		if infos[i].Root.is(root) {
 			continued[f.base(infos[i].Parent)] = true
 		}
 	}
 	var last *Info
 	for i := range infos {
-		if n := &infos[i]; n.Root == root && !continued[n.ID] && (last == nil || cmp.Compare(n.Created, last.Created) > 0) {
+		if n := &infos[i]; n.Root.is(root) && !continued[n.ID] && (last == nil || cmp.Compare(n.Created, last.Created) > 0) {
 			last = n
 		}
 	}
 	return last
+}
+
+// is reports whether two names are of the same process. Earlier versions did not know its pid namespace.
+func (r Root) is(o Root) bool {
+	if r.PidNS == 0 || o.PidNS == 0 {
+		r.PidNS, o.PidNS = 0, 0
+	}
+	return r == o
 }

@@ -85,7 +85,8 @@ func TestIncrementalLives(t *testing.T) {
 			time.Sleep(30 * time.Millisecond)
 			s := tg.snap("--incremental")
 			if s.Parent != last {
-				t.Errorf("life %d: the image continues %q, not %q", i, s.Parent, last)
+				t.Errorf("life %d: the image continues %q, not %q: %q; the restore said %q",
+					i, s.Parent, last, s.Notes, tg.read("restore.err"))
 			}
 			last = s.ID
 		}

@@ -381,6 +381,7 @@ type snapped struct {
 		Lost   int    `json:"lost"`
 		Drift  int    `json:"drift"`
 	} `json:"table"`
+	Notes []string `json:"notes"`
 }
 
 // snap takes a snapshot into the target's directory "image".

@@ -1,13 +1,12 @@
 package restore
 
 import (
-	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
@@ -46,11 +45,11 @@ func (r *restorer) shiftOf(clock int32) int64 {
 func (r *restorer) clockOffsets() (timens.Offsets, error) {
 	k := &r.st.Kernel
 	had := timens.Offsets{Monotonic: k.MonotonicOffset, Boottime: k.BoottimeOffset}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := procid.Boot()
 	if err != nil {
-		return had, fmt.Errorf("read the boot id: %w", err)
+		return had, err
 	}
-	if strings.TrimSpace(string(boot)) == k.BootID {
+	if boot == k.BootID {
 		return had, nil
 	}
 	now, err := timens.Now()

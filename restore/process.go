@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -443,13 +442,4 @@ func cloneArgs(flags, exitSignal, setTid uint64) []byte {
 		binary.LittleEndian.PutUint64(b[8*i:], v)
 	}
 	return b
-}
-
-// startTime returns field 22 of /proc/PID/stat, in clock ticks since boot.
-func startTime(pid int) (uint64, error) {
-	f, ok := statFields(pid)
-	if !ok {
-		return 0, fmt.Errorf("read the start time of pid %d: %w", pid, os.ErrNotExist)
-	}
-	return strconv.ParseUint(f[19], 10, 64)
 }

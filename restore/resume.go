@@ -12,6 +12,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
@@ -295,6 +296,7 @@ func (r *restorer) release() error {
 	}
 	r.tr.Close()
 	runBackwards(r.end)
+	carry.Sweep()
 	return nil
 }
 
@@ -311,9 +313,9 @@ func stopSignal(rec *image.Process, stopped bool) unix.Signal {
 
 // carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too small, no more.
 func (r *restorer) carryUsage(p *process) {
-	start, err := startTime(p.pid)
+	id, err := procid.Of(p.pid)
 	if err == nil {
-		err = carry.PutRecord(p.pid, start, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: r.img.Info().ID})
+		err = carry.Put(id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: r.img.Info().ID})
 	}
 	if err != nil {
 		r.notes = append(r.notes, fmt.Sprintf("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v", p.object(), err))

@@ -18,8 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // driven is the program of package dirty that does to its memory what it is told.
@@ -253,6 +255,46 @@ func TestIncrementalOfAnother(t *testing.T) {
 			t.Errorf("snapshot %d notes %q", i, notes)
 		}
 		last[d] = res.ID
+	}
+}
+
+// TestIncrementalWithoutParent saves a restored process where the image that it was restored from is not: the image
+// says so.
+func TestIncrementalWithoutParent(t *testing.T) {
+	a, b := drive(t), drive(t)
+	store := filepath.Join(t.TempDir(), "store")
+	id, err := procid.Of(b.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const from = "0123456789ab"
+	if err := carry.Put(id, carry.Record{Image: from}); err != nil {
+		t.Fatal(err)
+	}
+	first, _ := snap(t, a.pid(), Options{Dir: store, Incremental: true})
+	if len(first.Notes) > 0 {
+		t.Errorf("the first image of a store notes %q", first.Notes)
+	}
+	second, _ := snap(t, b.pid(), Options{Dir: store, Incremental: true})
+	notes := strings.Join(second.Notes, "\n")
+	if second.Parent != "" || !strings.Contains(notes, "a row of its own") || !strings.Contains(notes, from) {
+		t.Errorf("parent %q, notes %q", second.Parent, notes)
+	}
+	third, _ := snap(t, b.pid(), Options{Dir: store, Incremental: true})
+	if third.Parent != second.ID || len(third.Notes) > 0 {
+		t.Errorf("parent %q, notes %q", third.Parent, third.Notes)
+	}
+	info := filepath.Join(store, "images", third.ID, "info")
+	if err := os.Truncate(info, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(store, "images", second.ID, "info"), 10); err != nil {
+		t.Fatal(err)
+	}
+	fourth, _ := snap(t, b.pid(), Options{Dir: store, Incremental: true})
+	notes = strings.Join(fourth.Notes, "\n")
+	if fourth.Parent != "" || !strings.Contains(notes, "a row of its own") || !strings.Contains(notes, third.ID) {
+		t.Errorf("parent %q, notes %q", fourth.Parent, notes)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
@@ -19,13 +20,13 @@ func readKernel() (image.Kernel, error) {
 	if err := unix.Uname(&u); err != nil {
 		return image.Kernel{}, fmt.Errorf("read the kernel's name: %w", err)
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := procid.Boot()
 	if err != nil {
-		return image.Kernel{}, fmt.Errorf("read the boot id: %w", err)
+		return image.Kernel{}, err
 	}
 	return image.Kernel{
 		Release: unix.ByteSliceToString(u.Release[:]), Machine: unix.ByteSliceToString(u.Machine[:]),
-		BootID: strings.TrimSpace(string(boot)), CPUModel: cpuModel(),
+		BootID: boot, CPUModel: cpuModel(),
 	}, nil
 }
 

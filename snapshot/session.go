@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
@@ -39,9 +40,10 @@ type session struct {
 	arena  *arena
 
 	frozenAt time.Time
-	frozen   bool           // the last freeze has begun
-	starts   map[int]uint64 // start times of the processes, to tell them from later ones with the same pid
-	pids     []int          // the tree, parents first
+	frozen   bool // the last freeze has begun
+	here     procid.Place
+	ids      map[int]procid.ID // names of the processes, to tell them from later ones with the same pid
+	pids     []int             // the tree, parents first
 	zombies  []int
 	st       *image.State
 	contents contents
@@ -119,7 +121,10 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.starts = map[int]uint64{s.pid: root.StartTime}
+	if s.here, err = procid.Here(); err != nil {
+		return err
+	}
+	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
 	if s.around, err = readSurroundings(s.pid); err != nil {
 		return err
 	}
@@ -134,6 +139,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if s.st.Kernel, err = readKernel(); err != nil {
 		return err
 	}
+	s.st.Kernel.PidNS = s.here.NS
 	parent, err := s.chooseTracking(live)
 	if err != nil {
 		return err
@@ -268,16 +274,16 @@ func (s *session) stop(ctx context.Context, pids []int, timeout time.Duration) (
 
 // sameProcesses notes who was stopped, and makes sure that the root is still who it was.
 func (s *session) sameProcesses() error {
-	before := s.starts[s.pid]
-	s.starts = map[int]uint64{}
+	before, known := s.ids[s.pid]
+	s.ids = map[int]procid.ID{}
 	for _, pid := range s.pids {
 		st, err := procfs.Pid(pid).Stat()
 		if err != nil {
 			return err
 		}
-		s.starts[pid] = st.StartTime
+		s.ids[pid] = s.here.ID(pid, st.StartTime)
 	}
-	if before != 0 && before != s.starts[s.pid] {
+	if known && before != s.ids[s.pid] {
 		return fault.New(fault.TargetGone, pidName(s.pid), "it ended, and another process has its pid now")
 	}
 	return nil

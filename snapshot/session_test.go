@@ -11,7 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // TestMemoryThatDoesNotFit takes a snapshot with no room for the copy at all: pages are written while the target stands still.
@@ -71,12 +71,12 @@ func TestCopyStopsAtDeadline(t *testing.T) {
 // TestUsageOfEarlierLives finds in the image what a restore noted for the process.
 func TestUsageOfEarlierLives(t *testing.T) {
 	tg := waiting(t)
-	st, err := procfs.Pid(tg.pid()).Stat()
+	id, err := procid.Of(tg.pid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := image.Usage{UTime: 3e9, STime: 1e9, Wall: 7e9}
-	if err := carry.Put(tg.pid(), st.StartTime, want); err != nil {
+	if err := carry.Put(id, carry.Record{Usage: want}); err != nil {
 		t.Fatal(err)
 	}
 	_, r := snap(t, tg.pid(), Options{Source: "proc"})

@@ -183,13 +183,13 @@ func (s *session) complete(ctx context.Context) error {
 		if p.Zombie {
 			continue
 		}
-		p.Start = s.starts[p.Pid]
-		u, ok, err := carry.Get(p.Pid, s.starts[p.Pid])
+		p.Start = s.ids[p.Pid].Start
+		rec, ok, err := carry.Get(s.ids[p.Pid])
 		if err != nil {
 			return err
 		}
 		if ok {
-			p.Carried = u
+			p.Carried = rec.Usage
 		}
 	}
 	return nil

@@ -37,6 +37,8 @@ type tracking struct {
 	skip   map[int][]dirty.Span // what pre-copy leaves alone because the user wants it left out
 	owed   map[int][]dirty.Span // pages that are clean and could not be read when they were armed
 	parent map[int]former       // what the parent image has, by pid
+	// The image that the root was restored from, "" if it was not or nobody knows.
+	restored string
 	// What Dirty reported as written, with what lies close between.
 	written map[int][]dirty.Span
 	tops    map[int]uint64            // the end of what is in the image of a process before the freeze
@@ -108,22 +110,39 @@ func (s *session) precopyPays(live []int) (bool, error) {
 
 // parent finds the image in the store that the new one continues: the last one of this process, or the one it was restored from.
 func (s *session) parent() (string, error) {
-	root := image.Root{Boot: s.st.Kernel.BootID, Pid: s.pid, Start: s.starts[s.pid]}
-	rec, _, err := carry.GetRecord(root.Pid, root.Start)
+	id := s.ids[s.pid]
+	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.pid, Start: id.Start}
+	rec, _, err := carry.Get(id)
 	if err != nil {
 		return "", err
 	}
-	id, _, err := image.ParentOf(s.opts.Dir, image.Origin{Root: root, Restored: rec.Image})
-	return id, err
+	s.track.restored = rec.Image
+	parent, _, err := image.ParentOf(s.opts.Dir, image.Origin{Root: root, Restored: rec.Image})
+	return parent, err
+}
+
+// explainNoParent notes why an incremental image begins a row of its own in a store that has images.
+func (s *session) explainNoParent() {
+	images, err := image.List(s.opts.Dir)
+	damaged := err != nil && !errors.Is(err, &fault.Error{Code: fault.StoreNotFound})
+	from := "nothing is recorded of an image that it was restored from"
+	if s.track.restored != "" {
+		from = fmt.Sprintf("%s, which it was restored from, is not there", s.track.restored)
+	}
+	if n := len(images); n > 0 {
+		s.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
+			images[n-1].ID, pidName(s.pid), from)
+	}
+	if damaged {
+		s.note("images of the store that cannot be read are not continued: %v", err)
+	}
 }
 
 // create begins the image. A base that is no longer in the store makes it a full one.
 func (s *session) create(parent string) error {
 	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress}
 	if s.opts.Incremental && parent == "" {
-		if head, err := image.Head(s.opts.Dir); err == nil {
-			s.note("the image is a full one: neither %s nor any other image in the store is of this process", head)
-		}
+		s.explainNoParent()
 	}
 	w, err := image.Create(s.opts.Dir, o)
 	if err != nil && s.track.base != "" && parent == s.track.base && errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
@@ -131,6 +150,9 @@ func (s *session) create(parent string) error {
 		s.track.base = ""
 		if o.Parent, err = s.parent(); err != nil {
 			return err
+		}
+		if o.Parent == "" {
+			s.explainNoParent()
 		}
 		w, err = image.Create(s.opts.Dir, o)
 	}

@@ -1,15 +1,18 @@
-// Package carry keeps the resource usage of a process's earlier lives while it runs: restore puts it here under the process's new
-// pid and start time, snapshot takes it from here into the next image, so that a job's total survives any number of restores.
+// Package carry keeps the resource usage of a process's earlier lives while it runs: restore puts it here under the
+// process's new identity (package procid), snapshot takes it from here into the next image, so that a job's total
+// survives any number of restores.
 //
-// The records live in /run/bpfckpt, one JSON file of mode 0600 for each process, named PID-STARTTIME.json. They are a convenience:
-// a record that is lost makes a total too small and nothing else. A file is written beside its name and renamed, so a reader never
-// sees half of one.
+// The records live in /run/bpfckpt, one JSON file of mode 0600 for each process, named by its identity. They are a
+// convenience: a record that is lost makes a total too small, and the next image begins a row of its own. A file is
+// written beside its name and renamed, so a reader never sees half of one. Earlier versions named the files
+// PID-STARTTIME.json; those are still read, and swept.
 package carry
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,14 +20,13 @@ import (
 	"strings"
 
 	"github.com/bpfckpt/bpfckpt/image"
-	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // Dir is where the records of this machine are.
 const Dir = "/run/bpfckpt"
 
-// maxRecord bounds what Get reads of one record, bytes. One has about 200.
+// maxRecord bounds what is read of one record, bytes. One has about 250.
 const maxRecord = 4096
 
 // Store is a directory of records.
@@ -34,35 +36,37 @@ type Store struct{ Dir string }
 type Record struct {
 	image.Usage        // of its earlier lives
 	Image       string `json:"image,omitempty"` // id of the image it was restored from: the next one continues it
+	// The boot id that goes with the identity, since the directory may outlive a run of the kernel; "" is that of now.
+	Boot string `json:"boot,omitempty"`
 }
 
-// PutRecord records in Dir where a process came from. start is field 22 of /proc/PID/stat, in clock ticks since boot.
-func PutRecord(pid int, start uint64, r Record) error { return Store{Dir}.PutRecord(pid, start, r) }
+// Put records in Dir where a process came from and what it used in its earlier lives.
+func Put(id procid.ID, r Record) error { return Store{Dir}.Put(id, r) }
 
-// GetRecord returns from Dir what was recorded for this very process, and whether there is a record.
-func GetRecord(pid int, start uint64) (Record, bool, error) { return Store{Dir}.GetRecord(pid, start) }
+// Get returns from Dir what was recorded for this very process, and whether there is a record.
+func Get(id procid.ID) (Record, bool, error) { return Store{Dir}.Get(id) }
 
-// Put records in Dir what the process used in its earlier lives. start is field 22 of /proc/PID/stat, in clock ticks since boot.
-func Put(pid int, start uint64, u image.Usage) error { return Store{Dir}.Put(pid, start, u) }
+// Sweep removes from Dir the records of processes that have ended.
+func Sweep() { Store{Dir}.Sweep() }
 
-// Get returns from Dir what Put recorded for this very process, and whether there is a record.
-func Get(pid int, start uint64) (image.Usage, bool, error) { return Store{Dir}.Get(pid, start) }
+const suffix = ".json"
 
-func (s Store) path(pid int, start uint64) string {
-	return filepath.Join(s.Dir, fmt.Sprintf("%d-%d.json", pid, start))
+func (s Store) path(id procid.ID) string { return filepath.Join(s.Dir, id.String()+suffix) }
+
+// oldPath is what a record of a process of our own pid namespace was called before.
+func (s Store) oldPath(id procid.ID) string {
+	return filepath.Join(s.Dir, fmt.Sprintf("%d-%d%s", id.Pid, id.Start, suffix))
 }
 
-// Put records what the process used in its earlier lives, and removes the records of processes that have ended.
-func (s Store) Put(pid int, start uint64, u image.Usage) error {
-	return s.PutRecord(pid, start, Record{Usage: u})
-}
-
-// PutRecord is Put with the image the process was restored from.
-func (s Store) PutRecord(pid int, start uint64, r Record) error {
+// Put records where a process came from and what it used in its earlier lives.
+func (s Store) Put(id procid.ID, r Record) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory of usage records: %w", err)
 	}
-	s.sweep()
+	var err error
+	if r.Boot, err = procid.Boot(); err != nil {
+		return fmt.Errorf("record the usage: %w", err)
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode a usage record: %w", err)
@@ -76,61 +80,98 @@ func (s Store) PutRecord(pid int, start uint64, r Record) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write a usage record: %w", err)
 	}
-	if err := os.Rename(f.Name(), s.path(pid, start)); err != nil {
+	if err := os.Rename(f.Name(), s.path(id)); err != nil {
 		return fmt.Errorf("name a usage record: %w", err)
 	}
 	return nil
 }
 
-// Get returns what Put recorded for this very process, and whether there is a record.
-func (s Store) Get(pid int, start uint64) (image.Usage, bool, error) {
-	r, ok, err := s.GetRecord(pid, start)
-	return r.Usage, ok, err
+// Get returns what was recorded for this very process, and whether there is a record.
+func (s Store) Get(id procid.ID) (Record, bool, error) {
+	boot, err := procid.Boot()
+	if err != nil {
+		return Record{}, false, fmt.Errorf("look for a usage record: %w", err)
+	}
+	var paths []string
+	for _, near := range id.Near() {
+		paths = append(paths, s.path(near))
+	}
+	for _, path := range append(paths, s.oldPath(id)) {
+		r, ok, err := read(path)
+		if err != nil || ok && (r.Boot == "" || r.Boot == boot) {
+			return r, ok, err
+		}
+	}
+	return Record{}, false, nil
 }
 
-// GetRecord is Get with the image the process was restored from.
-func (s Store) GetRecord(pid int, start uint64) (Record, bool, error) {
-	var u Record
-	f, err := os.Open(s.path(pid, start))
-	// What we may not read was recorded by another user: to us it is lost.
+// read reads a record, if it is there and ours to read: to us one that another user made is lost.
+func read(path string) (r Record, ok bool, err error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return u, false, nil
+		return r, false, nil
 	}
 	if err != nil {
-		return u, false, fmt.Errorf("open a usage record: %w", err)
+		return r, false, fmt.Errorf("open a usage record: %w", err)
 	}
 	defer f.Close()
-	b := make([]byte, maxRecord)
-	n, err := f.Read(b)
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
-		return u, false, fmt.Errorf("read a usage record: %w", err)
+		return r, false, fmt.Errorf("read a usage record: %w", err)
 	}
-	if err := json.Unmarshal(b[:n], &u); err != nil {
-		return u, false, fmt.Errorf("decode the usage record %s: %w", f.Name(), err)
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, false, fmt.Errorf("decode the usage record %s: %w", path, err)
 	}
-	return u, true, nil
+	return r, true, nil
 }
 
-// sweep removes the records of processes that have ended, and only those: what it cannot judge stays.
-func (s Store) sweep() {
+// Sweep removes the records of processes that have ended, and only those: what it cannot judge, since it sees nothing
+// of the pid namespace, stays.
+func (s Store) Sweep() {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		return
 	}
+	boot, err := procid.Boot()
+	if err != nil {
+		return
+	}
+	view, err := procid.Look()
+	if err != nil {
+		return
+	}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".json")
+		path := filepath.Join(s.Dir, e.Name())
+		name, ok := strings.CutSuffix(e.Name(), suffix)
 		if !ok {
 			continue
 		}
-		p, st, ok := strings.Cut(name, "-")
-		pid, err1 := strconv.Atoi(p)
-		start, err2 := strconv.ParseUint(st, 10, 64)
-		if !ok || err1 != nil || err2 != nil {
+		id, ok := procid.Parse(name)
+		if !ok {
+			id, ok = oldName(name)
+		}
+		if !ok {
 			continue
 		}
-		now, err := procfs.Pid(pid).Stat()
-		if errors.Is(err, &fault.Error{Code: fault.TargetGone}) || err == nil && now.StartTime != start {
-			_ = os.Remove(filepath.Join(s.Dir, e.Name())) // next time then
+		if _, state := view.Find(id); state == procid.Ended || otherBoot(path, boot) {
+			_ = os.Remove(path) // next time then
 		}
 	}
+}
+
+// otherBoot tells whether a record is of an earlier run of the kernel, of which no process lives.
+func otherBoot(path, boot string) bool {
+	r, ok, err := read(path)
+	return err == nil && ok && r.Boot != "" && r.Boot != boot
+}
+
+// oldName reads PID-STARTTIME. Which pid namespace was meant is not known; it counts as the first, from which all are
+// seen, so that nobody else removes what he cannot judge.
+func oldName(name string) (id procid.ID, ok bool) {
+	pid, start, ok := strings.Cut(name, "-")
+	id.NS = procid.Initial
+	var err1, err2 error
+	id.Pid, err1 = strconv.Atoi(pid)
+	id.Start, err2 = strconv.ParseUint(start, 10, 64)
+	return id, ok && err1 == nil && err2 == nil
 }

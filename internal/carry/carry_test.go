@@ -3,43 +3,72 @@ package carry
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
-func TestPutGetAndSweep(t *testing.T) {
-	s := Store{Dir: filepath.Join(t.TempDir(), "run")}
-	me, err := procfs.Pid(os.Getpid()).Stat()
+// sweepEnv makes the test binary one that sweeps the directory it names, as the first process of a pid namespace.
+const sweepEnv = "CARRY_TEST_SWEEP"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(sweepEnv); dir != "" {
+		if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+			panic(err)
+		}
+		Store{Dir: dir}.Sweep()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func me(t *testing.T) procid.ID {
+	t.Helper()
+	id, err := procid.Of(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok, err := s.Get(me.Pid, me.StartTime); ok || err != nil {
+	return id
+}
+
+func TestPutGetAndSweep(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "run")}
+	id := me(t)
+	if _, ok, err := s.Get(id); ok || err != nil {
 		t.Fatalf("a record before the first: %v, %v", ok, err)
 	}
-	want := image.Usage{UTime: 5, Wall: 1 << 40, MaxRSS: 4096}
-	if err := s.Put(me.Pid, me.StartTime, want); err != nil {
-		t.Fatal(err)
+	want := Record{Usage: image.Usage{UTime: 5, Wall: 1 << 40, MaxRSS: 4096}, Image: "0123456789ab"}
+	earlier, beyond, elsewhere := id, id, id
+	earlier.Start -= 1000 // a process that had the pid
+	beyond.Pid = 1<<22 + 1
+	elsewhere.NS++
+	for _, id := range []procid.ID{id, earlier, beyond, id} {
+		if err := s.Put(id, want); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := s.Put(me.Pid, me.StartTime+1, want); err != nil { // an earlier process of the same pid
-		t.Fatal(err)
-	}
-	if err := s.Put(1<<22+1, 7, want); err != nil { // beyond every pid
-		t.Fatal(err)
-	}
-	if err := s.Put(me.Pid, me.StartTime, want); err != nil {
-		t.Fatal(err)
-	}
-	if got, ok, err := s.Get(me.Pid, me.StartTime); got != want || !ok || err != nil {
+	s.Sweep()
+	got, ok, err := s.Get(id)
+	if got.Usage != want.Usage || got.Image != want.Image || !ok || err != nil {
 		t.Errorf("got %+v, %v, %v", got, ok, err)
 	}
+	if _, ok, _ := s.Get(elsewhere); ok {
+		t.Error("a process of another pid namespace has the record of this one")
+	}
+	near := id
+	near.Start++ // as one sees it from another time namespace
+	if _, ok, err := s.Get(near); !ok || err != nil {
+		t.Errorf("one tick later: %v, %v", ok, err)
+	}
 	if err := asNobody(func() error {
-		if _, ok, err := s.Get(me.Pid, me.StartTime); ok || err != nil {
+		if _, ok, err := s.Get(id); ok || err != nil {
 			return fmt.Errorf("another user's record: %v, %w", ok, err)
 		}
 		return nil
@@ -51,10 +80,67 @@ func TestPutGetAndSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(left) != 1 {
-		t.Errorf("records of dead processes stay: %v", left)
+		t.Fatalf("records of dead processes stay: %v", left)
 	}
 	if info, err := left[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+// Records that an earlier version made are found, and those of dead processes go.
+func TestOldNames(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	id := me(t)
+	for _, start := range []uint64{id.Start, id.Start - 1000} {
+		name := filepath.Join(s.Dir, fmt.Sprintf("%d-%d.json", id.Pid, start))
+		if err := os.WriteFile(name, []byte(`{"utime":7,"image":"0123456789ab"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, ok, err := s.Get(id); !ok || err != nil || got.Image != "0123456789ab" {
+		t.Errorf("got %+v, %v, %v", got, ok, err)
+	}
+	s.Sweep()
+	if left, err := os.ReadDir(s.Dir); err != nil || (len(left) == 1) != (id.NS == procid.Initial) {
+		t.Errorf("%d are left, %v", len(left), err)
+	}
+}
+
+// A record of an earlier boot, in a directory that outlives one, is of nobody.
+func TestOtherBoot(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	id := me(t)
+	if err := os.WriteFile(s.path(id), []byte(`{"utime":7,"boot":"00000000-0000-0000-0000-000000000000"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.Get(id); ok || err != nil {
+		t.Errorf("found %v, %v", ok, err)
+	}
+	s.Sweep()
+	if left, err := os.ReadDir(s.Dir); err != nil || len(left) > 0 {
+		t.Errorf("%d are left, %v", len(left), err)
+	}
+}
+
+// Who sweeps inside a pid namespace sees nothing of the processes outside, and leaves their records alone, those of
+// earlier versions too.
+func TestSweepInside(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	id := me(t)
+	if err := s.Put(id, Record{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.oldPath(id), []byte(`{}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), sweepEnv+"="+s.Dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Unshareflags: unix.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if left, err := os.ReadDir(s.Dir); err != nil || len(left) != 2 {
+		t.Errorf("%d of 2 are left, %v", len(left), err)
 	}
 }
 
