@@ -89,6 +89,9 @@ func setCreds(b *batch, want, have *image.Creds) {
 	b.call("set user ids", unix.SYS_SETRESUID, want.UID, want.EUID, want.SUID)
 	b.callWant(ignore, "set the file system user id", unix.SYS_SETFSUID, want.FSUID)
 	capset(b, have.CapPrm, have.CapPrm, want.CapInh)
+	if have.CapAmb != 0 {
+		b.call("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	}
 	for c := range 64 {
 		if want.CapAmb&(1<<c) != 0 {
 			b.call(fmt.Sprintf("raise ambient capability %d", c), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)

@@ -137,7 +137,8 @@ func (r *restorer) startStub() error {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, write)
 		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
 	}
-	if err := r.parent.do(cmd.Start); err != nil {
+	var have []inherited
+	if err := r.parent.do(func() error { have = inheritedHere(); return cmd.Start() }); err != nil {
 		if r.pidNS {
 			return fault.New(fault.PidNS, "pid namespace", "%w", err)
 		}
@@ -151,6 +152,9 @@ func (r *restorer) startStub() error {
 	}
 	r.stub = &process{r: r, rec: &image.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
 	if err := lead.SetSigMask(blockAll); err != nil {
+		return err
+	}
+	if err := r.neutralise(have); err != nil {
 		return err
 	}
 	if r.pidNS {
@@ -417,14 +421,6 @@ func (r *restorer) readyToDie(p *process, status unix.WaitStatus) error {
 	}
 	if status.Signal() == unix.SIGKILL {
 		return nil // it has no action, and nothing can block it
-	}
-	// Whoever started us may have had us ignore the signal, as nohup does.
-	at := stackOf(p)
-	if err := p.lead.Poke(at, make([]byte, sizeofSigaction)); err != nil {
-		return err
-	}
-	if _, err := p.call("take the default action", unix.SYS_RT_SIGACTION, uint64(status.Signal()), at, 0, sigsetSize); err != nil {
-		return err
 	}
 	return p.lead.SetSigMask(0)
 }

@@ -104,7 +104,7 @@ func setOne(b *batch, t *image.Thread) {
 	if t.Rseq.Ptr != 0 {
 		b.call("register rseq", unix.SYS_RSEQ, t.Rseq.Ptr, t.Rseq.Size, 0, t.Rseq.Sig)
 	}
-	if t.TimerSlack != 0 && t.TimerSlack != defaultSlack {
+	if t.TimerSlack != 0 && t.TimerSlack != defaultSlack { // the stub has the default
 		b.call("set the timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, t.TimerSlack)
 	}
 	if t.TSCSignal {
