@@ -49,6 +49,7 @@ type Process struct {
 	Zombie      bool         `json:"zombie,omitempty"`
 	ExitCode    int          `json:"exit_code,omitempty"` // wait status, for a zombie only; then every field below is empty
 	Stopped     int          `json:"stopped,omitempty"`   // stop signal if the group is in a job-control stop, else 0
+	StopTold    bool         `json:"stop_told,omitempty"` // its parent has waited for that stop (WUNTRACED) and is not told of it again
 	Space       Space        `json:"space"`               // its memory in the page map
 	Exe         MappedFile   `json:"exe"`
 	Start       uint64       `json:"start,omitempty"` // when it started: field 22 of /proc/PID/stat, clock ticks since boot in the initial time namespace; with pid, its namespace and boot it names the process

@@ -62,6 +62,7 @@ func TestValidateRefuses(t *testing.T) {
 		"entry 0: its number":     st(func(s *state) { s.Files[0].Epoll = []image.EpollTarget{{File: 2, FD: -1}} }),
 		"its pid or its parent's": pr(func(p *process) { p.PPid = -1 }),
 		"group or session":        pr(func(p *process) { p.Sid = 1 << 23 }),
+		"told of a stop":          pr(func(p *process) { p.Stopped, p.StopTold = 0, true }),
 		"exit or stop signal":     pr(func(p *process) { p.Stopped = 65 }),
 		"yet has an exit status":  pr(func(p *process) { p.ExitCode = 1 }),
 		"it is a zombie":          pr(func(p *process) { p.Zombie = true }),

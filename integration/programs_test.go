@@ -53,6 +53,7 @@ var special = map[string]func(*program){
 	// A zombie's name and the signals it never took are not kept: all its parent can ask for is how it ended.
 	"trees/zombie":        func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },
 	"trees/killed":        func(p *program) { p.loses = []string{" Name", " SigBlk", " SigIgn", " ShdPnd"} },
+	"trees/stopped":       func(p *program) { p.loses = []string{" ShdPnd"} },       // a second stop signal has no effect, see restore.queueStops
 	"files/hard-link":     func(p *program) { p.loses = []string{" map ", " fd "} }, // the kernel tells the name that is left instead of the one that is gone
 	"proc/chroot":         func(p *program) { p.goFile = "jail/go" },
 	"proc/executed":       nil,                                   // what proc/exec becomes

@@ -204,7 +204,7 @@ func (r *restorer) run() (*Result, error) {
 		{phaseThreads, r.each(r.makeThreads)},
 		{phaseThreads, r.each(r.setProcessState)},
 		{phaseThreads, r.each(r.setThreadState)},
-		{phaseFinalise, r.each(r.finalise)},
+		{phaseFinalise, r.childrenFirst(r.finalise)},
 		{phaseFinalise, r.commitFiles},
 		{phaseRelease, r.commitServer},
 		{phaseRelease, r.release},
@@ -222,6 +222,21 @@ func (r *restorer) run() (*Result, error) {
 func (r *restorer) each(do func(p *process) error) func() error {
 	return func() error {
 		for _, p := range r.procs {
+			if p.rec.Zombie {
+				continue
+			}
+			if err := do(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// childrenFirst is each in the other order: what becomes of children, parents are told.
+func (r *restorer) childrenFirst(do func(p *process) error) func() error {
+	return func() error {
+		for _, p := range slices.Backward(r.procs) {
 			if p.rec.Zombie {
 				continue
 			}

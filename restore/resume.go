@@ -27,12 +27,15 @@ func (r *restorer) finalise(p *process) error {
 	if err := r.queueSignals(p); err != nil {
 		return err
 	}
+	if err := r.limitPending(p); err != nil {
+		return err
+	}
 	for i := len(p.threads) - 1; i >= 0; i-- { // the leader last: it removes the boot area
 		if err := r.finaliseThread(p, i); err != nil {
 			return fmt.Errorf("thread %d: %w", p.rec.Threads[i].Tid, err)
 		}
 	}
-	return nil
+	return r.stop(p)
 }
 
 func (r *restorer) finaliseThread(p *process, i int) error {
@@ -277,10 +280,8 @@ func (r *restorer) release() error {
 			continue
 		}
 		r.carryUsage(p)
-		if sig := stopSignal(p.rec, r.o.Stopped); sig != 0 {
-			if err := unix.Kill(p.pid, sig); err != nil {
-				return fmt.Errorf("stop %s: %w", p.object(), err)
-			}
+		if err := r.queueStops(p); err != nil {
+			return err
 		}
 	}
 	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree.
@@ -298,17 +299,6 @@ func (r *restorer) release() error {
 	runBackwards(r.end)
 	carry.Sweep()
 	return nil
-}
-
-// stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run.
-func stopSignal(rec *image.Process, stopped bool) unix.Signal {
-	switch {
-	case rec.Stopped != 0:
-		return unix.Signal(rec.Stopped)
-	case stopped:
-		return unix.SIGSTOP
-	}
-	return 0
 }
 
 // carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too small, no more.

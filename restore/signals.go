@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -81,9 +82,34 @@ func (r *restorer) setAfterCreds(p *process) error {
 		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
 	}
 	for i, l := range p.rec.Limits {
+		if i == rlimitSigpending && p.manyPending() {
+			var own unix.Rlimit
+			if err := unix.Getrlimit(i, &own); err != nil {
+				return fmt.Errorf("read our limit of pending signals: %w", err)
+			}
+			l = image.Limit{Cur: own.Max, Max: own.Max} // until limitPending
+		}
 		b.callWant(r.limitVerdict(p, i), fmt.Sprintf("set limit %d", i), unix.SYS_PRLIMIT64, 0, i, inBytes(limitBytes(l)), 0)
 	}
 	return b.done()
+}
+
+// rlimitSigpending is RLIMIT_SIGPENDING (getrlimit(2)).
+const rlimitSigpending = 11
+
+// limitPending sets the limit of pending signals when all are pending: more can be, of timers too, than its limit allows by now.
+func (r *restorer) limitPending(p *process) error {
+	if !p.manyPending() {
+		return nil // setAfterCreds has set it
+	}
+	b := r.newBatch(p, p.lead)
+	b.callWant(r.limitVerdict(p, rlimitSigpending), "set the limit of pending signals", unix.SYS_PRLIMIT64, 0, rlimitSigpending, inBytes(limitBytes(p.rec.Limits[rlimitSigpending])), 0)
+	return b.done()
+}
+
+// manyPending reports whether a process has anything that counts as a pending signal.
+func (p *process) manyPending() bool {
+	return len(p.rec.Pending) > 0 || len(p.rec.Timers) > 0 || slices.ContainsFunc(p.rec.Threads, func(t image.Thread) bool { return len(t.Pending) > 0 })
 }
 
 func stepArguments(s fdtable.Step) []any {
@@ -250,47 +276,4 @@ func (r *restorer) makeTimer(p *process, t *image.PosixTimer) (int, error) {
 		return 0, err
 	}
 	return int(int32(binary.LittleEndian.Uint32(id))), nil
-}
-
-// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send what the
-// kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls.
-func (r *restorer) queueSignals(p *process) error {
-	if err := r.drainChildSignals(p); err != nil {
-		return err
-	}
-	for i := range p.rec.Threads {
-		b := r.newBatch(p, p.threads[i])
-		if i == 0 {
-			for _, info := range p.rec.Pending {
-				if sig := signalOf(info); sig != unix.SIGTRAP && !p.comesAgain(info) {
-					b.call(fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid, int(sig), inBytes(info))
-				}
-			}
-		}
-		for _, info := range p.rec.Threads[i].Pending {
-			if sig := signalOf(info); sig != unix.SIGTRAP && !p.comesAgain(info) {
-				b.call(fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid, p.rec.Threads[i].Tid, int(sig), inBytes(info))
-			}
-		}
-		if err := b.done(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// signalOf reads si_signo.
-func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
-
-// drainChildSignals takes back the SIGCHLD that our own making of dead children left pending.
-func (r *restorer) drainChildSignals(p *process) error {
-	for i := range r.st.Processes {
-		if c := &r.st.Processes[i]; c.Zombie && c.PPid == p.rec.Pid {
-			b := r.newBatch(p, p.lead)
-			set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
-			b.callWant(except(unix.EAGAIN), "take SIGCHLD back", unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(timespec(0)), sigsetSize)
-			return b.done()
-		}
-	}
-	return nil
 }

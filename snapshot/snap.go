@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -207,6 +208,9 @@ func (s *session) finish() error {
 	// A stopped thread gets the signal before it returns to its program: not one more instruction of it runs.
 	var errs []error
 	for _, pid := range s.pids {
+		if sig == unix.SIGSTOP && s.jobStopped(pid) {
+			continue // a second stop signal would stay pending
+		}
 		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fault.New(fault.Signal, pidName(pid), "%v: %w", sig, err))
 		}
@@ -217,6 +221,11 @@ func (s *session) finish() error {
 		errs = append(errs, awaitEnd(s.pids))
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// jobStopped tells whether a process was in a job-control stop at the freeze.
+func (s *session) jobStopped(pid int) bool {
+	return slices.ContainsFunc(s.st.Processes, func(p image.Process) bool { return p.Pid == pid && p.Stopped != 0 })
 }
 
 // endTimeout is how long killed processes may take to end.

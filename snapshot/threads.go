@@ -9,6 +9,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
@@ -133,6 +134,9 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 			delete(byTid, th.Tid)
 			if j == 0 {
 				p.Pending, p.Stopped = t.shared, t.th.JobStop
+				if err := stopTold(p); err != nil {
+					return nil, err
+				}
 			}
 			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq, t.sud
 			list = append(list, t.blockers...)
@@ -150,6 +154,17 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 		return nil, fault.New(fault.TreeMoves, threadName(t.th.Pid, tid), "it ended while the tree was stopped")
 	}
 	return list, nil
+}
+
+// stopTold finds out whether the parent of a stopped process has waited for the stop. While a group is stopped the kernel keeps what it will tell the
+// parent where the exit status will be, and clears it when it has (wait_task_stopped, kernel/exit.c; do_task_stat, fs/proc/array.c).
+func stopTold(p *image.Process) error {
+	if p.Stopped == 0 {
+		return nil
+	}
+	s, err := procfs.Pid(p.Pid).Stat()
+	p.StopTold = err == nil && s.ExitCode == 0
+	return err
 }
 
 const seccompFilter = 2 // SECCOMP_MODE_FILTER

@@ -1,5 +1,6 @@
 // Signals: masks, dispositions, pending signals with their siginfo, alternate stacks.
 #include "ckpt.h"
+#include <sys/resource.h>
 #include <ucontext.h>
 
 static sigset_t set_of(const int *sigs, size_t n)
@@ -326,10 +327,35 @@ static void suspended(void)
 	pthread_join(t, NULL);
 }
 
+// More is pending than may be by now, and a SIGCONT that waits to be let in.
+static void pending_beyond_limit(void)
+{
+	enum { n = 40 };
+	struct rlimit few = {3, 3};
+	siginfo_t info;
+	block(SIGRTMIN + 2);
+	block(SIGCONT);
+	for (int i = 0; i < n; i++)
+		must(sigqueue(getpid(), SIGRTMIN + 2, (union sigval){.sival_int = i}));
+	must(kill(getpid(), SIGCONT));
+	must(setrlimit(RLIMIT_SIGPENDING, &few));
+	ready();
+	for (int i = 0; i < n; i++) {
+		expect("signal", take(SIGRTMIN + 2, &info), SIGRTMIN + 2);
+		expect("value", info.si_value.sival_int, i);
+	}
+	expect("no more", take(SIGRTMIN + 2, &info), -1);
+	expect("SIGCONT", take(SIGCONT, &info), SIGCONT);
+	must(getrlimit(RLIMIT_SIGPENDING, &few));
+	expect("limit", (long long)few.rlim_cur, 3);
+	expect("hard limit", (long long)few.rlim_max, 3);
+}
+
 static const struct test_case cases[] = {
 	{"mask", mask},
 	{"pending-process", pending_process},
 	{"pending-thread", pending_thread},
+	{"pending-beyond-limit", pending_beyond_limit},
 	{"realtime-order", rt_order},
 	{"handlers", handlers},
 	{"altstack", altstack},

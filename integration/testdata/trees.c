@@ -94,6 +94,75 @@ static void killed(void)
 	}
 }
 
+static volatile sig_atomic_t poked;
+
+static void poke(int sig)
+{
+	(void)sig;
+	poked++;
+}
+
+// stopping makes a child that is stopped by sig, twice if again, and has more pending.
+static pid_t stopping(int sig, int again, int more)
+{
+	signal(SIGUSR1, poke);
+	pid_t child = must(fork());
+	siginfo_t info;
+	if (child == 0) {
+		while (!poked)
+			nap(MS);
+		_exit(3);
+	}
+	must(setpgid(child, 0));
+	must(kill(child, sig));
+	must(waitid(P_PID, (id_t)child, &info, WSTOPPED | WNOWAIT));
+	if (again)
+		must(kill(child, SIGSTOP));
+	if (more)
+		must(kill(child, more));
+	return child;
+}
+
+// continues lets a stopped child go on to its end and returns its wait status.
+static int continues(pid_t child)
+{
+	must(kill(child, SIGCONT));
+	return child_status(child);
+}
+
+// Stopped children: whose parent has been told and whose has not, stopped twice, with signals pending that end or wake them only when they go on.
+static void stopped(void)
+{
+	sigset_t set, now;
+	struct timespec none = {0, 0};
+	int status = 0;
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	must(sigprocmask(SIG_BLOCK, &set, NULL));
+	pid_t seen = stopping(SIGTSTP, 0, SIGUSR1), news = stopping(SIGTSTP, 1, SIGUSR1), twice = stopping(SIGSTOP, 1, SIGTERM);
+	pid_t again = stopping(SIGTTIN, 0, SIGUSR1);
+	expect("told", waitpid(seen, &status, WUNTRACED), seen);
+	expect("told", waitpid(again, &status, WUNTRACED), again);
+	must(kill(again, SIGSTOP));
+	while (sigtimedwait(&set, NULL, &none) == SIGCHLD)
+		;
+	ready();
+	must(sigpending(&now));
+	expect("SIGCHLD", sigismember(&now, SIGCHLD), 0);
+	expect("told once", waitpid(seen, &status, WUNTRACED | WNOHANG), 0);
+	expect("told once", waitpid(again, &status, WUNTRACED | WNOHANG), 0);
+	expect("not told yet", waitpid(news, &status, WUNTRACED | WNOHANG), news);
+	expect("of a stop", WIFSTOPPED(status), 1);
+	expect("by", WSTOPSIG(status), SIGTSTP);
+	expect("not told yet", waitpid(twice, &status, WUNTRACED | WNOHANG), twice);
+	expect("by", WSTOPSIG(status), SIGSTOP);
+	expect("told", waitpid(-1, &status, WUNTRACED | WNOHANG), 0);
+	expect("wakes", WEXITSTATUS(continues(seen)), 3);
+	expect("wakes", WEXITSTATUS(continues(news)), 3);
+	expect("wakes", WEXITSTATUS(continues(again)), 3);
+	expect("ends of", WTERMSIG(continues(twice)), SIGTERM);
+}
+
 static void groups(void)
 {
 	int report[2];
@@ -238,6 +307,7 @@ static const struct test_case cases[] = {
 	{"pipe-and-memory", pipe_and_memory},
 	{"zombie", zombie},
 	{"killed", killed},
+	{"stopped", stopped},
 	{"groups", groups},
 	{"many-children", many_children},
 	{"threads-and-children", threads_and_children},

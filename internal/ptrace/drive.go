@@ -86,8 +86,31 @@ func (th *Thread) waitFor(want func(unix.WaitStatus) bool) (unix.WaitStatus, err
 	return status, nil
 }
 
+// goOn lets the thread go on with a request to the next stop that want accepts. A SIGCONT that comes to its process, pending or not, is told of by a stop
+// on the way (PTRACE_EVENT_STOP, ptrace(2)), which means nothing here.
+func (th *Thread) goOn(req int, want func(unix.WaitStatus) bool) (unix.WaitStatus, error) {
+	for {
+		if err := request(req, th.Tid, 0, 0); err != nil {
+			return 0, err
+		}
+		status, err := th.wait()
+		if err != nil || want(status) {
+			return status, err
+		}
+		if int(status)>>16 != eventStop {
+			return 0, fmt.Errorf("unexpected stop: %s", th.describe(status))
+		}
+	}
+}
+
 func isSyscallStop(s unix.WaitStatus) bool {
 	return s.StopSignal() == unix.SIGTRAP|syscallStopBit
+}
+
+// isBirth reports a stop that tells of a new process or thread.
+func isBirth(s unix.WaitStatus) bool {
+	event := int(s) >> 16
+	return event == eventFork || event == eventVfork || event == eventClone
 }
 
 func isTrap(s unix.WaitStatus) bool { return s.StopSignal() == unix.SIGTRAP && int(s)>>16 == 0 }
@@ -114,10 +137,7 @@ func (th *Thread) Call(insn, nr uint64, args ...uint64) (int64, error) {
 		if err != nil {
 			return err
 		}
-		if err := request(unix.PTRACE_SYSCALL, th.Tid, 0, 0); err != nil {
-			return err
-		}
-		if _, err := th.waitFor(isSyscallStop); err != nil {
+		if _, err := th.goOn(unix.PTRACE_SYSCALL, isSyscallStop); err != nil {
 			return err
 		}
 		if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
@@ -141,18 +161,12 @@ func (th *Thread) CallNew(insn, nr uint64, args ...uint64) (id int, err error) {
 			return err
 		}
 		for {
-			if err := request(unix.PTRACE_SYSCALL, th.Tid, 0, 0); err != nil {
-				return err
-			}
-			status, err := th.wait()
+			status, err := th.goOn(unix.PTRACE_SYSCALL, func(s unix.WaitStatus) bool { return isSyscallStop(s) || isBirth(s) })
 			if err != nil {
 				return err
 			}
 			if isSyscallStop(status) {
 				break
-			}
-			if event := int(status) >> 16; event != eventFork && event != eventVfork && event != eventClone {
-				return fmt.Errorf("unexpected stop: %s", th.describe(status))
 			}
 			msg, err := getEventMsg(th.Tid)
 			if err != nil {
@@ -182,10 +196,7 @@ func (th *Thread) enter(insn, nr uint64, args ...uint64) (*Regs, error) {
 	if err := setRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
 		return nil, err
 	}
-	if err := request(unix.PTRACE_SYSCALL, th.Tid, 0, 0); err != nil {
-		return nil, err
-	}
-	_, err := th.waitFor(isSyscallStop)
+	_, err := th.goOn(unix.PTRACE_SYSCALL, isSyscallStop)
 	return r, err
 }
 
@@ -233,20 +244,13 @@ func (th *Thread) Run(r *Regs, onNew func(id int) error) error {
 			return err
 		}
 		for {
-			if err := request(unix.PTRACE_CONT, th.Tid, 0, 0); err != nil {
-				return err
-			}
-			status, err := th.wait()
+			status, err := th.goOn(unix.PTRACE_CONT, func(s unix.WaitStatus) bool { return isTrap(s) || onNew != nil && isBirth(s) })
 			if err != nil {
 				return err
 			}
 			if isTrap(status) {
 				_, err := getRegset(th.Tid, regsetPRStatus, r.Bytes())
 				return err
-			}
-			event := int(status) >> 16
-			if onNew == nil || event != eventFork && event != eventVfork && event != eventClone {
-				return fmt.Errorf("unexpected stop: %s", th.describe(status))
 			}
 			id, err := getEventMsg(th.Tid)
 			if err != nil {

@@ -1,0 +1,138 @@
+package restore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/sigs"
+)
+
+// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send what the
+// kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls, a pending SIGSTOP in queueStops.
+func (r *restorer) queueSignals(p *process) error {
+	if err := r.settleChildren(p); err != nil {
+		return err
+	}
+	for i := range p.rec.Threads {
+		b := r.newBatch(p, p.threads[i])
+		if i == 0 {
+			for _, info := range p.rec.Pending {
+				if sig := signalOf(info); p.queues(info) {
+					b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid, int(sig), inBytes(info))
+				}
+			}
+		}
+		for _, info := range p.rec.Threads[i].Pending {
+			if sig := signalOf(info); p.queues(info) {
+				b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid, p.rec.Threads[i].Tid, int(sig), inBytes(info))
+			}
+		}
+		if err := b.done(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queues reports whether queueSignals is to queue a pending signal.
+func (p *process) queues(info image.SigInfo) bool {
+	sig := signalOf(info)
+	return sig != unix.SIGTRAP && sig != unix.SIGSTOP && !p.comesAgain(info)
+}
+
+// queueVerdict explains the one way in which queueing fails.
+func (p *process) queueVerdict(result int64) error {
+	err := errnoOf(result)
+	if errors.Is(err, unix.EAGAIN) {
+		return fault.New(fault.RestoreState, p.object(), "more signals are pending than may be here: %w", err).
+			WithRemedy("raise the hard limit of pending signals of the shell that runs the restore (ulimit -H -i), or give it CAP_SYS_RESOURCE")
+	}
+	return err
+}
+
+// signalOf reads si_signo.
+func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
+
+// settleChildren takes back what our own making of dead and stopped children did to a process: the SIGCHLD that is pending, and the news of
+// a stop which it had waited for already.
+func (r *restorer) settleChildren(p *process) error {
+	b := r.newBatch(p, p.lead)
+	news := false
+	for i := range r.st.Processes {
+		c := &r.st.Processes[i]
+		if c.PPid != p.rec.Pid {
+			continue
+		}
+		news = news || c.Zombie || c.Stopped != 0 || r.o.Stopped
+		if c.StopTold {
+			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid, 0, unix.WUNTRACED|unix.WNOHANG, 0)
+		}
+	}
+	if news {
+		set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
+		b.callWant(except(unix.EAGAIN), "take SIGCHLD back", unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(timespec(0)), sigsetSize)
+	}
+	return b.done()
+}
+
+// stop puts a process into its job-control stop. It is the last that happens to it before its release; its parent comes after it, see settleChildren.
+func (r *restorer) stop(p *process) error {
+	sig := stopSignal(p.rec, r.o.Stopped)
+	if sig == 0 {
+		return nil
+	}
+	if err := r.step("stop"); err != nil {
+		return err
+	}
+	return ptrace.StopGroup(p.threads, sig)
+}
+
+// stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run. One that stopped the process although it has an action of
+// its own, as it can have under a debugger, does not do so again.
+func stopSignal(rec *image.Process, stopped bool) unix.Signal {
+	if rec.Stopped == 0 && !stopped {
+		return 0
+	}
+	for i := range rec.Actions {
+		if a := &rec.Actions[i]; a.Signal == rec.Stopped && a.Handler != 0 {
+			return unix.SIGSTOP
+		}
+	}
+	switch sig := unix.Signal(rec.Stopped); sig {
+	case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return sig
+	}
+	return unix.SIGSTOP
+}
+
+// queueStops queues the SIGSTOP that was on its way to a process at the snapshot. It acts as soon as the process is released; what is pending besides
+// comes before it or after it, in the kernel's order. To a process that is stopped a second one means nothing: the SIGCONT that continues it takes
+// every stop signal away (signal(7)), and nothing shows it.
+func (r *restorer) queueStops(p *process) error {
+	if stopSignal(p.rec, r.o.Stopped) != 0 {
+		return nil
+	}
+	for _, info := range p.rec.Pending {
+		if signalOf(info) == unix.SIGSTOP {
+			if err := unix.Kill(p.pid, unix.SIGSTOP); err != nil {
+				return fmt.Errorf("stop %s: %w", p.object(), err)
+			}
+		}
+	}
+	for i, th := range p.threads {
+		for _, info := range p.rec.Threads[i].Pending {
+			if signalOf(info) == unix.SIGSTOP {
+				if err := unix.Tgkill(th.Pid, th.Tid, unix.SIGSTOP); err != nil {
+					return fmt.Errorf("stop %s: %w", p.object(), err)
+				}
+			}
+		}
+	}
+	return nil
+}
