@@ -114,7 +114,7 @@ func (tg *target) emptyOut() {
 // Programs of every other kind do not notice either.
 func TestLazyPrograms(t *testing.T) {
 	needLazy(t)
-	for _, name := range []string{"threads", "openmp", "goroutines", "python", "vmas/anon", "vmas/locked", "trees/groups", "signals/altstack", "proc/seccomp"} {
+	for _, name := range []string{"threads", "openmp", "goroutines", "python", "vmas/anon", "vmas/huge", "vmas/locked", "trees/groups", "signals/altstack", "proc/seccomp"} {
 		t.Run(name, func(t *testing.T) {
 			p := caseNamed(t, name)
 			want := control(t, p)

@@ -23,6 +23,7 @@ type lazyPlan struct {
 	areas []image.Range // mappings whose missing pages come later, ascending
 	there []image.Range // pages of them that come at once, ascending
 	now   []image.Range // all else: what comes at once, with there
+	huge  []image.Range // what is to be of huge pages when all is there
 }
 
 // lazyFlags are the VmFlags that a mapping may have whose pages come later. Of the others, some change what a missing page is (a page locked in
@@ -152,7 +153,7 @@ func (r *restorer) arm(p *process) error {
 			return fmt.Errorf("register %#x-%#x of %s: %w", a.Start, a.End, p.object(), err)
 		}
 	}
-	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there})
+	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there, Huge: pl.huge})
 }
 
 // commitServer tells the server that the processes are about to run.

@@ -27,15 +27,20 @@ func (r *restorer) fillMemory(p *process) error {
 	if err := f.zero(runs); err != nil {
 		return err
 	}
+	blocks := hugeBlocks(p.rec, runs, hugeSize())
 	if r.o.Lazy != nil {
 		r.later[p] = planLazy(p.rec, runs)
+		r.later[p].huge = blocks
 		return r.img.LoadParts(r.ctx, p.rec.Space, r.later[p].now, workers(), f.write)
 	}
 	if err := f.openFill(runs); err != nil {
 		return err
 	}
 	defer f.close()
-	return r.img.Load(r.ctx, p.rec.Space, workers(), f.write)
+	if err := r.img.LoadParts(r.ctx, p.rec.Space, outside(blocks), workers(), f.write); err != nil {
+		return err
+	}
+	return r.fillHuge(p, &f, blocks)
 }
 
 // filler writes to the memory of one process. Its methods may be called concurrently.

@@ -456,7 +456,43 @@ static void large(void)
 	expect("differences in a child", status, 0);
 }
 
+static long huge_in(const void *p)
+{
+	char b[256];
+	long kb = 0;
+	sscanf(smaps(p, "AnonHugePages", b, sizeof b), "AnonHugePages: %ld", &kb);
+	return kb;
+}
+
+// Memory of huge pages is of huge pages again, and what was given back of it stays given back.
+static void huge(void)
+{
+	const size_t block = 2UL << 20, len = 8 * block;
+	char *p = anon(len + 2 * block), b[256], rss[256];
+	p = (char *)(((uintptr_t)p + 2 * block - 1) & ~(block - 1));
+	must(mprotect(p - PAGE, PAGE, PROT_NONE)); // so that it is no part of another mapping
+	if (madvise(p, len, MADV_HUGEPAGE) != 0) {
+		ready(); // a kernel without huge pages
+		return;
+	}
+	fill(p, len, 20);
+	must(madvise(p + 5 * block + PAGE, block / 2, MADV_DONTNEED));
+	memset(p + 6 * block, 0, PAGE);
+	long before = huge_in(p);
+	smaps(p, "Rss", rss, sizeof rss);
+	ready();
+	for (int i = 0; i < 500 && huge_in(p) < before; i++) // a lazy restore makes them after the content is there
+		nap(10 * MS);
+	expect_range("huge, KiB", huge_in(p), before, len / 1024);
+	expect_str("resident", smaps(p, "Rss", b, sizeof b), rss);
+	check("content", p, 5 * block, 20);
+	expect("given back", p[5 * block + PAGE], 0);
+	expect("zeroed", p[6 * block], 0);
+	check("the rest", p + 6 * block + PAGE, 2 * block - PAGE, 20 + (6 * block + PAGE) / 8);
+}
+
 static const struct test_case cases[] = {
+	{"huge", huge},
 	{"anon", anonymous},
 	{"sparse", sparse},
 	{"many", many},

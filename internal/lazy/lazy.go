@@ -39,6 +39,7 @@ type Process struct {
 	FD    int           `json:"fd"`    // number of the userfaultfd in the process that does the restore
 	Areas []image.Range `json:"areas"` // the registered mappings, ascending
 	There []image.Range `json:"there"` // pages of them that have come already, ascending
+	Huge  []image.Range `json:"huge"`  // what is to be of huge pages when all has come, ascending
 }
 
 // request is one line from the restore to the server.

@@ -34,6 +34,7 @@ type server struct {
 
 	self, guard, guardFD int // pidfd of this process; pid and pidfd of the guard
 	victims              []int32
+	huge                 []hugeMemory
 
 	requests  chan incoming // from the restore
 	wakeup    int           // an eventfd: there is something in requests or in fill
@@ -84,6 +85,9 @@ func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	}
 	go s.listen(conn)
 	err = s.loop()
+	if err == nil && s.running {
+		s.collapse()
+	}
 	s.answering.Lock() // the last answer is on its way
 	close(s.finished)
 	if s.control != nil {
@@ -265,6 +269,7 @@ func (s *server) adopt(p *Process) error {
 		return fmt.Errorf("pidfd_open: %w", err)
 	}
 	s.victims = append(s.victims, int32(m.pidfd))
+	s.huge = append(s.huge, hugeMemory{m.pidfd, p.Huge})
 	s.memories = append(s.memories, m)
 	return s.renewGuard()
 }

@@ -150,3 +150,10 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 	}
 	return nil
 }
+
+// processMadvise is process_madvise(2) for one range of another process.
+func processMadvise(pidfd int, addr, size uint64, advice int) unix.Errno {
+	vec := rangeArg{addr, size} // struct iovec
+	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&vec)), 1, uintptr(advice), 0, 0)
+	return errno
+}
