@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -26,33 +27,95 @@ type growth struct {
 	saved string // where the tail is
 }
 
-// noteGrowth remembers a file that grew by appending, once however often it is open.
-func (b *builder) noteGrowth(f *image.File, fd int) error {
-	if f.Flags&unix.O_APPEND == 0 || !writable(f) {
+// growth decides what becomes of a file that the tree writes to and that has grown since the snapshot, and returns the
+// position for f. Commit cuts a file back that the tree appends to, unless somebody outside has it open for writing now
+// or had it at the snapshot: then the lines may be theirs. To what only writes, and stood at the end, the end has moved
+// then.
+func (b *builder) growth(f *image.File, now Known, w *writtenFile) (pos int64, err error) {
+	if !writable(f) || now.Size <= f.Size {
+		return f.Pos, nil
+	}
+	appends := f.Flags&unix.O_APPEND != 0
+	if !appends && (f.Flags&unix.O_ACCMODE != unix.O_WRONLY || f.Pos != f.Size) {
+		return f.Pos, nil
+	}
+	if appends {
+		if err := sameStart(f, now); err != nil {
+			return 0, err
+		}
+	}
+	if err := w.ask(now); err != nil {
+		return 0, err
+	}
+	switch {
+	case w.outsider == "" && appends:
+		b.cut(f, now)
+		w.cut = true
+		return f.Pos, nil
+	case w.outsider == "":
+		return f.Pos, nil
+	}
+	if !w.kept {
+		w.kept = true
+		b.note("%s has grown by %d bytes since the snapshot and is left so: %s. What the program itself wrote there "+
+			"after the snapshot comes twice; at the snapshot the file ended at byte %d", now.Path, now.Size-f.Size, w.outsider, f.Size)
+	}
+	if appends {
+		return f.Pos, nil
+	}
+	return now.Size, nil
+}
+
+// tailLength is how much of a file before its end is compared, to tell one that has grown from one that was emptied and
+// written anew.
+const tailLength = 4096
+
+// hashTail returns a hash of the bytes before an end of the file, 0 if they could not be read.
+func hashTail(path string, k Known, end int64) uint64 {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = f.Close() }()
+	tail := make([]byte, min(end, tailLength))
+	if !k.isOpenAt(int(f.Fd())) {
+		return 0
+	}
+	if _, err := f.ReadAt(tail, end-int64(len(tail))); err != nil {
+		return 0
+	}
+	return xxhash.Sum64(tail)
+}
+
+// sameStart refuses a file that is longer than it was, but not by having grown: cutting it back would leave what was
+// never in it.
+func sameStart(f *image.File, now Known) error {
+	if f.Tail == 0 || hashTail(now.Path, now, f.Size) == f.Tail {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fault.New(fault.FDRebuild, f.Path, "stat it: %w", err)
-	}
-	if st.Size <= f.Size {
-		return nil
-	}
-	key := fileKey{st.Dev, st.Ino}
+	const why = "it was emptied or written anew since the snapshot: what stood before byte %d, where it ended, is gone"
+	return fault.New(fault.FileChanged, now.Path, why, f.Size).
+		WithRemedy("put the file back as it was at the snapshot")
+}
+
+// cut remembers a file to be cut back, once however often it is open.
+func (b *builder) cut(f *image.File, now Known) {
+	key := fileKey{now.Dev, now.Ino}
 	for i := range b.table.grown {
 		if g := &b.table.grown[i]; g.key == key {
 			g.keep = max(g.keep, f.Size)
-			return nil
+			return
 		}
 	}
-	b.table.grown = append(b.table.grown, growth{path: f.Path, key: key, keep: f.Size, size: st.Size})
-	return nil
+	b.table.grown = append(b.table.grown, growth{path: now.Path, key: key, keep: f.Size, size: now.Size})
 }
 
-// Commit does the irreversible last steps: it cuts files that grew by appending back to what they were, after saving what it
-// cuts off beside the image, sets the terminal's modes and starts timers. It is to be called when all else has succeeded and before the
-// processes run. The notes, one line each, are for the user. On error the files are as they were.
+// Commit does the irreversible last steps: it cuts files that grew by appending back to what they were, after saving
+// what it cuts off beside the image, sets the terminal's modes and starts timers. It is to be called when all else has
+// succeeded and before the processes run. The notes, one line each, are for the user: of this, and of what Rebuild
+// found. On error the files are as they were.
 func (t *Table) Commit() (notes []string, err error) {
+	notes = t.notes
 	for i := range t.grown {
 		g := &t.grown[i]
 		if g.saved, err = t.saveTail(g); err != nil {

@@ -21,10 +21,11 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
 	wanted := map[string]bool{}
 	for _, d := range c.descs {
-		if d.Pipe != 0 || instance(d.Kind) {
+		if d.Pipe != 0 || instance(d.Kind) || sharable(d.File) {
 			wanted[d.Path] = true
 		}
 	}
+	c.learnFiles()
 	if len(wanted) == 0 {
 		return nil
 	}
@@ -38,6 +39,7 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 		}
 	}
 	c.sharedInstances(holders)
+	c.sharedFiles(holders)
 	dropUnusedPipes(c.st)
 	return c.faults
 }

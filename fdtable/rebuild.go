@@ -18,6 +18,9 @@ import (
 type RebuildOptions struct {
 	Std    [3]*os.File // the restore command's standard streams; nil means closed
 	Detach bool        // attach standard streams and terminals to /dev/null
+	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back; else
+	// Commit notes it.
+	Verify bool
 	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and closes it.
 	Shmem func(i int) (*os.File, error)
 	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps and closes it.
@@ -36,6 +39,7 @@ type Table struct {
 	extra []int          // descriptors we need only while building
 	terms []termUse
 	grown []growth
+	notes []string       // for the user, one line each
 	late  []func() error // what Commit does last
 }
 
@@ -48,7 +52,8 @@ func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, er
 
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, written: writtenFiles(st)}
+	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}}
+	b.written = b.writtenFiles()
 	all := kinds()
 	for i := range st.Files {
 		err := ctx.Err()
@@ -60,6 +65,10 @@ func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOpti
 			return nil, err
 		}
 	}
+	if err := b.tellChanges(); err != nil {
+		t.Close()
+		return nil, err
+	}
 	return t, nil
 }
 
@@ -68,28 +77,10 @@ type builder struct {
 	st      *image.State
 	o       RebuildOptions
 	table   *Table
-	pipes   map[int]*pipeEnds // by 1-based index
-	temps   map[int]bool      // Ghosts whose own description has been taken
-	written map[fileKey]bool  // files the tree itself has open or mapped for writing
-}
-
-// writtenFiles lists the files that the tree itself can change.
-func writtenFiles(st *image.State) map[fileKey]bool {
-	w := map[fileKey]bool{}
-	for i := range st.Files {
-		if f := &st.Files[i]; writable(f) && f.Flags&unix.O_PATH == 0 {
-			w[fileKey{f.Dev, f.Ino}] = true
-		}
-	}
-	for i := range st.Processes {
-		for j := range st.Processes[i].VMAs {
-			v := &st.Processes[i].VMAs[j]
-			if v.Kind == image.VMAFile && v.Shared && v.Prot&unix.PROT_WRITE != 0 {
-				w[fileKey{v.File.Dev, v.File.Ino}] = true
-			}
-		}
-	}
-	return w
+	pipes   map[int]*pipeEnds        // by 1-based index
+	temps   map[int]bool             // Ghosts whose own description has been taken
+	written map[fileKey]*writtenFile // by what the image calls them
+	moved   map[fileKey]bool         // files that were found under another name, and told of
 }
 
 func (b *builder) build(f *image.File, all map[string]kind) error {
@@ -101,10 +92,9 @@ func (b *builder) build(f *image.File, all map[string]kind) error {
 		return fault.New(fault.FDRecord, fileObject(f), "its id %d is taken or not positive", f.ID)
 	}
 	open := k.open
-	if f.Std != 0 {
+	if f.Std != 0 && !b.byName(f) {
 		open = (*builder).openStd
-	}
-	if std := b.goesOn(f); std != nil {
+	} else if std := b.goesOn(f); std != nil {
 		open = func(b *builder, f *image.File) (int, error) { return b.attach(f, std) }
 	}
 	fd, err := open(b, f)
@@ -113,7 +103,7 @@ func (b *builder) build(f *image.File, all map[string]kind) error {
 	}
 	b.table.fds[f.ID] = fd
 	if f.Std != 0 {
-		return nil
+		return nil // it has no locks
 	}
 	return takeLocks(f, fd)
 }

@@ -174,9 +174,9 @@ func pair(t *testing.T, _ string) int {
 	return fds[0]
 }
 
-// sleeper starts a process that holds f and ends with the test.
+// sleeper starts a process that holds f and ends with the test. It returns its pid.
 // It is not our descendant: those count as the tree's.
-func sleeper(t *testing.T, f *os.File) {
+func sleeper(t *testing.T, f *os.File) int {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!")
 	cmd.ExtraFiles = []*os.File{f}
@@ -190,7 +190,7 @@ func sleeper(t *testing.T, f *os.File) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		must(t, err)
 		if string(comm) == "sleep\n" {
-			return
+			return pid
 		}
 		if time.Now().After(end) {
 			t.Fatalf("it is %q, not sleep", comm)

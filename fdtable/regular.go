@@ -41,7 +41,7 @@ func captureRegular(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
-	d.Size, d.MTime = st.Size, st.Mtim.Nano()
+	d.Size, d.MTime, d.CTime = st.Size, st.Mtim.Nano(), st.Ctim.Nano()
 	if ok {
 		return nil
 	}
@@ -107,39 +107,58 @@ func openRegular(b *builder, f *image.File) (int, error) {
 	if f.Ghost != 0 {
 		return b.reopenGhost(f)
 	}
-	if err := b.checkRegular(f); err != nil {
-		return -1, err
-	}
-	fd, err := b.openNamed(f, unix.S_IFREG)
+	now, err := knownFile(f).Find()
 	if err != nil {
 		return -1, err
 	}
-	if err := b.noteGrowth(f, fd); err != nil {
-		_ = unix.Close(fd)
+	w := b.written[fileKey{f.Dev, f.Ino}]
+	if err := checkContent(f, now, w); err != nil {
 		return -1, err
 	}
-	return b.seek(f, fd)
+	b.noteMove(f, now)
+	at := *f
+	at.Path = now.Path
+	if at.Pos, err = b.growth(f, now, w); err != nil {
+		return -1, err
+	}
+	fd, err := b.openNamed(&at, unix.S_IFREG)
+	if err != nil {
+		return -1, err
+	}
+	if !now.isOpenAt(fd) {
+		_ = unix.Close(fd)
+		return -1, fault.New(fault.FileChanged, f.Path, "it was replaced while it was being opened").
+			WithRemedy("restore again when nobody changes it")
+	}
+	return b.seek(&at, fd)
 }
 
-// checkRegular holds the file its name leads to now against the record.
-func (b *builder) checkRegular(f *image.File) error {
-	var st unix.Stat_t
-	if err := unix.Stat(f.Path, &st); err != nil {
-		return fileGone(f, err)
-	}
+// checkContent holds what the file is now against the record. w is nil unless the tree itself can write to it.
+func checkContent(f *image.File, now Known, w *writtenFile) error {
+	why := ""
 	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return fault.New(fault.FileChanged, f.Path, "it was a regular file and no longer is")
-	case st.Size < f.Size:
-		return fault.New(fault.FileChanged, f.Path, "it had %d bytes at the snapshot and has %d now", f.Size, st.Size)
-	case writable(f), b.written[fileKey{f.Dev, f.Ino}]:
+	case now.Size < f.Size:
+		why = "it had %d bytes at the snapshot and has %d now"
+	case w != nil:
 		return nil // whatever the tree wrote after the snapshot it will write again
-	case st.Size != f.Size:
-		return fault.New(fault.FileChanged, f.Path, "it had %d bytes at the snapshot and has %d now", f.Size, st.Size)
-	case st.Mtim.Nano() != f.MTime:
+	case now.Size != f.Size:
+		why = "it had %d bytes at the snapshot and has %d now"
+	case now.MTime != f.MTime:
 		return fault.New(fault.FileChanged, f.Path, "it was written to after the snapshot, and it was open for reading")
+	default:
+		return nil
 	}
-	return nil
+	return fault.New(fault.FileChanged, f.Path, why, f.Size, now.Size)
+}
+
+// noteMove tells once of a file that has another name now.
+func (b *builder) noteMove(f *image.File, now Known) {
+	key := fileKey{now.Dev, now.Ino}
+	if now.Path == f.Path || b.moved[key] {
+		return
+	}
+	b.moved[key] = true
+	b.note("%s has been renamed since the snapshot: the program goes on with it as %s", f.Path, now.Path)
 }
 
 // NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is still there

@@ -24,6 +24,25 @@ func (b *builder) openStd(f *image.File) (int, error) {
 	return fd, b.splitStd(f, fd)
 }
 
+// attached returns our stream that f becomes, nil if it is opened by itself.
+func (b *builder) attached(f *image.File) *os.File {
+	if f.Std > 0 && f.Std <= len(b.o.Std) && !b.byName(f) {
+		return b.o.Std[f.Std-1]
+	}
+	return b.goesOn(f)
+}
+
+// byName tells whether a standard stream that is a file with others outside is opened by its name: there is no stream
+// of ours for it.
+func (b *builder) byName(f *image.File) bool {
+	return f.Kind == kindRegular && f.Std > 0 && f.Std <= len(b.o.Std) && (b.o.Detach || !isOpen(b.o.Std[f.Std-1]))
+}
+
+func isOpen(f *os.File) bool {
+	var st unix.Stat_t
+	return f != nil && unix.Fstat(int(f.Fd()), &st) == nil
+}
+
 // attach returns a descriptor for one of our streams. Terminals and pipes are opened anew, so that status flags the process has
 // set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a position.
 func (b *builder) attach(f *image.File, std *os.File) (int, error) {

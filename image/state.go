@@ -106,6 +106,8 @@ type MappedFile struct {
 	Ino     uint64 `json:"ino"`
 	Size    int64  `json:"size"`
 	MTime   int64  `json:"mtime"`              // ns
+	CTime   int64  `json:"ctime,omitempty"`    // ns, of the last change of the inode
+	Born    int64  `json:"born,omitempty"`     // ns, when it was made, of one mapped shared and writable; 0 if unknown
 	BuildID string `json:"build_id,omitempty"` // hex GNU build-id of an ELF file
 	Ghost   int    `json:"ghost,omitempty"`    // 1-based index into State.Ghosts if the name no longer leads to this file
 }
@@ -171,14 +173,18 @@ type File struct {
 	Path   string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
 	Opened *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
 	Owner  FOwner  `json:"owner,omitzero"`
-	Size   int64   `json:"size,omitempty"`  // of a regular file at the freeze
-	MTime  int64   `json:"mtime,omitempty"` // ns, of a regular file at the freeze
-	Ghost  int     `json:"ghost,omitempty"` // 1-based index into State.Ghosts
-	Shmem  int     `json:"shmem,omitempty"` // 1-based index into State.Shmems (memfd)
-	Pipe   int     `json:"pipe,omitempty"`  // 1-based index into State.Pipes
-	Term   int     `json:"term,omitempty"`  // 1-based index into State.Terminals
-	Std    int     `json:"std,omitempty"`   // 1 + N if this is re-attached to the restorer's standard stream N
-	Locks  []Lock  `json:"locks,omitempty"` // file locks held through this description or by this process
+	Size   int64   `json:"size,omitempty"`   // of a regular file at the freeze
+	MTime  int64   `json:"mtime,omitempty"`  // ns, of a regular file at the freeze
+	CTime  int64   `json:"ctime,omitempty"`  // ns, of a regular file's inode at the freeze
+	Born   int64   `json:"born,omitempty"`   // ns, when a regular file open for writing was made; 0 if unknown
+	Tail   uint64  `json:"tail,omitempty"`   // xxhash64 of up to 4 KiB before the end of one that is appended to
+	Others bool    `json:"others,omitempty"` // somebody outside the tree had the regular file open for writing too
+	Ghost  int     `json:"ghost,omitempty"`  // 1-based index into State.Ghosts
+	Shmem  int     `json:"shmem,omitempty"`  // 1-based index into State.Shmems (memfd)
+	Pipe   int     `json:"pipe,omitempty"`   // 1-based index into State.Pipes
+	Term   int     `json:"term,omitempty"`   // 1-based index into State.Terminals
+	Std    int     `json:"std,omitempty"`    // 1 + N if this is re-attached to the restorer's standard stream N
+	Locks  []Lock  `json:"locks,omitempty"`  // file locks held through this description or by this process
 
 	EventFD  *EventFD      `json:"eventfd,omitempty"`
 	TimerFD  *TimerFD      `json:"timerfd,omitempty"`

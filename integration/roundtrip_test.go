@@ -63,8 +63,13 @@ func TestSharedFileChangesOn(t *testing.T) {
 	if err := os.Chtimes(tg.path("file"), now, now); err != nil {
 		t.Fatal(err)
 	}
+	_, errs, status := tg.ckpt("restore", "image", "--files", "verify")
+	if status != 6 || !strings.Contains(errs, "E_FILE_CHANGED: "+tg.path("file")) {
+		t.Errorf("--files verify: status %d: %s", status, errs)
+	}
 	tg.restore()
-	tg.poll("telling the user", func() bool { return strings.Contains(tg.read("restore.err"), "mapped shared and writable") })
+	told := tg.path("file") + " was changed after the snapshot"
+	tg.poll("telling the user", func() bool { return strings.Contains(tg.read("restore.err"), told) })
 	tg.goOn()
 	same(t, p.name, tg.finish(), want)
 }

@@ -49,7 +49,7 @@ func (r *restorer) openFiles() error {
 	}
 	var err error
 	r.table, err = fdtable.Rebuild(r.ctx, r.img, fdtable.RebuildOptions{
-		Std: r.o.Std, Detach: r.o.Detach,
+		Std: r.o.Std, Detach: r.o.Detach, Verify: r.o.Files == FilesVerify,
 		Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
 		Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
 		Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
@@ -75,10 +75,20 @@ func (r *restorer) openExe(rec *image.Process) error {
 	return checkExecutable(f, &rec.Exe)
 }
 
-// notShorter reports whether a regular file has at least the size it had at the snapshot.
-func notShorter(f *os.File, want *image.MappedFile) bool {
+// notShorter refuses a file that has lost bytes since the snapshot: what is mapped of them would be SIGBUS to touch.
+func notShorter(f *os.File, want *image.MappedFile) error {
 	st, err := f.Stat()
-	return err == nil && st.Mode().IsRegular() && st.Size() >= want.Size
+	if err != nil {
+		return fault.New(fault.RestoreStep, want.Path, "%w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return fault.New(fault.FileChanged, want.Path, "it is no longer a regular file")
+	}
+	if st.Size() < want.Size {
+		return fault.New(fault.FileChanged, want.Path, "it is mapped, and it had %d bytes at the snapshot and has %d now",
+			want.Size, st.Size())
+	}
+	return nil
 }
 
 // checkSame refuses a file that is not the one that was mapped at the snapshot: pages that the process had not changed come from it.

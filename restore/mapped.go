@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
@@ -97,13 +98,19 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.shmem-1].Fd())
 	case key.ghost > 0:
 		m.path = fmt.Sprintf("/proc/self/fd/%d", r.ghosts[key.ghost-1].Fd())
+	case key.write: // the tree changes it all the time: it is known by what it is, not by what is in it
+		now, err := fdtable.KnownMapped(want).Find()
+		if err != nil {
+			return err
+		}
+		m.path = now.Path
 	}
 	f, id, err := m.open()
 	if err != nil {
 		return err
 	}
 	if key.path != "" {
-		if err := r.acceptMapped(key, f, want); err != nil {
+		if err := acceptMapped(key, f, want); err != nil {
 			_ = f.Close()
 			return err
 		}
@@ -152,15 +159,13 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 	return f, func() { _ = f.Close() }, nil
 }
 
-// acceptMapped holds a file against what the image says of it.
-func (r *restorer) acceptMapped(key fileKey, f *os.File, want *image.MappedFile) error {
-	err := checkSame(f, want)
-	if err != nil && key.write && notShorter(f, want) {
-		// The tree could write to it all the time, and the time of the last change need not even tell: it is as with a file open for writing.
-		r.notes = append(r.notes, fmt.Sprintf("%s, which is mapped shared and writable, was changed after the snapshot: it stays as it is now", want.Path))
-		return nil
+// acceptMapped holds a file against what the image says of it. Of one that the tree could write to all the time,
+// fdtable tells what else has changed.
+func acceptMapped(key fileKey, f *os.File, want *image.MappedFile) error {
+	if key.write {
+		return notShorter(f, want)
 	}
-	return err
+	return checkSame(f, want)
 }
 
 // mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message, maps them wherever they

@@ -48,12 +48,19 @@ const (
 	PidNSAlways = "always" // always use a new pid namespace
 )
 
+// How Options.Files treats a file that the image's processes write to and that was changed after the snapshot.
+const (
+	FilesNote   = "note"   // take it as it is, and say so in Result.Notes
+	FilesVerify = "verify" // refuse, unless it has merely grown by appending and is cut back
+)
+
 // Options says how to restore.
 type Options struct {
 	Detach  bool        // the process outlives us: no terminal, no standard streams of ours
 	Stopped bool        // leave every process stopped by SIGSTOP
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
+	Files   string      // FilesNote (also "") or FilesVerify
 
 	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before. Restore ends it if it fails.
 	Lazy *lazy.Client

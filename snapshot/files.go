@@ -121,7 +121,7 @@ func (id *identifier) file(f *image.MappedFile, link, object string) error {
 // setFacts records what restore compares. A device node's size and time say nothing about it.
 func setFacts(f *image.MappedFile, st *unix.Stat_t) {
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
-		f.Size, f.MTime = st.Size, st.Mtim.Nano()
+		f.Size, f.MTime, f.CTime = st.Size, st.Mtim.Nano(), st.Ctim.Nano()
 	}
 }
 

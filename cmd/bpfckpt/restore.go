@@ -31,7 +31,7 @@ func restoreVerb() *verb {
 			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
 			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
 			&cli.BoolFlag{Name: "lazy", Usage: "let the processes run at once; memory comes as they touch it, and in the background"},
-			pidnsFlag(),
+			pidnsFlag(), filesFlag(),
 		},
 		examples: []example{
 			{"bpfckpt restore job", "goes on where the newest snapshot was taken"},
@@ -50,6 +50,11 @@ func restoreVerb() *verb {
 
 func pidnsFlag() cli.Flag {
 	return choice("pidns", "when to use a pid namespace of its own; auto is if an id is taken: `WHEN`", "never", "auto", "always")
+}
+
+func filesFlag() cli.Flag {
+	const usage = "what to do about files that the program writes to and that were changed since; verify is to refuse: `HOW`"
+	return choice("files", usage, restore.FilesNote, restore.FilesVerify)
 }
 
 // restoreJSON is what restore prints with --json when the process has been restored.
@@ -73,7 +78,10 @@ type lazyJSON struct {
 }
 
 func restoreImage(c *call) error {
-	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams()}
+	o := restore.Options{
+		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"),
+		PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Std: ownStreams(),
+	}
 	if c.cli.Bool("lazy") {
 		var err error
 		if o.Lazy, err = startLazy(c.args[0], o.Detach); err != nil { // first, so that it reads the image while we do

@@ -40,7 +40,7 @@ func runVerb() *verb {
 			"not be saved.",
 		flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images (default: ckpt- and the base name of CMD)"},
-			pidnsFlag(),
+			pidnsFlag(), filesFlag(),
 		}, periodicFlags()...),
 		examples: []example{
 			{"bpfckpt run -- ./simulate --steps 1000000", "Ctrl-C, and the same line again goes on"},
@@ -140,7 +140,8 @@ func (s *session) begin() error {
 	defer r.Close()
 	var tree *restored
 	err = s.job.during(s.ctx, 0, func(ctx context.Context) (err error) {
-		tree, err = startRestore(ctx, r, restore.Options{PidNS: s.cli.String("pidns"), Std: ownStreams()})
+		o := restore.Options{PidNS: s.cli.String("pidns"), Files: s.cli.String("files"), Std: ownStreams()}
+		tree, err = startRestore(ctx, r, o)
 		return err
 	})
 	if err != nil {
