@@ -64,6 +64,7 @@ type Process struct {
 	Timers      []PosixTimer `json:"timers"`  // ascending id
 	Limits      [16]Limit    `json:"limits"`  // by RLIMIT_* number
 	OOMScoreAdj int          `json:"oom_score_adj"`
+	Autogroup   int          `json:"autogroup,omitempty"` // of a session leader: the nice value of the session's autogroup (sched(7))
 	Cwd         string       `json:"cwd"`
 	Root        string       `json:"root"`
 	Umask       uint32       `json:"umask"`
@@ -414,6 +415,13 @@ type Sched struct {
 	Runtime  uint64 `json:"runtime"`
 	Deadline uint64 `json:"deadline"`
 	Period   uint64 `json:"period"`
+	Clamp    *Clamp `json:"clamp,omitempty"` // nil if the kernel has none (CONFIG_UCLAMP_TASK)
+}
+
+// Clamp is the range the utilization of a thread is held within (SCHED_FLAG_UTIL_CLAMP, sched_setattr(2)), of 1024.
+type Clamp struct {
+	Min uint32 `json:"min"`
+	Max uint32 `json:"max"`
 }
 
 // Creds are the credentials of a thread (credentials(7), capabilities(7)).

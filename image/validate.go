@@ -129,6 +129,7 @@ func (c *validator) process(p *Process) error {
 		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)), "its executable is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},
 		rule{p.OOMScoreAdj < -1000 || p.OOMScoreAdj > 1000, "its oom_score_adj is out of range"},
+		rule{p.Autogroup < -20 || p.Autogroup > 19 || p.Autogroup != 0 && p.Sid != p.Pid, "the nice value of its session is out of range, or it leads none"},
 		rule{p.Umask > 0o777, "its umask is out of range"},
 		rule{len(p.Threads) == 0 || p.Threads[0].Tid != p.Pid, "its first thread is not its leader"},
 	)

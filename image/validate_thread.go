@@ -57,9 +57,13 @@ func (c *validator) thread(t *Thread) error {
 	return errors.Join(checkSched(&t.Sched), checkSeccomp(&t.Seccomp), checkRestart(t.Restart), each("pending signal", t.Pending, checkSigInfo))
 }
 
+// maxClamp is SCHED_CAPACITY_SCALE, the largest utilization.
+const maxClamp = 1024
+
 // checkSched checks a scheduling policy (SCHED_*, linux/sched.h).
 func checkSched(s *Sched) error {
 	return firstBad(
+		rule{s.Clamp != nil && (s.Clamp.Min > s.Clamp.Max || s.Clamp.Max > maxClamp), "its utilization clamp is none"},
 		rule{s.Policy > 7 || s.Policy == 4, fmt.Sprintf("its scheduling policy %d is unknown", s.Policy)},
 		rule{s.Nice < -20 || s.Nice > 19 || s.Priority > 99, "its nice value or priority is out of range"},
 	)

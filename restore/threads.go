@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,7 @@ const (
 	mceKillDefault   = 2
 	ioprioProcess    = 1 // IOPRIO_WHO_PROCESS (ioprio_set(2))
 	defaultSlack     = 50000
+	schedFlags       = 7 // SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN (sched_setattr(2))
 )
 
 // setThreadState gives each thread of a process the state that is its own, its credentials last.
@@ -144,15 +146,18 @@ func schedule(t *image.Thread, tid int) error {
 		return fmt.Errorf("read the policy of thread %d: %w", t.Tid, err)
 	}
 	s := &t.Sched
-	if have.Policy != s.Policy || have.Nice != s.Nice || have.Priority != s.Priority || have.Flags&1 != s.Flags&1 || have.Runtime != s.Runtime ||
+	if have.Policy != s.Policy || have.Nice != s.Nice || have.Priority != s.Priority || (have.Flags^s.Flags)&schedFlags != 0 || have.Runtime != s.Runtime ||
 		have.Deadline != s.Deadline || have.Period != s.Period {
 		attr := unix.SchedAttr{
-			Size: unix.SizeofSchedAttr, Policy: s.Policy, Flags: s.Flags & 1, Nice: s.Nice, Priority: s.Priority,
+			Size: unix.SizeofSchedAttr, Policy: s.Policy, Flags: s.Flags & schedFlags, Nice: s.Nice, Priority: s.Priority,
 			Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
 		}
 		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil {
 			return fmt.Errorf("set the policy of thread %d: %w", t.Tid, err)
 		}
+	}
+	if err := clamp(t, tid); err != nil {
+		return err
 	}
 	prio, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_GET, ioprioProcess, uintptr(tid), 0)
 	if errno == 0 && int(prio) == t.IOPrio {
@@ -160,6 +165,24 @@ func schedule(t *image.Thread, tid int) error {
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, ioprioProcess, uintptr(tid), uintptr(t.IOPrio)); errno != 0 {
 		return fmt.Errorf("set the I/O priority of thread %d: %w", t.Tid, errno)
+	}
+	return nil
+}
+
+// clamp sets the range of a thread's utilization where it differs from what the policy brought.
+func clamp(t *image.Thread, tid int) error {
+	c := t.Sched.Clamp
+	if c == nil {
+		return nil
+	}
+	have, err := unix.SchedGetAttr(tid, 0)
+	if err == nil && (have.Util_min != c.Min || have.Util_max != c.Max) {
+		const keep, both = 0x08 | 0x10, 0x20 | 0x40 // SCHED_FLAG_KEEP_ALL, SCHED_FLAG_UTIL_CLAMP
+		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Flags: keep | both | t.Sched.Flags&schedFlags, Util_min: c.Min, Util_max: c.Max}
+		err = unix.SchedSetAttr(tid, &attr, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("set the utilization clamp of thread %d: %w", t.Tid, err)
 	}
 	return nil
 }
@@ -177,8 +200,14 @@ func cpuSet(words []uint64) unix.CPUSet {
 }
 
 // setProcFiles sets from outside what only files below /proc/PID can set: the OOM score adjustment (proc_pid_oom_score_adj(5)), which
-// to lower needs CAP_SYS_RESOURCE, and what a core dump holds (core(5)).
+// to lower needs CAP_SYS_RESOURCE, what a core dump holds (core(5)), and how nice a session is as a whole (sched(7)).
 func setProcFiles(p *process) error {
+	if p.rec.Autogroup != 0 && p.rec.Sid == p.rec.Pid {
+		name := fmt.Sprintf("/proc/%d/autogroup", p.pid)
+		if err := os.WriteFile(name, []byte(strconv.Itoa(p.rec.Autogroup)), 0); err != nil {
+			return fmt.Errorf("set the nice value of the session of %s: %w", p.object(), err)
+		}
+	}
 	for _, f := range []struct {
 		name, format string
 		value        any

@@ -344,6 +344,9 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 		}
 		s.st.Processes = append(s.st.Processes, z)
 	}
+	if err := addScheduling(s.st.Processes); err != nil {
+		return nil, err
+	}
 	list := slices.Clone(got.Blockers)
 	more, err := mergeThreads(s.st.Processes, all)
 	if err != nil {

@@ -270,6 +270,58 @@ static void dumpable(void)
 	expect("dumpable", prctl(PR_GET_DUMPABLE), 0);
 }
 
+struct deadline {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+static void deadline(void)
+{
+	struct deadline want = {sizeof want, 6, 1 | 2, 0, 0, MS, 50 * MS, 100 * MS}, have = {0}; // SCHED_DEADLINE, RESET_ON_FORK, RECLAIM
+	int set = syscall(SYS_sched_setattr, 0, &want, 0) == 0; // needs CAP_SYS_NICE, and room
+	ready();
+	if (!set)
+		return;
+	must(syscall(SYS_sched_getattr, 0, &have, sizeof have, 0));
+	expect_mem("scheduling attributes", &have, &want, sizeof have);
+}
+
+static void autogroup_is(const char *what, int want)
+{
+	char line[64] = "";
+	int fd = open("/proc/self/autogroup", O_RDONLY);
+	const char *nice = fd >= 0 && read(fd, line, sizeof line - 1) > 0 ? strstr(line, " nice ") : NULL;
+	if (nice != NULL)
+		expect(what, atoi(nice + 6), want);
+	close(fd);
+}
+
+// How nice a session is as a whole.
+static void autogroup(void)
+{
+	int up[2], status;
+	must(pipe(up));
+	pid_t pid = must(fork());
+	if (pid == 0) {
+		must(setsid());
+		int fd = open("/proc/self/autogroup", O_WRONLY);
+		if (fd >= 0)
+			must(write(fd, "7", 1));
+		close(fd);
+		must(write(up[1], "", 1));
+		wait_go();
+		autogroup_is("nice value of the session", 7);
+		_exit(differences);
+	}
+	must(read(up[0], &status, 1));
+	ready();
+	must(waitpid(pid, &status, 0));
+	expect("the child", status, 0);
+}
+
 static void flags(void)
 {
 	must(prctl(PR_SET_PDEATHSIG, SIGUSR2));
@@ -489,6 +541,8 @@ static const struct test_case cases[] = {
 	{"limits", limits},
 	{"nice", niceness},
 	{"sched", sched},
+	{"deadline", deadline},
+	{"autogroup", autogroup},
 	{"affinity", affinity},
 	{"oom", oom},
 	{"directory", directory},

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // Limit is one resource limit; ^uint64(0) is infinity.
@@ -225,6 +227,30 @@ func (d Dir) OOMScoreAdj() (int, error) {
 		}
 		return v, nil
 	})
+}
+
+// AutogroupNice reads autogroup: the nice value of the whole session among all sessions (sched(7)). It is 0 where the kernel has no autogroups, or
+// the process is in none.
+func (d Dir) AutogroupNice() (int, error) {
+	nice, err := parse(d, "autogroup", ParseAutogroup)
+	if errors.Is(err, unix.ENOENT) && !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+		return 0, nil // a kernel without CONFIG_SCHED_AUTOGROUP
+	}
+	return nice, err
+}
+
+// ParseAutogroup parses "/autogroup-69 nice 5"; an empty file stands for none.
+func ParseAutogroup(r io.Reader) (int, error) {
+	line, err := oneLine(r)
+	if err != nil || line == "" {
+		return 0, err
+	}
+	name, value, ok := strings.Cut(line, " nice ")
+	nice, err := strconv.Atoi(value)
+	if !ok || err != nil || !strings.HasPrefix(name, "/autogroup-") {
+		return 0, unknown("autogroup", "unknown line %q", line)
+	}
+	return nice, nil
 }
 
 // CoredumpFilter reads coredump_filter, which mappings a core dump holds (core(5)).
