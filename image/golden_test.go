@@ -89,3 +89,26 @@ func TestBuildsElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// An image shows the moment of its freeze; one of an earlier version tells when it was begun.
+func TestTaken(t *testing.T) {
+	st := imagetest.State()
+	dir := t.TempDir()
+	w, err := image.Create(dir, image.WriteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	st.Kernel.Realtime = 1_700_000_000_000_000_000
+	info, err := w.Commit(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Taken().UnixNano(); got != st.Kernel.Realtime {
+		t.Errorf("taken at %d, want %d", got, st.Kernel.Realtime)
+	}
+	old := open(t, golden+"@golden").Info()
+	if got := old.Taken().UnixNano(); old.Moment != 0 || got != old.Created {
+		t.Errorf("the golden image was taken at %d, and created at %d", got, old.Created)
+	}
+}

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"time"
+
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -36,6 +38,7 @@ type Info struct {
 	Name         string   // "" if it has none
 	Parent       string   // id, "" if it has none
 	Created      int64    // wall clock at Create, ns since 1970
+	Moment       int64    // wall clock at the freeze, which is the moment the image shows, ns since 1970; 0 if nobody said
 	Freeze       int64    // how long the tree stood still, ns; 0 if nobody said
 	Tracking     string   // dirty page backend that told which pages changed, "" for none
 	Root         Root     // the root process
@@ -47,6 +50,14 @@ type Info struct {
 	PagesShared  uint64 // data pages whose frames are another image's, or that equal another page of this one
 	BytesRaw     int64  // PagesWritten in bytes
 	BytesWritten int64  // of all files of the image
+}
+
+// Taken is the moment the image shows: that of the freeze, or of the beginning of the snapshot where the former is not known.
+func (i *Info) Taken() time.Time {
+	if i.Moment != 0 {
+		return time.Unix(0, i.Moment)
+	}
+	return time.Unix(0, i.Created)
 }
 
 // Root names the root process of an image: no two processes ever have all of it in common.

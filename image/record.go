@@ -27,6 +27,7 @@ type record struct {
 	Pages        fileRecord `json:"pages"`
 	Data         fileRecord `json:"data"`
 	Freeze       int64      `json:"freeze,omitempty"` // ns
+	Moment       int64      `json:"moment,omitempty"` // ns since 1970
 	Tracking     string     `json:"tracking,omitempty"`
 	Boot         string     `json:"boot,omitempty"`
 	PidNS        uint64     `json:"pidns,omitempty"`
@@ -47,7 +48,7 @@ func (r *record) info(store string) Info {
 	b, _ := json.Marshal(r) // a struct of numbers and strings
 	return Info{
 		Dir: store, ID: r.ID, Name: r.Name, Parent: r.Parent, Created: r.Created, Level: r.Level,
-		Freeze: r.Freeze, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start}, Lenders: r.Lenders, Replaces: r.Replaces,
+		Freeze: r.Freeze, Moment: r.Moment, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start}, Lenders: r.Lenders, Replaces: r.Replaces,
 		PagesWritten: r.PagesWritten, PagesZero: r.PagesZero, PagesShared: r.PagesShared,
 		BytesRaw:     int64(r.PagesWritten) * PageSize,
 		BytesWritten: r.State.Size + r.Pages.Size + r.Data.Size + headerSize + int64(len(b)),
@@ -63,7 +64,7 @@ func (r *record) check() string {
 		return "the parent is not an id"
 	case len(r.Lenders) >= maxImages || slices.ContainsFunc(append(slices.Clone(r.Lenders), r.Replaces...), r.notOther):
 		return "an id of another image is none"
-	case r.Freeze < 0 || len(r.Tracking) > maxName || len(r.Boot) > maxName || r.Pid < 0:
+	case r.Freeze < 0 || r.Moment < 0 || len(r.Tracking) > maxName || len(r.Boot) > maxName || r.Pid < 0:
 		return "a note is absurd"
 	case r.PagesWritten > maxAddr/PageSize || r.PagesZero > 1<<62 || r.PagesShared > 1<<62:
 		return "a count is absurd"

@@ -282,7 +282,7 @@ func (w *Writer) finishMap() (*pageMap, error) {
 func (w *Writer) record(st *State, m *pageMap) *record {
 	rec := &record{
 		ID: w.ws.id, Name: w.opts.Name, Parent: w.opts.Parent, Created: w.created.UnixNano(), Level: w.opts.Level,
-		PagesWritten: w.written, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking, Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
+		PagesWritten: w.written, Moment: st.Kernel.Realtime, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking, Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
 	}
 	if len(m.images) > 1 {
 		rec.Lenders = m.images[1:]

@@ -53,5 +53,6 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	r.Blockers = append(r.Blockers, fdtable.Capture(ctx, in)...)
 	r.Blockers = append(r.Blockers, fdtable.Finish(ctx, in)...)
 	r.Blockers = distinct(append(r.Blockers, undoBlockers(src, live)...))
+	r.Notes = cpuClockNotes(st)
 	return r, nil
 }

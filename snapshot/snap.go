@@ -179,6 +179,7 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	addBuildIDs(s.st)
+	s.res.Notes = append(s.res.Notes, cpuClockNotes(s.st)...)
 	for i := range s.st.Processes {
 		p := &s.st.Processes[i]
 		if p.Zombie {

@@ -102,5 +102,6 @@ type Report struct {
 	Pids     []int      `json:"pids"`
 	Source   string     `json:"source"`
 	Blockers fault.List `json:"blockers"` // everything that keeps the tree from being saved, empty if nothing does
+	Notes    []string   `json:"notes"`    // what will be different after a restore
 	Unseen   fault.List `json:"unseen"`   // regions in which no snapshot may be taken: they keep it from being saved unless there is a watch
 }

@@ -14,7 +14,8 @@ func checkVerb() *verb {
 		long: "Without PID: tries what snapshots and restores need of the kernel, and prints what works, what the kernel lacks and what\n" +
 			"could not be told, with a remedy. Exit code 3 if something is missing that nothing else can do.\n\n" +
 			"With PID: lists everything that keeps the process, or one below it, from being saved, each with a remedy. The process is\n" +
-			"not stopped or disturbed. It says nothing if there is nothing. Exit code 4 if there is something.",
+			"not stopped or disturbed. It says nothing if there is nothing but, on standard error, what a restore cannot bring back quite.\n" +
+			"Exit code 4 if there is something.",
 		examples: []example{
 			{"bpfckpt check", "is this machine fit?"},
 			{"bpfckpt check 4711 && bpfckpt snap 4711", "look before you leap"},
@@ -43,6 +44,7 @@ type checkJSON struct {
 	Source   string      `json:"source"`
 	OK       bool        `json:"ok"`
 	Blockers []errorJSON `json:"blockers"`
+	Notes    []string    `json:"notes"`
 }
 
 func checkProcess(c *call, pid int) error {
@@ -55,7 +57,7 @@ func checkProcess(c *call, pid int) error {
 	}
 	n := len(report.Blockers)
 	if c.json {
-		obj := checkJSON{Pid: report.Pid, Pids: report.Pids, Source: report.Source, OK: n == 0, Blockers: []errorJSON{}}
+		obj := checkJSON{Pid: report.Pid, Pids: report.Pids, Source: report.Source, OK: n == 0, Blockers: []errorJSON{}, Notes: append([]string{}, report.Notes...)}
 		for _, e := range report.Blockers {
 			obj.Blockers = append(obj.Blockers, jsonOf(e))
 		}
@@ -72,6 +74,11 @@ func checkProcess(c *call, pid int) error {
 	}
 	if n > 0 {
 		return status(fault.Unsupported)
+	}
+	if !c.json {
+		for _, note := range report.Notes {
+			c.note("%s", note)
+		}
 	}
 	c.say("process %d can be saved", pid)
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -284,7 +285,7 @@ func diffText(d diffJSON) string {
 }
 
 func imageRow(which string, i infoJSON) []string {
-	return []string{which, i.Dir + "@" + imageName(i.Name, i.ID), i.ID, time.Unix(0, i.Created).Format(time.DateTime)}
+	return []string{which, i.Dir + "@" + imageName(i.Name, i.ID), i.ID, time.Unix(0, cmp.Or(i.Moment, i.Created)).Format(time.DateTime)}
 }
 
 func pagesText(p *pagesDiff) string {

@@ -72,7 +72,7 @@ func imageText(i image.Info, st *image.State) string {
 		{"image", i.Dir + "@" + imageName(i.Name, i.ID)},
 		{"id", i.ID},
 		{"parent", orNone(i.Parent)},
-		{"taken", time.Unix(0, i.Created).Format(time.DateTime + ".000 MST")},
+		{"taken", i.Taken().Format(time.DateTime + ".000 MST")},
 		{"kernel", fmt.Sprintf("%s %s", st.Kernel.Release, st.Kernel.Machine)},
 		{"cpu", orNone(st.Kernel.CPUModel)},
 		{"processes", fmt.Sprint(len(st.Processes))},

@@ -14,9 +14,9 @@ func logVerb() *verb {
 	return &verb{
 		name: "log", operands: "DIR", min: 1, max: 1, short: "draw the images of a store as a tree",
 		long: "Lists the images of a store, the newest first, each above the one it continues. Going back to an older image with restore\n" +
-			"DIR@NAME and saving again makes a branch. The columns are id, name, when it was taken, what the image takes on disk, the memory in\n" +
-			"it, how much of that it shares with other images, and how long the processes stood still. An asterisk marks the head:\n" +
-			"the image that DIR alone means. With --json each image is one object on a line of its own, the newest first.",
+			"DIR@NAME and saving again makes a branch. The columns are id, name, the moment it shows (the freeze), what the image takes on\n" +
+			"disk, the memory in it, how much of that it shares with other images, and how long the processes stood still in that freeze. An\n" +
+			"asterisk marks the head: the image that DIR alone means. With --json each image is one object on a line of its own, the newest first.",
 		examples: []example{
 			{"bpfckpt log job", "the tree"},
 			{"bpfckpt log job --json | jq -r 'select(.head).id'", "the id of the head"},
@@ -102,7 +102,7 @@ func logText(nodes []image.Node) string {
 		}
 		memory := n.PagesWritten + n.PagesShared
 		rows = append(rows, []string{
-			line, n.ID, name, time.Unix(0, n.Created).Format(time.DateTime), bytesText(n.BytesWritten),
+			line, n.ID, name, n.Taken().Format(time.DateTime), bytesText(n.BytesWritten),
 			bytesText(memory * image.PageSize), percentText(n.PagesShared, memory), freeze,
 		})
 		for _, l := range below {

@@ -49,6 +49,7 @@ type periodic struct {
 	every   time.Duration // 0: as often as auto says
 	auto    interval.Auto
 	said    time.Duration // the interval that was explained last
+	noted   []string      // notes that have been told
 }
 
 // outcome is one periodic snapshot.
@@ -56,6 +57,8 @@ type outcome struct {
 	res *snapshot.Result // nil if it failed
 	err error            // why it failed, or with res, why older images could not be removed
 	why string           // explains a new interval, "" if it is as before
+
+	notes []string // those of res that no snapshot before had
 }
 
 // periodic reads the flags; nil if --every is not given. The root of the tree and the directory may be set later.
@@ -109,6 +112,11 @@ func (p *periodic) once(ctx context.Context) outcome {
 		return outcome{err: err}
 	}
 	o := outcome{res: res}
+	for _, n := range res.Notes {
+		if !slices.Contains(p.noted, n) {
+			p.noted, o.notes = append(p.noted, n), append(o.notes, n)
+		}
+	}
 	p.auto.Add(interval.Cost{Freeze: micros(res.FreezeUS), CPU: cpuTime() - before, Wall: micros(res.WallUS)})
 	if p.every == 0 && differs(p.said, p.auto.Next()) {
 		p.said, o.why = p.auto.Next(), p.auto.String()
@@ -155,7 +163,7 @@ func (o outcome) lines() []string {
 	var out []string
 	if o.res != nil {
 		out = append(out, snapText(o.res))
-		out = append(out, o.res.Notes...)
+		out = append(out, o.notes...)
 	}
 	if o.err != nil {
 		for _, e := range faultsOf(o.err) {
@@ -173,13 +181,19 @@ type saves struct {
 	Dir     string `json:"dir"`
 	Taken   uint64 `json:"taken"`
 	Failed  uint64 `json:"failed"`
-	Last    string `json:"last_id"`    // id of the newest image, "" before the first
-	LastUS  int64  `json:"last_at_us"` // when it was taken, since the watch began
-	Freeze  int64  `json:"freeze_us"`  // of the newest one
-	NextUS  int64  `json:"every_us"`   // the interval now
-	Why     string `json:"why"`        // what the interval was chosen for, "" if the user chose it
-	Failure string `json:"failure"`    // of the newest one, "" if it was taken
+	Last    string `json:"last_id"`     // id of the newest image, "" before the first
+	LastUS  int64  `json:"last_at_us"`  // when it was taken, since the watch began
+	Freeze  int64  `json:"freeze_us"`   // of the newest one
+	NextUS  int64  `json:"every_us"`    // the interval now
+	RealUS  int64  `json:"achieved_us"` // from one image to the next, of the last few; 0 before the second
+	Why     string `json:"why"`         // what the interval was chosen for, "" if the user chose it
+	Failure string `json:"failure"`     // of the newest one, "" if it was taken
+
+	at []time.Duration // of the last few images, since the watch began
 }
+
+// savesKept is how many of the last images the interval achieved is of.
+const savesKept = 9
 
 func (s *saves) add(o outcome, at time.Duration) {
 	if o.why != "" {
@@ -195,11 +209,15 @@ func (s *saves) add(o outcome, at time.Duration) {
 	}
 	s.Taken++
 	s.Last, s.LastUS, s.Freeze = o.res.ID, at.Microseconds(), o.res.FreezeUS
+	s.at = append(s.at[max(0, len(s.at)+1-savesKept):], at)
+	if n := len(s.at); n > 1 {
+		s.RealUS = ((s.at[n-1] - s.at[0]) / time.Duration(n-1)).Microseconds()
+	}
 }
 
 // text is one line of it.
 func (s *saves) text() string {
-	line := fmt.Sprintf("saves %d in %s, one every %s", s.Taken, s.Dir, microsText(s.NextUS))
+	line := fmt.Sprintf("saves %d in %s, one every %s", s.Taken, s.Dir, s.interval())
 	if s.Taken > 0 {
 		line += fmt.Sprintf(", last %s frozen for %s", s.Last, microsText(s.Freeze))
 	}
@@ -207,6 +225,14 @@ func (s *saves) text() string {
 		line += fmt.Sprintf(", %d failed", s.Failed)
 	}
 	return line
+}
+
+// interval is the interval asked for and, once there are two images, what it really was.
+func (s *saves) interval() string {
+	if s.RealUS == 0 {
+		return microsText(s.NextUS)
+	}
+	return fmt.Sprintf("%s (achieved: %s)", microsText(s.NextUS), microsText(s.RealUS))
 }
 
 // outcomeJSON is a periodic snapshot as a line of JSON.

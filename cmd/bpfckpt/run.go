@@ -153,7 +153,7 @@ func (s *session) begin() error {
 	}
 	info := r.Info()
 	s.resumed, s.job.root, s.job.foreign = info.ID, tree.Root, tree.Wait
-	s.say("going on from %s@%s, saved %s", s.dir, imageName(info.Name, info.ID), time.Unix(0, info.Created).Format(time.DateTime))
+	s.say("going on from %s@%s, saved %s", s.dir, imageName(info.Name, info.ID), info.Taken().Format(time.DateTime))
 	return nil
 }
 

@@ -26,6 +26,7 @@ type infoJSON struct {
 	Name         string      `json:"name"`
 	Parent       string      `json:"parent"`
 	Created      int64       `json:"created_ns"`
+	Moment       int64       `json:"moment_ns"` // the freeze; 0 if the image does not tell
 	Compress     image.Level `json:"compress"`
 	PagesWritten uint64      `json:"pages_written"`
 	PagesZero    uint64      `json:"pages_zero"`
@@ -39,7 +40,7 @@ type infoJSON struct {
 
 func infoOf(i image.Info) infoJSON {
 	return infoJSON{
-		Dir: i.Dir, ID: i.ID, Name: i.Name, Parent: i.Parent, Created: i.Created, Compress: i.Level, PagesWritten: i.PagesWritten,
+		Dir: i.Dir, ID: i.ID, Name: i.Name, Parent: i.Parent, Created: i.Created, Moment: i.Moment, Compress: i.Level, PagesWritten: i.PagesWritten,
 		PagesZero: i.PagesZero, PagesShared: i.PagesShared, BytesRaw: i.BytesRaw, BytesWritten: i.BytesWritten,
 		FreezeUS: i.Freeze / 1000, Tracking: i.Tracking, Lenders: append([]string{}, i.Lenders...),
 	}

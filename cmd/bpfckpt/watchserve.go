@@ -145,7 +145,7 @@ func savedText(s *saves) string {
 	case s.Failure != "":
 		return s.Failure
 	}
-	return fmt.Sprintf("%d in %s, every %s", s.Taken, s.Dir, microsText(s.NextUS))
+	return fmt.Sprintf("%d in %s, every %s", s.Taken, s.Dir, s.interval())
 }
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
