@@ -106,7 +106,7 @@ func TestGrownFile(t *testing.T) {
 	if got := content(path); got != "one\n" {
 		t.Errorf("after the commit the file is %q", got)
 	}
-	tails, err := filepath.Glob(filepath.Join(store, tailDir, "*"))
+	tails, err := filepath.Glob(filepath.Join(store, TailDir, "*"))
 	must(t, err)
 	if len(tails) != 1 || content(tails[0]) != "two\n" {
 		t.Fatalf("the tail is not in %v", tails)

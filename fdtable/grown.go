@@ -15,8 +15,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// tailDir is the directory beside the store's images that keeps what was cut off files.
-const tailDir = "tails"
+// TailDir is the directory beside the store's images that keeps what was cut off files.
+const TailDir = "tails"
 
 // growth is a file the tree appends to that has grown since the snapshot.
 type growth struct {
@@ -148,7 +148,7 @@ func (t *Table) saveTail(g *growth) (string, error) {
 		return "", err
 	}
 	defer func() { _ = src.Close() }()
-	dir := filepath.Join(t.dir, tailDir)
+	dir := filepath.Join(t.dir, TailDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 )
 
 // Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds that exist only
@@ -132,7 +132,7 @@ func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[s
 	if err != nil {
 		return nil, err
 	}
-	holders := map[string][]ref{}
+	found := map[string][]ref{}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || tree[pid] {
@@ -152,26 +152,13 @@ func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[s
 			if err != nil || bad != nil || !wanted[link] {
 				continue
 			}
-			if descends(proc, pid, tree) {
+			if holders.Descends(proc, pid, tree) {
 				break
 			}
-			holders[link] = append(holders[link], ref{pid, num})
+			found[link] = append(found[link], ref{pid, num})
 		}
 	}
-	return holders, nil
-}
-
-// descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so that this one was
-// made since, and what it has it inherited.
-func descends(proc string, pid int, tree map[int]bool) bool {
-	for pid > 1 {
-		st, err := procfs.Dir(filepath.Join(proc, strconv.Itoa(pid))).Stat()
-		if err != nil || tree[st.PPid] {
-			return true // or it has ended, and holds nothing any more
-		}
-		pid = st.PPid
-	}
-	return false
+	return found, nil
 }
 
 func readNames(dir string) ([]string, error) {

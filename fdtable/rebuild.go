@@ -21,6 +21,8 @@ type RebuildOptions struct {
 	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back; else
 	// Commit notes it.
 	Verify bool
+	// State is what to rebuild instead of the image's own, which it is a changed copy of; nil for that.
+	State *image.State
 	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and closes it.
 	Shmem func(i int) (*os.File, error)
 	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps and closes it.
@@ -47,7 +49,10 @@ type Table struct {
 // left to Commit.
 func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, error) {
 	info := r.Info()
-	return rebuild(ctx, r.State(), info.Dir, info.ID, o)
+	if o.State == nil {
+		o.State = r.State()
+	}
+	return rebuild(ctx, o.State, info.Dir, info.ID, o)
 }
 
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {

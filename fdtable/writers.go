@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -32,7 +33,7 @@ func writerOutside(k Known) (string, error) {
 		if err != nil || own[pid] {
 			continue
 		}
-		if r, ok := writesTo(pid, k); ok && !descends("/proc", pid, own) {
+		if r, ok := writesTo(pid, k); ok && !holders.Descends("/proc", pid, own) {
 			return r, nil
 		}
 	}

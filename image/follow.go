@@ -110,5 +110,10 @@ func spaceInode(st *State, s Space) (inode, bool) {
 			return inode{o.Dev, o.Ino}, true
 		}
 	}
+	for i := range st.Named {
+		if o := &st.Named[i]; o.Space == s {
+			return inode{o.Dev, o.Ino}, true
+		}
+	}
 	return inode{}, false
 }

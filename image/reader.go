@@ -173,6 +173,9 @@ func checkSpaces(st *State, m *pageMap) error {
 	for i := range st.Ghosts {
 		sizes[st.Ghosts[i].Space] = alignUp(uint64(st.Ghosts[i].Size))
 	}
+	for i := range st.Named {
+		sizes[st.Named[i].Space] = alignUp(uint64(st.Named[i].Size))
+	}
 	space, next := Space(0), []VMA(nil)
 	for i := range m.runs {
 		r := &m.runs[i]

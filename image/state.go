@@ -10,13 +10,14 @@ package image
 // State is everything a snapshot knows except page contents, which live in the page map under a Space.
 type State struct {
 	Kernel    Kernel     `json:"kernel"`
-	Root      int        `json:"root"`      // pid of the root of the tree
-	Processes []Process  `json:"processes"` // parents before their children
-	Files     []File     `json:"files"`     // open file descriptions, shared by every FD that names their ID
-	Shmems    []Shmem    `json:"shmems"`    // shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
-	Ghosts    []Ghost    `json:"ghosts"`    // regular files that are open or mapped but no longer reachable by name
-	Pipes     []Pipe     `json:"pipes"`     // pipes both of whose ends are inside the tree
-	Terminals []Terminal `json:"terminals"` // terminals the tree has open
+	Root      int        `json:"root"`            // pid of the root of the tree
+	Processes []Process  `json:"processes"`       // parents before their children
+	Files     []File     `json:"files"`           // open file descriptions, shared by every FD that names their ID
+	Shmems    []Shmem    `json:"shmems"`          // shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
+	Ghosts    []Ghost    `json:"ghosts"`          // regular files that are open or mapped but no longer reachable by name
+	Named     []Ghost    `json:"named,omitempty"` // files in memory (tmpfs) that have their names, which the tree alone maps shared and writes to: their content is memory
+	Pipes     []Pipe     `json:"pipes"`           // pipes both of whose ends are inside the tree
+	Terminals []Terminal `json:"terminals"`       // terminals the tree has open
 }
 
 // Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a Shmem's,

@@ -53,7 +53,7 @@ func (st *State) Validate() error {
 		return err
 	}
 	if err := errors.Join(
-		each("shmem", st.Shmems, c.shmem), each("ghost", st.Ghosts, c.ghost),
+		each("shmem", st.Shmems, c.shmem), each("ghost", st.Ghosts, c.ghost), each("named", st.Named, c.named),
 		each("pipe", st.Pipes, c.pipe), each("terminal", st.Terminals, c.terminal),
 		each("file", st.Files, c.file),
 	); err != nil {

@@ -28,6 +28,13 @@ func (c *validator) ghost(g *Ghost) error {
 	)
 }
 
+func (c *validator) named(g *Ghost) error {
+	if err := c.ghost(g); err != nil {
+		return err
+	}
+	return firstBad(rule{!path(g.Path), "its path is not absolute"})
+}
+
 func (c *validator) pipe(p *Pipe) error {
 	rest := len(p.Data)
 	for _, n := range p.Packets {

@@ -22,6 +22,9 @@ func (r *restorer) openFiles() error {
 	if err := r.makeObjects(); err != nil {
 		return err
 	}
+	if err := r.openNamed(); err != nil {
+		return err
+	}
 	for i := range r.st.Processes {
 		rec := &r.st.Processes[i]
 		if rec.Zombie {
@@ -49,7 +52,7 @@ func (r *restorer) openFiles() error {
 	}
 	var err error
 	r.table, err = fdtable.Rebuild(r.ctx, r.img, fdtable.RebuildOptions{
-		Std: r.o.Std, Detach: r.o.Detach, Verify: r.o.Files == FilesVerify,
+		Std: r.o.Std, Detach: r.o.Detach, Verify: r.o.Files == FilesVerify, State: r.st,
 		Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
 		Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
 		Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },

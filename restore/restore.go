@@ -113,6 +113,7 @@ type restorer struct {
 	table   *fdtable.Table
 	mapped  *mappedFiles
 	shmems  []*os.File
+	named   []*namedMemory
 	ghosts  []*os.File
 	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
 
@@ -212,6 +213,7 @@ func (r *restorer) run() (*Result, error) {
 		{phaseThreads, r.each(r.setProcessState)},
 		{phaseThreads, r.each(r.setThreadState)},
 		{phaseFinalise, r.childrenFirst(r.finalise)},
+		{phaseFinalise, r.commitNamed},
 		{phaseFinalise, r.commitFiles},
 		{phaseRelease, r.commitServer},
 		{phaseRelease, r.release},

@@ -52,6 +52,11 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	in := fdtable.Input{State: st, Running: true}
 	r.Blockers = append(r.Blockers, fdtable.Capture(ctx, in)...)
 	r.Blockers = append(r.Blockers, fdtable.Finish(ctx, in)...)
+	outside, err := sharedBlockers(ctx, st)
+	if err != nil {
+		return r, interrupted(err)
+	}
+	r.Blockers = append(r.Blockers, outside...)
 	r.Blockers = distinct(append(r.Blockers, undoBlockers(src, live)...))
 	r.Notes = cpuClockNotes(st)
 	return r, nil

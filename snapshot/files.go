@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type identifier struct {
 	shmems   map[inode]int                         // 1-based index into st.Shmems
 	ghosts   map[inode]int                         // 1-based index into st.Ghosts
 	linked   map[int]bool                          // those of them that have a name somewhere
+	named    map[inode]bool                        // what namedMemory has looked at
 	contents contents
 	blockers fault.List
 }
@@ -30,19 +32,20 @@ type inode struct{ dev, ino uint64 }
 type contents struct {
 	shmems []*os.File // by index into State.Shmems
 	ghosts []*os.File // by index into State.Ghosts
+	named  []*os.File // by index into State.Named
 }
 
 func (c *contents) close() {
-	for _, f := range append(c.shmems, c.ghosts...) {
+	for _, f := range slices.Concat(c.shmems, c.ghosts, c.named) {
 		if f != nil {
 			_ = f.Close() // opened for reading only
 		}
 	}
-	c.shmems, c.ghosts = nil, nil
+	c.shmems, c.ghosts, c.named = nil, nil, nil
 }
 
 func newIdentifier(st *image.State) *identifier {
-	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}}
+	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}, named: map[inode]bool{}}
 	for i := range st.Shmems {
 		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
 	}
@@ -76,6 +79,9 @@ func (id *identifier) identify() error {
 			}
 			v.Kind = image.VMAFile // a deleted file of a tmpfs is a file: descriptors of it are treated alike
 			if err := id.file(&v.File, link, vmaName(p.Pid, v)); err != nil {
+				return err
+			}
+			if err := id.namedMemory(v, link, vmaName(p.Pid, v)); err != nil {
 				return err
 			}
 			if v.Shared && id.linked[v.File.Ghost] {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -65,6 +66,9 @@ func (s *session) number() {
 	for i := range s.st.Ghosts {
 		s.st.Ghosts[i].Space = take()
 	}
+	for i := range s.st.Named {
+		s.st.Named[i].Space = take()
+	}
 }
 
 // forgetEnded takes out of the image what was copied of processes that have ended since.
@@ -80,17 +84,23 @@ func (s *session) forgetEnded() error {
 	return nil
 }
 
-// addObjects plans the content of shared memory objects and of those ghosts that the tree itself can change.
+// addObjects plans the content of shared memory objects, of named memory, and of those ghosts that the tree itself can change.
 func (s *session) addObjects() error {
 	for i := range s.st.Shmems {
 		o := &s.st.Shmems[i]
-		if err := s.addObject(o.Space, fmt.Sprintf("shared memory %s", o.Name), &o.Size, i, false); err != nil {
+		if err := s.addObject(o.Space, fmt.Sprintf("shared memory %s", o.Name), &o.Size, i, s.contents.shmems); err != nil {
+			return err
+		}
+	}
+	for i := range s.st.Named {
+		o := &s.st.Named[i]
+		if err := s.addObject(o.Space, o.Path, &o.Size, i, s.contents.named); err != nil {
 			return err
 		}
 	}
 	for i := range s.st.Ghosts {
 		if o := &s.st.Ghosts[i]; changing(s.st, i+1) {
-			if err := s.addObject(o.Space, o.Path, &o.Size, i, true); err != nil {
+			if err := s.addObject(o.Space, o.Path, &o.Size, i, s.contents.ghosts); err != nil {
 				return err
 			}
 		}
@@ -98,12 +108,8 @@ func (s *session) addObjects() error {
 	return nil
 }
 
-// addObject plans one object. Its size is read again: it is what counts together with the content.
-func (s *session) addObject(space image.Space, name string, size *int64, i int, ghost bool) error {
-	files := s.contents.shmems
-	if ghost {
-		files = s.contents.ghosts
-	}
+// addObject plans one object, the i-th of files. Its size is read again: it is what counts together with the content.
+func (s *session) addObject(space image.Space, name string, size *int64, i int, files []*os.File) error {
 	if i >= len(files) || files[i] == nil {
 		return fault.New(fault.MappedRead, name, "no descriptor or mapping leads to it")
 	}

@@ -171,7 +171,10 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
-	var list fault.List
+	list, err := s.sharedOutside(ctx)
+	if err != nil {
+		return err
+	}
 	for _, b := range fdtable.Finish(ctx, fdtable.Input{State: s.st}) {
 		list = append(list, b)
 	}

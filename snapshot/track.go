@@ -182,7 +182,7 @@ func (s *session) openParent(parent string) error {
 	for _, o := range st.Shmems {
 		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
 	}
-	for _, o := range st.Ghosts {
+	for _, o := range slices.Concat(st.Ghosts, st.Named) {
 		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
 	}
 	return nil

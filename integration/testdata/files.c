@@ -245,7 +245,57 @@ static void hard_link(void)
 	expect("name and mapping of the one that is not open", c, 'm');
 }
 
+// Memory that has a name is memory of one moment with the rest: the program goes on counting in both until it is killed, and afterwards both say the same.
+static void named_memory(void)
+{
+	char name[64];
+	struct stat st;
+	snprintf(name, sizeof name, "/dev/shm/bpfckpt-test-%d", getpid());
+	int fd = must(open(name, O_RDWR | O_CREAT | O_EXCL, 0640));
+	must(ftruncate(fd, 3 * PAGE));
+	volatile long *shared = map(3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *mine = (long *)anon(PAGE);
+	char *own = map(3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	own[2 * PAGE] = 'o';
+	say_ready();
+	while (access("go", F_OK) != 0) {
+		*mine += 1;
+		*shared += 1;
+		shared[2 * PAGE / sizeof(long)] = *mine;
+		if (*mine != *shared) {
+			differs("private memory says %ld, shared memory %ld", *mine, *shared);
+			break;
+		}
+		nap(MS);
+	}
+	expect("another page", shared[2 * PAGE / sizeof(long)], *mine);
+	expect("a private page of it", own[2 * PAGE], 'o');
+	long read_back = 0;
+	expect("pread", pread(fd, &read_back, sizeof read_back, 0), sizeof read_back);
+	expect("descriptor and mapping are one", read_back, *shared);
+	must(stat(name, &st));
+	expect("mode", st.st_mode & 07777, 0640);
+	expect("size", st.st_size, 3 * PAGE);
+	unlink(name);
+}
+
+// A child that has memory together with its parent, which is not saved with it.
+static void half(void)
+{
+	volatile char *p = map(PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t child = must(fork());
+	if (child == 0) {
+		wait_go();
+		_exit(*p);
+	}
+	printf("child %d\n", child);
+	ready();
+	int status = 1;
+	must(waitpid(child, &status, 0));
+	expect("status of the child", status, 0);
+}
+
 static const struct test_case cases[] = {
+	{"named-memory", named_memory},
 	{"sealed", sealed},
 	{"hard-link", hard_link},
 	{"many-files", many_files},
@@ -256,10 +306,11 @@ static const struct test_case cases[] = {
 	{"executable-replaced", executable_replaced},
 };
 
-// What the cases above execute.
+// What the cases above execute, and what is to be refused.
 static const struct test_case second[] = {
 	{"executable-removed-2", executable_removed_2},
 	{"executable-replaced-2", executable_replaced_2},
+	{"half", half},
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,59 @@
+package integration
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A process that shares memory with one that is not saved is refused: each of the two would go on with its own.
+func TestSharedWithOutside(t *testing.T) {
+	p := program{name: "files/half", argv: []string{"files", "half"}}
+	tg := start(t, p)
+	child := regexp.MustCompile(`child (\d+)`).FindStringSubmatch(tg.read("out"))
+	if child == nil {
+		t.Fatalf("no child: %s", tg.read("out"))
+	}
+	for _, args := range [][]string{{"check", child[1]}, {"snap", child[1], "--dir", "image"}} {
+		out, errs, status := tg.ckpt(args...)
+		if status != 4 || !strings.Contains(out+errs, "E_MAPPING") || !strings.Contains(out+errs, "of pid "+pidOf(tg)+" (files), outside the tree") {
+			t.Errorf("%v: status %d: %s%s", args, status, out, errs)
+		}
+	}
+	tg.snap("--name", "both") // together they can be saved
+	tg.goOn()
+	if r := tg.finish(); r.status != 0 || !strings.Contains(r.out, "OK") {
+		t.Errorf("%s", r)
+	}
+}
+
+// Named memory that is gone, as after a reboot, is made again; while somebody else has it, it is left alone.
+func TestNamedMemory(t *testing.T) {
+	p := caseNamed(t, "files/named-memory")
+	want := control(t, p)
+	tg := start(t, p)
+	tg.snap()
+	tg.kill()
+	name := "/dev/shm/bpfckpt-test-" + pidOf(tg)
+	t.Cleanup(func() { os.Remove(name) })
+	left := []byte("left by somebody")
+	if err := os.WriteFile(name, left, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fails(t, tg.dir, 6, "E_FILE_CHANGED", "restore", "image")
+	holder.Close()
+	if have, err := os.ReadFile(name); err != nil || string(have) != string(left) {
+		t.Errorf("a restore that failed left %q, %v", have, err)
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	tg.restore()
+	tg.goOn()
+	same(t, p.name, tg.finish(), want)
+}

@@ -1,0 +1,286 @@
+package restore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
+)
+
+// namedMemory is a file of State.Named: it is opened by its name as any other, but what is in it is that of the image.
+type namedMemory struct {
+	rec  *image.Ghost
+	file *os.File
+	want *os.File // the content it is to have; nil if it has it
+}
+
+// openNamed makes named memory that is not there any more, whole, and gets ready to put back the content of what is: commitNamed does. Whoever looks at the
+// state afterwards finds there what the files are now.
+func (r *restorer) openNamed() error {
+	if len(r.st.Named) == 0 {
+		return nil
+	}
+	was := map[inode]*namedMemory{}
+	for i := range r.st.Named {
+		g := &r.st.Named[i]
+		if err := r.step("open " + g.Path); err != nil {
+			return err
+		}
+		n := &namedMemory{rec: g}
+		err := r.openExisting(n)
+		if errors.Is(err, os.ErrNotExist) {
+			err = r.createNamed(n)
+		}
+		if err != nil {
+			return err
+		}
+		r.named = append(r.named, n)
+		was[inode{g.Dev, g.Ino}] = n
+	}
+	return r.adoptNamed(was)
+}
+
+// openExisting opens a file that is there. It is made as long as it has to be, which harms nobody; its content comes last of all.
+func (r *restorer) openExisting(n *namedMemory) error {
+	f, err := os.OpenFile(n.rec.Path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err != nil {
+		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
+	}
+	r.onEnd(func() { f.Close() })
+	n.file = f
+	st, err := f.Stat()
+	if err != nil {
+		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return fault.New(fault.FileChanged, n.rec.Path, "it is no longer a regular file")
+	}
+	if n.want, err = r.contentOf(n.rec); err != nil {
+		return err
+	}
+	same, err := equal(f, n.want)
+	if err != nil {
+		return fmt.Errorf("compare %s: %w", n.rec.Path, err)
+	}
+	if same {
+		n.want = nil
+		return nil
+	}
+	if err := r.nobodyElse(n); err != nil {
+		return err
+	}
+	if size := st.Size(); size < n.rec.Size {
+		r.onUndo(func() { _ = f.Truncate(size) })
+		if err := f.Truncate(n.rec.Size); err != nil {
+			return fault.New(fault.RestoreStep, n.rec.Path, "make it as long as it was: %w", err)
+		}
+	}
+	return nil
+}
+
+// nobodyElse refuses to change memory that a process has which is none of the image: it may be the program itself, or another that has taken the name.
+func (r *restorer) nobodyElse(n *namedMemory) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
+		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
+	}
+	file := holders.File{Dev: st.Dev, Ino: st.Ino}
+	found, err := holders.Find(r.ctx, map[holders.File]string{file: n.rec.Path}, nil)
+	if err != nil {
+		return err
+	}
+	if by := found[file]; len(by) > 0 {
+		return fault.New(fault.FileChanged, n.rec.Path, "it is memory that was changed since the snapshot, and %s has it now", by[0].Text()).
+			WithRemedy("end that process, or remove the file")
+	}
+	return nil
+}
+
+// createNamed makes a file that is gone, as after a reboot. It goes again if the restore fails.
+func (r *restorer) createNamed(n *namedMemory) error {
+	g := n.rec
+	f, err := os.OpenFile(g.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fault.New(fault.FileGone, g.Path, "it is memory, and cannot be made again: %w", err).WithRemedy("make its directory again")
+	}
+	r.onEnd(func() { f.Close() })
+	r.onUndo(func() { _ = os.Remove(g.Path) })
+	n.file = f
+	if err := unix.Fchown(int(f.Fd()), int(g.UID), int(g.GID)); err != nil {
+		return fault.New(fault.RestoreStep, g.Path, "set its owner: %w", err)
+	}
+	if err := unix.Fchmod(int(f.Fd()), g.Mode&0o7777); err != nil {
+		return fault.New(fault.RestoreStep, g.Path, "set its mode: %w", err)
+	}
+	if err := f.Truncate(g.Size); err != nil {
+		return fault.New(fault.RestoreStep, g.Path, "set its size: %w", err)
+	}
+	return r.fillFile(f, g.Space, g.Size)
+}
+
+// contentOf returns a file of ours with the content that named memory is to have.
+func (r *restorer) contentOf(g *image.Ghost) (*os.File, error) {
+	fd, err := unix.MemfdCreate("content", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file for the content of %s: %w", g.Path, err)
+	}
+	f := os.NewFile(uintptr(fd), g.Path)
+	r.onEnd(func() { f.Close() })
+	if err := f.Truncate(g.Size); err != nil {
+		return nil, fmt.Errorf("make room for the content of %s: %w", g.Path, err)
+	}
+	return f, r.fillFile(f, g.Space, g.Size)
+}
+
+// compareBytes is how much of two files is compared at once.
+const compareBytes = 256 << 10
+
+// equal compares two files.
+func equal(a, b *os.File) (bool, error) {
+	bufA, bufB := make([]byte, compareBytes), make([]byte, compareBytes)
+	for at := int64(0); ; at += compareBytes {
+		n, errA := a.ReadAt(bufA, at)
+		m, errB := b.ReadAt(bufB, at)
+		if n != m || !bytes.Equal(bufA[:n], bufB[:m]) {
+			return false, nil
+		}
+		if errors.Is(errA, io.EOF) && errors.Is(errB, io.EOF) {
+			return true, nil
+		}
+		if err := errors.Join(errA, errB); err != nil {
+			return false, err
+		}
+	}
+}
+
+// adoptNamed replaces the state by one in which everything that led to named memory leads to what it is now.
+func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
+	now := map[inode]image.MappedFile{}
+	for key, n := range was {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
+			return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
+		}
+		now[key] = image.MappedFile{Path: n.rec.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}
+	}
+	st := *r.st
+	st.Processes = slices.Clone(st.Processes)
+	for i := range st.Processes {
+		p := &st.Processes[i]
+		p.VMAs = slices.Clone(p.VMAs)
+		for j := range p.VMAs {
+			v := &p.VMAs[j]
+			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == image.VMAFile && v.File.Ghost == 0 {
+				v.File = to
+			}
+		}
+	}
+	st.Files = slices.Clone(st.Files)
+	for i := range st.Files {
+		f := &st.Files[i]
+		if to, ok := now[inode{f.Dev, f.Ino}]; ok && f.Ghost == 0 && f.Shmem == 0 {
+			f.Path, f.Dev, f.Ino, f.Size, f.MTime, f.CTime, f.Born = to.Path, to.Dev, to.Ino, to.Size, to.MTime, to.CTime, 0
+		}
+	}
+	r.st = &st
+	return nil
+}
+
+// commitNamed puts back the content of the named memory that has another one now, which is kept beside the image.
+func (r *restorer) commitNamed() error {
+	for _, n := range r.named {
+		if n.want == nil {
+			continue
+		}
+		if err := r.step("put back " + n.rec.Path); err != nil {
+			return err
+		}
+		saved, err := r.saveNamed(n)
+		if err != nil {
+			return fault.New(fault.FDTailSave, n.rec.Path, "save what it holds now: %w", err)
+		}
+		r.onUndo(func() {
+			if old, err := os.Open(saved); err == nil {
+				_ = replaceContent(n.file, old)
+				_ = old.Close()
+			}
+		})
+		if err := replaceContent(n.file, n.want); err != nil {
+			return fault.New(fault.RestoreStep, n.rec.Path, "put its content back: %w", err)
+		}
+		r.notes = append(r.notes, fmt.Sprintf("%s, memory that is mapped shared and writable, was changed after the snapshot: it is as it was then again; what it held is in %s",
+			n.rec.Path, saved))
+	}
+	return nil
+}
+
+// saveNamed copies what named memory holds to a new file beside the image.
+func (r *restorer) saveNamed(n *namedMemory) (string, error) {
+	info := r.img.Info()
+	dir := filepath.Join(info.Dir, fdtable.TailDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	dst, err := os.CreateTemp(dir, info.ID+"-"+strings.ReplaceAll(filepath.Base(n.rec.Path), "*", "_")+"-*")
+	if err != nil {
+		return "", err
+	}
+	err = replaceContent(dst, n.file)
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err := errors.Join(err, dst.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(dst.Name()))
+	}
+	return dst.Name(), nil
+}
+
+// replaceContent makes a file what another is. Private pages that processes have of it stay theirs: only what lies beyond the end goes.
+func replaceContent(dst, src *os.File) error {
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if err := dst.Truncate(st.Size()); err != nil {
+		return err
+	}
+	if st.Size() == 0 {
+		return nil
+	}
+	if unix.Fallocate(int(dst.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size()) != nil {
+		_, err := io.Copy(io.NewOffsetWriter(dst, 0), io.NewSectionReader(src, 0, st.Size())) // no holes here
+		return err
+	}
+	for at := int64(0); at < st.Size(); {
+		data, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // only a hole follows
+		}
+		if err != nil {
+			return err
+		}
+		hole, err := unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(dst, data), io.NewSectionReader(src, data, hole-data)); err != nil {
+			return err
+		}
+		at = hole
+	}
+	return nil
+}
