@@ -1,6 +1,7 @@
 package fdtable
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -40,6 +41,24 @@ var anonKinds = []struct{ prefix, what, remedy string }{
 	{"cgroup:[", "a cgroup namespace", ""},
 	{"time:[", "a time namespace", ""},
 	{"time_for_children:[", "a time namespace", ""},
+}
+
+// RefusedKind is an object behind descriptors that cannot be saved, and what to do about it.
+type RefusedKind struct{ What, Remedy string }
+
+// RefusedKinds returns the objects behind descriptors without a file type that cannot be saved, for the documentation.
+func RefusedKinds() []RefusedKind {
+	var out []RefusedKind
+	for _, k := range anonKinds {
+		remedy := k.remedy
+		if remedy == "" {
+			remedy = "let the program close it first"
+		}
+		if r := (RefusedKind{k.what, remedy}); !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // anonRebuilt are those of them that can be rebuilt.

@@ -81,12 +81,8 @@ func openChar(b *builder, f *image.File) (int, error) {
 	if unix.Major(f.Rdev) != majorMem || memDevices[unix.Minor(f.Rdev)] == "" {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "%s is no device that is opened again", deviceText(f.Rdev))
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(f.Path, &st); err != nil {
-		return -1, fileGone(f, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != f.Rdev {
-		return -1, fault.New(fault.FileChanged, f.Path, "it was %s and no longer is", deviceText(f.Rdev))
+	if err := b.checkNamed(f); err != nil {
+		return -1, err
 	}
 	return b.openNamed(f, unix.S_IFCHR)
 }

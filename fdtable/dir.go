@@ -39,15 +39,8 @@ func (c *capturer) refuseNotify(d *desc, _ *unix.Stat_t) error {
 
 // openDir opens the directory again by name.
 func openDir(b *builder, f *image.File) (int, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(f.Path, &st); err != nil {
-		return -1, fileGone(f, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return -1, fault.New(fault.FileChanged, f.Path, "it was a directory and no longer is")
-	}
-	if f.Pos != 0 && (st.Dev != f.Dev || st.Ino != f.Ino) {
-		return -1, fault.New(fault.FileChanged, f.Path, "it was being listed, and is another directory now")
+	if err := b.checkNamed(f); err != nil {
+		return -1, err
 	}
 	fd, err := b.openNamed(f, unix.S_IFDIR)
 	if err != nil {

@@ -10,12 +10,8 @@ import (
 // openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks (fifo(7)).
 func openFIFO(b *builder, f *image.File) (int, error) {
 	return b.openEnd(f, func() (*pipeEnds, error) {
-		var st unix.Stat_t
-		if err := unix.Lstat(f.Path, &st); err != nil {
-			return nil, fileGone(f, err)
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFIFO {
-			return nil, fault.New(fault.FileChanged, f.Path, "it was a FIFO and no longer is")
+		if err := b.checkNamed(f); err != nil {
+			return nil, err
 		}
 		fd, err := unix.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -45,16 +45,17 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 }
 
 // instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing the description.
-func instance(kind string) bool { return slices.Contains(instances, kind) }
-
-var instances = []string{kindEventFD, kindTimerFD, kindSignalFD, kindEpoll, kindInotify}
+func instance(kind string) bool {
+	k, _ := image.FDKindOf(kind)
+	return k.Instance
+}
 
 // sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent them. kcmp(2)
 // puts all descriptions in one order, so that each of theirs is searched in ours.
 func (c *capturer) sharedInstances(holders map[string][]ref) {
 	byPath := map[string][]*desc{}
-	for _, d := range c.ofKind(instances...) {
-		if len(holders[d.Path]) > 0 {
+	for _, d := range c.descs {
+		if instance(d.Kind) && len(holders[d.Path]) > 0 {
 			byPath[d.Path] = append(byPath[d.Path], d)
 		}
 	}

@@ -131,12 +131,8 @@ func openPseudo(b *builder, f *image.File) (int, error) {
 	if typ := f.Mode & unix.S_IFMT; typ != unix.S_IFREG && typ != unix.S_IFDIR {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "a file of type %#o", typ)
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(f.Path, &st); err != nil {
-		return -1, fileGone(f, err)
-	}
-	if st.Mode&unix.S_IFMT != f.Mode&unix.S_IFMT {
-		return -1, fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", f.Mode&unix.S_IFMT, st.Mode&unix.S_IFMT)
+	if err := b.checkNamed(f); err != nil {
+		return -1, err
 	}
 	fd, err := b.openNamed(f, f.Mode&unix.S_IFMT)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // RebuildOptions says what a rebuilt description that leads outside the tree is attached to.
@@ -57,7 +59,7 @@ func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, er
 
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}}
+	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
 	b.written = b.writtenFiles()
 	all := kinds()
 	for i := range st.Files {
@@ -86,6 +88,7 @@ type builder struct {
 	temps   map[int]bool             // Ghosts whose own description has been taken
 	written map[fileKey]*writtenFile // by what the image calls them
 	moved   map[fileKey]bool         // files that were found under another name, and told of
+	streams [3]*plan.Stream          // what o.Std leads to
 }
 
 func (b *builder) build(f *image.File, all map[string]kind) error {
@@ -121,6 +124,23 @@ const settable = unix.O_APPEND | unix.O_NONBLOCK | unix.O_DIRECT | unix.O_NOATIM
 
 // atOpen are the flags of f_flags that open(2) alone can set. O_TMPFILE is left out: the file is there already.
 const atOpen = unix.O_ACCMODE | unix.O_DSYNC | unix.O_SYNC | unix.O_NOFOLLOW
+
+// checkNamed holds what the name of f leads to now against the record: the plan has done so before, but names are not ours alone.
+func (b *builder) checkNamed(f *image.File) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(f.Path, &st); err != nil {
+		return fileGone(f, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK && f.Mode&unix.S_IFMT != unix.S_IFLNK && f.Kind != kindFIFO {
+		if err := unix.Stat(f.Path, &st); err != nil {
+			return fileGone(f, err)
+		}
+	}
+	if err := plan.CheckNamed(f, host.File(&st)); err != nil {
+		return err
+	}
+	return nil
+}
 
 // openNamed opens f by name and checks that it has got what it looked at: never a FIFO or device put there meanwhile.
 func (b *builder) openNamed(f *image.File, typ uint32) (int, error) {

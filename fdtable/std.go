@@ -7,6 +7,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // openStd attaches a description that led outside to the restore command's own stream.
@@ -75,28 +76,10 @@ func (b *builder) attach(f *image.File, std *os.File) (int, error) {
 	return dup, nil
 }
 
-// goesOn returns our own standard stream if f is the same regular file, open as the same stream, and it is plain that the one continues
-// the other: ours stands where f stood, as in a script that runs the program twice, or our shell has cut the file short to write
-// it anew. Otherwise the file is opened again by name, with a position of its own.
+// goesOn returns our own standard stream if f becomes that: see plan.GoesOn.
 func (b *builder) goesOn(f *image.File) *os.File {
-	if f.Kind != kindRegular || b.o.Detach {
-		return nil
-	}
-	for i := range b.st.Processes {
-		for _, fd := range b.st.Processes[i].FDs {
-			if fd.File != f.ID || fd.Num >= len(b.o.Std) || b.o.Std[fd.Num] == nil {
-				continue
-			}
-			std := b.o.Std[fd.Num]
-			var st unix.Stat_t
-			if unix.Fstat(int(std.Fd()), &st) != nil || st.Dev != f.Dev || st.Ino != f.Ino {
-				continue
-			}
-			pos, err := unix.Seek(int(std.Fd()), 0, unix.SEEK_CUR)
-			if err == nil && (pos == f.Pos && pos > 0 || st.Size < f.Size) {
-				return std
-			}
-		}
+	if i := plan.GoesOn(b.st, f, b.streams, b.o.Detach); i >= 0 {
+		return b.o.Std[i]
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
 )
 
 // asStd renumbers the descriptors of a state to the standard streams nums, whatever they are in this process, and captures it.
@@ -313,24 +314,27 @@ func TestStdFileGoesOn(t *testing.T) {
 	sys := st.Sys().(*syscall.Stat_t)
 	f := image.File{ID: 1, Kind: kindRegular, Pos: 9, Size: 9, Dev: sys.Dev, Ino: sys.Ino, Path: name}
 	state := &image.State{Processes: []image.Process{{FDs: []image.FD{{Num: 1, File: 1}}}}}
-	b := &builder{st: state, o: RebuildOptions{Std: [3]*os.File{nil, std, nil}}}
-	if b.goesOn(&f) != nil {
+	goesOn := func() *os.File {
+		o := RebuildOptions{Std: [3]*os.File{nil, std, nil}}
+		return (&builder{st: state, o: o, streams: host.Streams(o.Std)}).goesOn(&f)
+	}
+	if goesOn() != nil {
 		t.Error("ours stands at the beginning of the file and is taken")
 	}
 	if _, err := std.Seek(9, 0); err != nil {
 		t.Fatal(err)
 	}
-	if b.goesOn(&f) == nil {
+	if goesOn() == nil {
 		t.Error("ours stands where the stream stood and is not taken")
 	}
 	if err := errors.Join(std.Truncate(0), func() error { _, err := std.Seek(0, 0); return err }()); err != nil {
 		t.Fatal(err)
 	}
-	if b.goesOn(&f) == nil {
+	if goesOn() == nil {
 		t.Error("ours was cut short and is not taken")
 	}
 	f.Ino++
-	if b.goesOn(&f) != nil {
+	if goesOn() != nil {
 		t.Error("another file is taken")
 	}
 }

@@ -13,7 +13,8 @@ import (
 
 // The numbers of the format; docs/format.md explains them.
 const (
-	formatVersion = 1
+	formatVersion = 2 // what is written: State may have Facts
+	oldestVersion = 1 // what is still read
 	headerSize    = 80
 	dataStart     = PageSize  // the first frame's offset in a data file
 	maxFrame      = 1 << 20   // raw bytes of a frame
@@ -90,8 +91,8 @@ func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (
 	if string(b[:8]) != magic {
 		return header{}, fault.New(fault.ImageVersion, path, "it does not begin like a file of an image")
 	}
-	if v := le.Uint32(b[12:]); v != formatVersion {
-		return header{}, fault.New(fault.ImageVersion, path, "format version %d; this release reads version %d", v, formatVersion)
+	if v := le.Uint32(b[12:]); v < oldestVersion || v > formatVersion {
+		return header{}, fault.New(fault.ImageVersion, path, "format version %d; this release reads versions %d to %d", v, oldestVersion, formatVersion)
 	}
 	if le.Uint64(b[72:]) != xxhash.Sum64(b[:72]) {
 		return header{}, fault.New(fault.ImageDamaged, path, "the header's checksum does not match")

@@ -29,6 +29,9 @@ type WriteOptions struct {
 	Parent  string // id of the image this one continues, "" for none; Keep and Compare take pages from it
 	Level   Level  // compression of page data
 	Workers int    // goroutines that encode, 0 for GOMAXPROCS; at most 8 are used
+	// Accept, if not nil, is called before the image is published, with the state as a reader decodes it from what was written. An error keeps the image
+	// from being published, and is returned by Commit as it is.
+	Accept func(*State) error
 }
 
 // Info describes an image without its state.

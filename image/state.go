@@ -18,6 +18,14 @@ type State struct {
 	Named     []Ghost    `json:"named,omitempty"` // files in memory (tmpfs) that have their names, which the tree alone maps shared and writes to: their content is memory
 	Pipes     []Pipe     `json:"pipes"`           // pipes both of whose ends are inside the tree
 	Terminals []Terminal `json:"terminals"`       // terminals the tree has open
+	Facts     []Fact     `json:"facts,omitempty"` // what the host was like that the image comes back on, sorted by name; none in images of format 1
+}
+
+// Fact is something of a host that the plan of a restore rests on: a kernel, a limit, a mount. If a restore is refused, those that have changed since
+// are named.
+type Fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
 
 // Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a Shmem's,

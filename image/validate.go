@@ -62,6 +62,9 @@ func (st *State) Validate() error {
 	if err := each("file", st.Files, c.watched); err != nil {
 		return err
 	}
+	if err := each("file", st.Files, checkFDKind); err != nil {
+		return err
+	}
 	pids := map[int]bool{}
 	for i := range st.Processes {
 		p := &st.Processes[i]

@@ -246,7 +246,7 @@ func (w *Writer) commit(st *State) (Info, error) {
 	if err := w.writeFiles(rec, st, m); err != nil {
 		return Info{}, err
 	}
-	if err := w.readBack(m); err != nil {
+	if err := w.readBack(st, m); err != nil {
 		return Info{}, err
 	}
 	if err := w.ws.publish(w.opts.Name, w.replace); err != nil {
@@ -401,19 +401,26 @@ func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
 	return fileRecord{Size: headerSize + int64(n), Sum: h.sum}, err
 }
 
-// readBack opens the finished image like any reader, compares its page map with the one in memory, and checks every frame.
-func (w *Writer) readBack(m *pageMap) error {
+// readBack opens the finished image like any reader, compares its state and its page map with those in memory, and checks every frame. Whether the
+// state that was read can be brought back, Accept decides.
+func (w *Writer) readBack(st *State, m *pageMap) error {
 	r, err := openImage(w.ws.store, w.ws.dir, w.ws.id)
 	if err != nil {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
 	}
 	defer func() { _ = r.Close() }()
+	if field := Difference(st, r.state); field != "" {
+		return fault.New(fault.StoreIO, w.ws.store, "the state reads back differently: %s", field)
+	}
 	if !slices.Equal(r.pages.frames, m.frames) || !slices.Equal(r.pages.runs, m.runs) {
 		return fault.New(fault.StoreIO, w.ws.store, "the page map reads back differently")
 	}
 	// Borrowed frames were read back when they were written, and reading them all would make a small image cost as much as a full one.
 	if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers), nil); err != nil {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
+	}
+	if w.opts.Accept != nil {
+		return w.opts.Accept(r.state)
 	}
 	return nil
 }

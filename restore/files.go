@@ -1,18 +1,16 @@
 package restore
 
 import (
-	"debug/elf"
-	"encoding/binary"
-	"encoding/hex"
-	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // openFiles opens what the tree has mapped and open, after making what has no name. Nothing of it changes a file.
@@ -30,12 +28,6 @@ func (r *restorer) openFiles() error {
 		if rec.Zombie {
 			continue
 		}
-		for _, dir := range []string{rec.Cwd, rec.Root} {
-			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-				return fault.New(fault.FileGone, dir, "pid %d has it as its working or root directory, and it is not there", rec.Pid).
-					WithRemedy("make the directory again")
-			}
-		}
 		for j := range rec.VMAs {
 			if key, ok := r.keyOf(&rec.VMAs[j]); ok {
 				if err := r.openMapped(key, &rec.VMAs[j].File); err != nil {
@@ -43,7 +35,7 @@ func (r *restorer) openFiles() error {
 				}
 			}
 		}
-		if err := r.openExe(rec); err != nil {
+		if err := r.openMapped(exeKey(rec), &rec.Exe); err != nil {
 			return err
 		}
 	}
@@ -64,105 +56,20 @@ func (r *restorer) openFiles() error {
 	return nil
 }
 
-// openExe opens the executable of a process.
-func (r *restorer) openExe(rec *image.Process) error {
-	key := exeKey(rec)
-	if err := r.openMapped(key, &rec.Exe); err != nil || key.ghost > 0 {
+// checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced meanwhile.
+func checkSame(f *os.File, want *image.MappedFile, changing bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fault.New(fault.RestoreStep, want.Path, "%w", err)
+	}
+	have := host.File(&st)
+	if want.BuildID != "" && have.MTime != want.MTime {
+		have.BuildID = buildid.Of(f)
+	}
+	if err := plan.CheckMapped(want, have, changing); err != nil {
 		return err
 	}
-	f, done, err := r.mapped.files[key].take()
-	if err != nil {
-		return err
-	}
-	defer done()
-	return checkExecutable(f, &rec.Exe)
-}
-
-// notShorter refuses a file that has lost bytes since the snapshot: what is mapped of them would be SIGBUS to touch.
-func notShorter(f *os.File, want *image.MappedFile) error {
-	st, err := f.Stat()
-	if err != nil {
-		return fault.New(fault.RestoreStep, want.Path, "%w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return fault.New(fault.FileChanged, want.Path, "it is no longer a regular file")
-	}
-	if st.Size() < want.Size {
-		return fault.New(fault.FileChanged, want.Path, "it is mapped, and it had %d bytes at the snapshot and has %d now",
-			want.Size, st.Size())
-	}
 	return nil
-}
-
-// checkSame refuses a file that is not the one that was mapped at the snapshot: pages that the process had not changed come from it.
-func checkSame(f *os.File, want *image.MappedFile) error {
-	st, err := f.Stat()
-	if err != nil {
-		return fault.New(fault.RestoreStep, want.Path, "%w", err)
-	}
-	if isZeroDevice(st) && want.Size == 0 && want.MTime == 0 { // so the image has it
-		return nil
-	}
-	if !st.Mode().IsRegular() {
-		return fault.New(fault.FileChanged, want.Path, "it is no longer a regular file")
-	}
-	if st.Size() == want.Size && st.ModTime().UnixNano() == want.MTime {
-		return nil
-	}
-	if want.BuildID != "" && st.Size() == want.Size && buildID(f) == want.BuildID {
-		return nil
-	}
-	return fault.New(fault.FileChanged, want.Path, "it had %d bytes and was last changed %s at the snapshot; now %d bytes, changed %s",
-		want.Size, stamp(want.MTime), st.Size(), stamp(st.ModTime().UnixNano()))
-}
-
-// zeroDevice is the number of /dev/zero as stat(2) gives it. Privately mapped it is anonymous memory that shows the name of the device.
-const zeroDevice = 1<<8 | 5
-
-func isZeroDevice(st os.FileInfo) bool {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && sys.Mode&unix.S_IFMT == unix.S_IFCHR && sys.Rdev == zeroDevice
-}
-
-// checkExecutable refuses a file that cannot be the executable of a process any more: the kernel asks for the right to execute it
-// (kernel/sys.c, prctl_set_mm_exe_file).
-func checkExecutable(f *os.File, want *image.MappedFile) error {
-	st, err := f.Stat()
-	if err != nil {
-		return fault.New(fault.RestoreStep, want.Path, "%w", err)
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
-		return fault.New(fault.FileChanged, want.Path, "it cannot be executed any more: its file system is mounted noexec").
-			WithRemedy("mount it without noexec for the restore")
-	}
-	if st.Mode()&0o111 == 0 {
-		return fault.New(fault.FileChanged, want.Path, "it cannot be executed any more: its mode is %#o", st.Mode().Perm()).
-			WithRemedy("let it be executed again (chmod +x)")
-	}
-	return nil
-}
-
-// buildID returns the GNU build-id of an ELF file in hex, "" if it has none.
-func buildID(r io.ReaderAt) string {
-	f, err := elf.NewFile(r)
-	if err != nil {
-		return ""
-	}
-	s := f.Section(".note.gnu.build-id")
-	if s == nil {
-		return ""
-	}
-	b, err := s.Data()
-	const header = 16 // three words and the name "GNU\0"
-	if err != nil || len(b) < header {
-		return ""
-	}
-	n := binary.LittleEndian.Uint32(b[4:])
-	if uint64(len(b)-header) < uint64(n) {
-		return ""
-	}
-	return hex.EncodeToString(b[header : header+n])
 }
 
 // commitFiles does the last things to files, which cannot be taken back.

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // fillLeast is from how many pages of content on a process is worth a userfaultfd, which takes a tenth of a millisecond to make.
@@ -21,7 +22,7 @@ const fillLeast = 16 << 20 / pageSize
 // canBeFilled reports whether pages can come into a mapping through a userfaultfd and be as if the process had written them. A mapping that the kernel gives
 // huge pages gets none that way.
 func canBeFilled(v *image.VMA) bool {
-	return canBeLazy(v) && firstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg")
+	return canBeLazy(v) && plan.FirstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg")
 }
 
 // hugeAlways tells whether the kernel gives every mapping huge pages (Documentation/admin-guide/mm/transhuge.rst).

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // socketPair makes the socket that descriptors are handed over through.
@@ -25,7 +25,7 @@ func (r *restorer) socketPair() (ours, theirs *os.File, err error) {
 
 // clearDescriptors leaves a process nothing but the socket, which moves out of the way of the descriptors to come.
 func (r *restorer) clearDescriptors(p *process) error {
-	p.socket = freeNumber(p.rec.FDs)
+	p.socket = plan.FreeNumber(p.rec.FDs)
 	b := r.newBatch(p, p.lead)
 	if p.socket != stubSocket {
 		b.call("move the socket", unix.SYS_DUP3, stubSocket, p.socket, 0)
@@ -42,16 +42,6 @@ func closeOthers(b *batch, socket int) {
 	b.call("close descriptors", unix.SYS_CLOSE_RANGE, socket+1, math.MaxUint32, 0)
 }
 
-// freeNumber is the lowest descriptor number that is not in the list, which is ascending: a process whose descriptors reach up to its limit has none above.
-func freeNumber(fds []image.FD) int {
-	for i, fd := range fds {
-		if fd.Num != i {
-			return i
-		}
-	}
-	return len(fds)
-}
-
 // arrival is the number under which the process gets the i-th of the descriptors handed over while it has none but the socket.
 func (p *process) arrival(i int) int {
 	if i < p.socket {
@@ -60,15 +50,12 @@ func (p *process) arrival(i int) int {
 	return i + 1
 }
 
-// scmMaxFD is SCM_MAX_FD (include/net/scm.h), the most descriptors in one message.
-const scmMaxFD = 253
-
 // handOverAll sends descriptors of ours to a process, which gets them in order under its lowest free numbers.
 func (r *restorer) handOverAll(p *process, fds []int) error {
 	b := r.newBatch(p, p.lead)
 	total := len(fds)
 	for len(fds) > 0 {
-		n := min(len(fds), scmMaxFD)
+		n := min(len(fds), plan.MaxFDs)
 		if err := unix.Sendmsg(int(r.mapped.socket.Fd()), []byte{0}, unix.UnixRights(fds[:n]...), nil, 0); err != nil {
 			return fmt.Errorf("hand descriptors over to %s: %w", p.object(), err)
 		}
@@ -84,7 +71,7 @@ func (r *restorer) handOverAll(p *process, fds []int) error {
 
 // recvDescriptors appends a recvmsg(2) with room for a full message of descriptors.
 func recvDescriptors(b *batch, socket int) {
-	control := unix.CmsgSpace(4 * scmMaxFD)
+	control := unix.CmsgSpace(4 * plan.MaxFDs)
 	if len(b.data)+control+256 > dataRoom {
 		b.flush()
 	}

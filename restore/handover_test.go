@@ -3,9 +3,8 @@ package restore
 import (
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 func numbered(nums ...int) []image.FD {
@@ -28,7 +27,7 @@ func TestSocketTakesAFreeNumber(t *testing.T) {
 		{numbered(0, 1, 2, 4, 5, 1<<20-1), 3},
 		{numbered(0, 1, 2, 3, 4, 6, 7, 8), 5},
 	} {
-		p := &process{rec: &image.Process{FDs: c.fds}, socket: freeNumber(c.fds)}
+		p := &process{rec: &image.Process{FDs: c.fds}, socket: plan.FreeNumber(c.fds)}
 		if p.socket != c.want {
 			t.Errorf("%v: the socket is %d, want %d", c.fds, p.socket, c.want)
 		}
@@ -36,19 +35,6 @@ func TestSocketTakesAFreeNumber(t *testing.T) {
 			if at := p.arrival(i); at > fd.Num || at == p.socket {
 				t.Errorf("%v: fd %d arrives as %d", c.fds, fd.Num, at)
 			}
-		}
-	}
-}
-
-// No limit is asked for above what the descriptors themselves need.
-func TestNeeds(t *testing.T) {
-	rec := &image.Process{FDs: numbered(0, 1, 2, 19999), VMAs: []image.VMA{
-		{Start: 0x10000, End: 0x20000, Prot: unix.PROT_READ}, {Start: 0x20000, End: 0x30000, Prot: unix.PROT_READ | unix.PROT_WRITE},
-	}}
-	const own = bootSize + vdsoRoom
-	for limit, want := range map[int]uint64{unix.RLIMIT_NOFILE: 20000, unix.RLIMIT_AS: own + 0x20000, unix.RLIMIT_DATA: own + 0x10000, unix.RLIMIT_CPU: 0} {
-		if have := needs(rec, limit); have != want {
-			t.Errorf("%s: %d, want %d", limitNames[limit], have, want)
 		}
 	}
 }

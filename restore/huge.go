@@ -56,7 +56,7 @@ func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range
 	return out
 }
 
-func asksForHuge(v *image.VMA) bool { return v.Kind == image.VMAAnon && !v.Shared && has(v, "hg") }
+func asksForHuge(v *image.VMA) bool { return v.Kind == image.VMAAnon && !v.Shared && v.Has("hg") }
 
 // wholeRanges returns the parts of a mapping of which every page has content, zeros included. runs begin at or before it.
 func wholeRanges(runs []image.Run, v *image.VMA) []image.Range {

@@ -26,16 +26,12 @@ type lazyPlan struct {
 	huge  []image.Range // what is to be of huge pages when all is there
 }
 
-// lazyFlags are the VmFlags that a mapping may have whose pages come later. Of the others, some change what a missing page is (a page locked in
-// memory must be there, one wiped at a fork must not come), and the kernel fills in the rest of a stack that grows by itself.
-var lazyFlags = []string{"rd", "wr", "ex", "mr", "mw", "me", "ac", "nr", "hg", "nh", "dd", "rr", "sr"}
-
 // lazyLeast is from how many pages of content on a mapping is worth a fault.
 const lazyLeast = 16
 
 func canBeLazy(v *image.VMA) bool {
 	return v.Kind == image.VMAAnon && !v.Shared && len(v.Guards) == 0 &&
-		!slices.ContainsFunc(v.Flags, func(f string) bool { return !slices.Contains(lazyFlags, f) })
+		!slices.ContainsFunc(v.Flags, func(name string) bool { f, _ := image.VMAFlagOf(name); return !f.Lazy })
 }
 
 // worthIt returns those mappings that can be filled in another way than by writing and have enough content for it, ascending, and how many data pages

@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // mappedFiles is every file that processes map or execute. They are all looked at before anything is made; as many as our limit of descriptors allows stay
@@ -41,7 +42,7 @@ type fileKey struct {
 // keyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been opened for reading only, but for the flag sh.
 func (r *restorer) keyOf(v *image.VMA) (fileKey, bool) {
 	sealed := v.Kind == image.VMAShmem && r.st.Shmems[v.Shmem-1].Seals&unix.F_SEAL_WRITE != 0
-	write := v.Shared && (has(v, "mw") || sealed && has(v, "sh"))
+	write := v.Shared && (v.Has("mw") || sealed && v.Has("sh"))
 	switch {
 	case v.Kind == image.VMAShmem:
 		return fileKey{shmem: v.Shmem, write: write}, true
@@ -110,7 +111,7 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 		return err
 	}
 	if key.path != "" {
-		if err := acceptMapped(key, f, want); err != nil {
+		if err := checkSame(f, want, key.write); err != nil {
 			_ = f.Close()
 			return err
 		}
@@ -159,15 +160,6 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 	return f, func() { _ = f.Close() }, nil
 }
 
-// acceptMapped holds a file against what the image says of it. Of one that the tree could write to all the time,
-// fdtable tells what else has changed.
-func acceptMapped(key fileKey, f *os.File, want *image.MappedFile) error {
-	if key.write {
-		return notShorter(f, want)
-	}
-	return checkSame(f, want)
-}
-
 // mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message, maps them wherever they
 // belong, and closes them before the next ones come.
 func (r *restorer) mapFiles(p *process) error {
@@ -185,7 +177,7 @@ func (r *restorer) mapFiles(p *process) error {
 		users[key] = append(users[key], v)
 	}
 	for len(keys) > 0 {
-		n := min(len(keys), scmMaxFD)
+		n := min(len(keys), plan.MaxFDs)
 		if err := r.mapPortion(p, keys[:n], users); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // fillMemory copies the page contents of a process into its mappings.
@@ -64,7 +65,7 @@ func (f *filler) write(addr uint64, data []byte) error {
 		var err error
 		if f.fills(v) {
 			err = f.fill(addr, data[:n])
-		} else if firstProt(v)&unix.PROT_WRITE != 0 {
+		} else if plan.FirstProt(v)&unix.PROT_WRITE != 0 {
 			_, err = ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: int(n)}}, data[:n])
 		} else {
 			_, err = f.mem.WriteAt(data[:n], int64(addr))

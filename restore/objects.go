@@ -3,7 +3,6 @@ package restore
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -120,5 +119,3 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 	r.onEnd(func() { f.Close() })
 	return f, nil
 }
-
-func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05.000000") }

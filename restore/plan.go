@@ -7,19 +7,18 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Sizes in bytes. The boot area is where our code, its records and their data lie while a process is being built.
 const (
 	pageSize   = image.PageSize
-	bootSize   = 256 << 10
-	vdsoRoom   = 64 << 10 // more than vvar and vdso together
-	minAddress = 0x10000  // vm.mmap_min_addr
-	maxAddress = 1 << 47  // TASK_SIZE with four-level page tables
+	minAddress = 0x10000 // vm.mmap_min_addr
+	maxAddress = 1 << 47 // TASK_SIZE with four-level page tables
 )
 
-// plan is what can be decided from the image alone.
-type plan struct {
+// layout is what can be decided from the image alone: where in each process there is room, and in which order they are made.
+type layout struct {
 	procs map[int]*procPlan // by pid
 }
 
@@ -32,17 +31,17 @@ type procPlan struct {
 	after  []int  // children to make after that
 }
 
-func makePlan(st *image.State) (*plan, error) {
-	pl := &plan{procs: map[int]*procPlan{}}
+func makePlan(st *image.State) (*layout, error) {
+	pl := &layout{procs: map[int]*procPlan{}}
 	for i := range st.Processes {
 		rec := &st.Processes[i]
 		p := &procPlan{rec: rec}
 		if !rec.Zombie {
 			var err error
-			if p.boot, err = findHole(rec, bootSize+vdsoRoom); err != nil {
+			if p.boot, err = findHole(rec, plan.BootSize+plan.VDSORoom); err != nil {
 				return nil, err
 			}
-			p.park = p.boot + bootSize
+			p.park = p.boot + plan.BootSize
 		}
 		pl.procs[rec.Pid] = p
 		if rec.Pid == st.Root {

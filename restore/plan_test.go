@@ -7,6 +7,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 func procOf(pid, ppid, sid int, vmas ...image.VMA) image.Process {
@@ -49,7 +50,7 @@ func TestPlanRefusesWhatNoForkCanMake(t *testing.T) {
 
 // The hole is free in the process to be and in the stub, with room around it.
 func TestFindHole(t *testing.T) {
-	const size = bootSize + vdsoRoom
+	const size = plan.BootSize + plan.VDSORoom
 	rec := procOf(1, 0, 0,
 		image.VMA{Start: 0x10000, End: 0x400000},
 		image.VMA{Start: 0x400000 + size, End: 0x10000000},

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Layout of the boot area, bytes from its start: a page of code, then records, then what their arguments point to.
@@ -18,7 +19,7 @@ const (
 	bootRecords = pageSize
 	maxRecords  = 1024
 	bootData    = bootRecords + (maxRecords*stub.RecordSize+pageSize-1)&^(pageSize-1)
-	dataRoom    = bootSize - bootData
+	dataRoom    = plan.BootSize - bootData
 )
 
 // batch is system calls to run inside one thread of a process, in order, with one stop. It runs when it is full and when flush is called; the

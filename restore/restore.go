@@ -33,9 +33,11 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Error is a fault: code, object, cause and remedy. Every error of this package that a user can meet is one.
@@ -101,7 +103,7 @@ type restorer struct {
 	img   *image.Reader
 	st    *image.State
 	o     Options
-	plan  *plan
+	plan  *layout
 	pidNS bool
 
 	tr      *ptrace.Tracer
@@ -188,6 +190,9 @@ func asRestoreFault(err error) error {
 func (r *restorer) run() (*Result, error) {
 	r.enter(phasePlan)
 	var err error
+	if err := r.decide(); err != nil {
+		return nil, err
+	}
 	if r.plan, err = makePlan(r.st); err != nil {
 		return nil, err
 	}
@@ -198,7 +203,6 @@ func (r *restorer) run() (*Result, error) {
 		phase string
 		do    func() error
 	}{
-		{phasePlan, r.checkLimits},
 		{phasePlan, r.checkServer},
 		{phaseFiles, r.openFiles},
 		{phaseCreate, r.createAll},
@@ -225,6 +229,22 @@ func (r *restorer) run() (*Result, error) {
 	}
 	r.enter("")
 	return r.result(), nil
+}
+
+// decide asks the plan whether the image can be brought back here. Nothing has been made yet.
+func (r *restorer) decide() error {
+	pol := plan.Policy{Side: plan.Restore, Detach: r.o.Detach, Lazy: r.o.Lazy != nil}
+	h, err := host.Read(r.st, pol)
+	if err != nil {
+		return err
+	}
+	if err := host.Look(r.st, h); err != nil {
+		return err
+	}
+	h.Streams = host.Streams(r.o.Std)
+	p := plan.Build(r.st, h, pol)
+	r.notes = append(r.notes, p.Notes...)
+	return p.Refusals.OrNil()
 }
 
 // each turns a step for one process into one for all that are not zombies.

@@ -14,6 +14,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // finalise does everything that must come after the rest and leaves each thread in a stop from which it goes on as the thread of the image.
@@ -58,7 +59,7 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 		return fault.New(fault.RestoreState, p.object(), "thread %d is in a system call whose rest the image does not hold", rec.Tid)
 	}
 	if i == 0 {
-		if _, err := p.call("remove the boot area", unix.SYS_MUNMAP, p.boot, bootSize+vdsoRoom); err != nil {
+		if _, err := p.call("remove the boot area", unix.SYS_MUNMAP, p.boot, plan.BootSize+plan.VDSORoom); err != nil {
 			return err
 		}
 	}

@@ -2,10 +2,8 @@ package snapshot
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Check tells, without stopping or disturbing anything, what would keep the tree of pid from being saved: all of it, in
@@ -40,24 +38,10 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	}
 	defer src.Close()
 	r.Source = src.Name()
-	got, err := src.Collect(ctx, live, nil)
+	v, err := takeSurvey(ctx, src, pid, live, true)
 	if err != nil {
-		return r, interrupted(fmt.Errorf("read kernel state: %w", err))
+		return r, err
 	}
-	st := &image.State{Root: pid, Processes: got.Processes, Files: got.Files}
-	r.Blockers = append(r.Blockers, got.Blockers...)
-	r.Blockers = append(r.Blockers, stateBlockers(st)...)
-	r.Blockers = append(r.Blockers, dirBlockers(st)...)
-	r.Blockers = append(r.Blockers, exeBlockers(st)...)
-	in := fdtable.Input{State: st, Running: true}
-	r.Blockers = append(r.Blockers, fdtable.Capture(ctx, in)...)
-	r.Blockers = append(r.Blockers, fdtable.Finish(ctx, in)...)
-	outside, err := sharedBlockers(ctx, st)
-	if err != nil {
-		return r, interrupted(err)
-	}
-	r.Blockers = append(r.Blockers, outside...)
-	r.Blockers = distinct(append(r.Blockers, undoBlockers(src, live)...))
-	r.Notes = cpuClockNotes(st)
+	r.Blockers, r.Notes = plan.Distinct(append(r.Blockers, v.refusals...)), v.notes
 	return r, nil
 }

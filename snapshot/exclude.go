@@ -67,7 +67,7 @@ func (e *excluder) excludes(v *image.VMA) bool {
 	if v.Shared || v.Prot&unix.PROT_EXEC != 0 || v.Name == "[stack]" {
 		return false
 	}
-	return e.dontDump && hasFlag(v, dontDumpFlag) || e.named(v.Name) || e.named(v.File.Path)
+	return e.dontDump && v.Has(dontDumpFlag) || e.named(v.Name) || e.named(v.File.Path)
 }
 
 // mark notes in the mappings of a process what is left out.

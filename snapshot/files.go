@@ -259,7 +259,7 @@ func changing(st *image.State, ghost int) bool {
 	}
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {
-			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared && (v.Prot&unix.PROT_WRITE != 0 || hasFlag(v, "mw")) {
+			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared && (v.Prot&unix.PROT_WRITE != 0 || v.Has("mw")) {
 				return true
 			}
 		}
@@ -285,29 +285,6 @@ func dirBlockers(st *image.State) fault.List {
 			}
 			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its %s directory %s was removed, or its name leads elsewhere now", d.what, d.path).
 				WithRemedy("start the program in a directory that stays"))
-		}
-	}
-	return list
-}
-
-// exeBlockers lists executables that are there and cannot be executed any more, which the kernel asks for before it makes one the executable of a restored
-// process (kernel/sys.c, prctl_set_mm_exe_file). One that has lost its name is made anew, and is none of them.
-func exeBlockers(st *image.State) fault.List {
-	var list fault.List
-	for i := range st.Processes {
-		p := &st.Processes[i]
-		var at unix.Stat_t
-		if p.Zombie || unix.Stat(p.Exe.Path, &at) != nil || at.Dev != p.Exe.Dev || at.Ino != p.Exe.Ino {
-			continue
-		}
-		var fs unix.Statfs_t
-		switch {
-		case at.Mode&0o111 == 0:
-			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its executable %s cannot be executed any more: its mode is %#o", p.Exe.Path, at.Mode&0o7777).
-				WithRemedy("let it be executed again (chmod +x)"))
-		case unix.Statfs(p.Exe.Path, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0:
-			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its executable %s cannot be executed any more: its file system is mounted noexec", p.Exe.Path).
-				WithRemedy("mount it without noexec"))
 		}
 	}
 	return list

@@ -31,7 +31,7 @@ func (s *session) memory(ctx context.Context) error {
 	if err := s.forgetEnded(); err != nil {
 		return err
 	}
-	jobs := s.plan.jobs
+	jobs := s.pages.jobs
 	for i := range jobs {
 		jobs[i].buf = s.arena.take(jobs[i].size)
 	}
@@ -118,7 +118,7 @@ func (s *session) addObject(space image.Space, name string, size *int64, i int, 
 		return fault.New(fault.MappedRead, name, "%w", err)
 	}
 	*size = st.Size
-	if err := s.plan.addFile(&origin{space: space, file: files[i], name: name, parent: s.track.inodes[[2]uint64{uint64(st.Dev), st.Ino}]}, st.Size); err != nil {
+	if err := s.pages.addFile(&origin{space: space, file: files[i], name: name, parent: s.track.inodes[[2]uint64{uint64(st.Dev), st.Ino}]}, st.Size); err != nil {
 		return fault.New(fault.MappedRead, name, "%w", err)
 	}
 	return nil
@@ -127,8 +127,8 @@ func (s *session) addObject(space image.Space, name string, size *int64, i int, 
 // stream copies and writes the jobs for which the arena had no room.
 func (s *session) stream(ctx context.Context, deadline time.Time) error {
 	var buf []byte
-	for i := range s.plan.jobs {
-		j := &s.plan.jobs[i]
+	for i := range s.pages.jobs {
+		j := &s.pages.jobs[i]
 		if j.buf != nil {
 			continue
 		}
@@ -154,8 +154,8 @@ func (s *session) stream(ctx context.Context, deadline time.Time) error {
 // encode hands everything that was copied to the image, then the ghosts that nobody can change.
 func (s *session) encode(ctx context.Context) error {
 	s.expected = s.done
-	for i := range s.plan.jobs {
-		j := &s.plan.jobs[i]
+	for i := range s.pages.jobs {
+		j := &s.pages.jobs[i]
 		if err := ctx.Err(); err != nil {
 			return err
 		}

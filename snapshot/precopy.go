@@ -289,7 +289,7 @@ func (c *liveCopy) copyParts(j *job) error {
 // report counts bytes that are on their way into the image.
 func (s *session) report(n int) {
 	if s.done += int64(n); s.opts.Progress != nil {
-		s.opts.Progress(s.done, max(s.done, s.expected+s.plan.bytes))
+		s.opts.Progress(s.done, max(s.done, s.expected+s.pages.bytes))
 	}
 }
 
@@ -310,7 +310,7 @@ func (s *session) tooMuch(need int64) error {
 func (s *session) planProcess(p *image.Process) error {
 	t := &s.track
 	if t.tr == nil {
-		return s.plan.addProcess(p, t.parent[p.Pid].space)
+		return s.pages.addProcess(p, t.parent[p.Pid].space)
 	}
 	covers := t.covers[p.Pid]
 	_, early := t.spaces[p.Pid]
@@ -348,9 +348,9 @@ func (s *session) planProcess(p *image.Process) error {
 				p.code = v
 			}
 			if v.Kind == image.VMAFile {
-				s.plan.add(files, p)
+				s.pages.add(files, p)
 			} else {
-				s.plan.add(from, p)
+				s.pages.add(from, p)
 			}
 		})
 	}

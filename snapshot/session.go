@@ -15,6 +15,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Bounds of the freeze.
@@ -32,6 +33,7 @@ type session struct {
 	res  *Result
 
 	around *surroundings
+	host   *plan.Host                    // what the plan has to know of this machine
 	opened func() (kstate.Source, error) // waits for the source that is being opened
 	source kstate.Source
 	writer *image.Writer
@@ -48,7 +50,7 @@ type session struct {
 	st       *image.State
 	contents contents
 	code     codeFiles
-	plan     planner
+	pages    planner
 	exclude  excluder
 
 	looked *codeSeen // nil if regions are seen, or are to be ignored
@@ -113,7 +115,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := lazy.Settle(ctx, tree); err != nil {
 		return err
 	}
-	live, _, err := splitZombies(tree)
+	live, err := s.liveTree()
 	if err != nil {
 		return err
 	}
@@ -152,6 +154,9 @@ func (s *session) prepare(ctx context.Context) error {
 	if s.source, err = s.opened(); err != nil {
 		return err
 	}
+	if err := s.judge(ctx, live); err != nil {
+		return err
+	}
 	if err := s.create(parent); err != nil {
 		return err
 	}
@@ -164,7 +169,7 @@ func (s *session) prepare(ctx context.Context) error {
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.
 func allBlockers(ctx context.Context, pid int, list fault.List) error {
 	if r, err := Check(ctx, pid); err == nil {
-		list = distinct(append(list, r.Blockers...))
+		list = plan.Distinct(append(list, r.Blockers...))
 	}
 	return list.OrNil()
 }
@@ -316,7 +321,6 @@ func (s *session) collect(ctx context.Context) error {
 		err := id.identify()
 		list = append(list, id.blockers...)
 		list = append(list, dirBlockers(s.st)...)
-		list = append(list, exeBlockers(s.st)...)
 		return err
 	}); err != nil && len(list) == 0 {
 		return err
@@ -324,7 +328,7 @@ func (s *session) collect(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return distinct(list).OrNil()
+	return plan.Distinct(list).OrNil()
 }
 
 // collectState asks the source and ptrace's answers for everything but descriptors.
@@ -353,7 +357,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 		return nil, err
 	}
 	list = append(list, more...)
-	list = append(list, stateBlockers(s.st)...)
+	list = append(list, plan.Build(s.st, nil, plan.Policy{Side: plan.Snap}).Refusals...)
 	list = append(list, s.around.frozenBlockers(s.source, s.pids)...)
 	root := slices.IndexFunc(s.st.Processes, func(p image.Process) bool { return p.Pid == s.pid })
 	if root < 0 {

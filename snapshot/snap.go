@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -182,7 +183,10 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	addBuildIDs(s.st)
-	s.res.Notes = append(s.res.Notes, cpuClockNotes(s.st)...)
+	if err := host.Look(s.st, s.host); err != nil {
+		return err
+	}
+	s.st.Facts = s.host.Facts
 	for i := range s.st.Processes {
 		p := &s.st.Processes[i]
 		if p.Zombie {

@@ -93,7 +93,7 @@ func sameMemory(t *testing.T, r *image.Reader, p *image.Process) {
 			}
 			want := own.page(addr, below(t, r, v, addr, objects))
 			if !bytes.Equal(have, want) && !(isCode(v) && onlyBreakpoints(have, want)) { // others may have uprobes in our libraries
-				t.Fatalf("page %x of mapping %x-%x (%s) differs from the image", addr, v.Start, v.End, vmaLabel(v))
+				t.Fatalf("page %x of mapping %x-%x (%s) differs from the image", addr, v.Start, v.End, v.Name)
 			}
 			compared++
 		}

@@ -140,7 +140,7 @@ func (s *session) explainNoParent() {
 
 // create begins the image. A base that is no longer in the store makes it a full one.
 func (s *session) create(parent string) error {
-	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress}
+	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress, Accept: s.accept}
 	if s.opts.Incremental && parent == "" {
 		s.explainNoParent()
 	}

@@ -13,6 +13,12 @@ import (
 
 func pidName(pid int) string { return fmt.Sprintf("pid %d", pid) }
 
+func threadName(pid, tid int) string { return fmt.Sprintf("thread %d of pid %d", tid, pid) }
+
+func vmaName(pid int, v *image.VMA) string {
+	return fmt.Sprintf("mapping %x-%x of pid %d", v.Start, v.End, pid)
+}
+
 // isGone tells whether err says that a process or thread has ended.
 func isGone(err error) bool { return errors.Is(err, &fault.Error{Code: fault.TargetGone}) }
 

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 //go:generate go test -count=1 -run ^TestDocsAreFresh$ . -update
@@ -17,9 +20,11 @@ var update = flag.Bool("update", false, "write the generated pages of docs inste
 // The pages of docs that say what the program says are generated from it.
 func TestDocsAreFresh(t *testing.T) {
 	for path, want := range map[string]string{
-		"../../docs/cli.md":        cliPage(),
-		"../../docs/errors.md":     errorsPage(),
-		"../../docs/exit-codes.md": exitPage(),
+		"../../docs/cli.md":         cliPage(),
+		"../../docs/errors.md":      errorsPage(),
+		"../../docs/exit-codes.md":  exitPage(),
+		"../../docs/descriptors.md": descriptorsPage(),
+		"../../docs/mappings.md":    mappingsPage(),
 	} {
 		if *update {
 			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
@@ -75,5 +80,45 @@ func exitPage() string {
 	}
 	b.WriteString("\n`restore` and `run` in the foreground pass on the status of the process once there is one: its exit status, or 128 plus the number of\n" +
 		"the signal that killed it. Which error has which exit code is in [errors.md](errors.md).\n")
+	return b.String()
+}
+
+// descriptorsPage says what becomes of each kind of descriptor, from the tables that capture, validation and restore read.
+func descriptorsPage() string {
+	var b strings.Builder
+	b.WriteString(generated + "# Descriptors\n\nWhat happens to each kind of open descriptor. \"Refused\" means that `snap` stops before it saves anything and `check` lists it.\n\n" +
+		"| kind | saved as | restored as |\n|---|---|---|\n")
+	for _, k := range image.FDKinds() {
+		for _, r := range k.Rows {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", r.What, r.Saved, r.Restored)
+		}
+	}
+	b.WriteString("\n" + descriptorsText + "\n## What is refused\n\n| it is | what to do |\n|---|---|\n")
+	for _, r := range fdtable.RefusedKinds() {
+		fmt.Fprintf(&b, "| %s | %s |\n", r.What, r.Remedy)
+	}
+	return b.String()
+}
+
+const descriptorsText = `With every kind: access mode, ` + "`" + `O_APPEND O_NONBLOCK O_DIRECT O_SYNC O_DSYNC O_NOATIME O_ASYNC` + "`" + `, close-on-exec, and which descriptors, of
+which processes, share a description. Signal owner and signal (` + "`" + `F_SETOWN` + "`" + `, ` + "`" + `F_SETSIG` + "`" + `) of pipes and terminals, if the owner is in the
+tree. An eventfd, timerfd, signalfd, epoll or inotify instance that a process outside the tree has too is refused. Locks: ` + "`" + `flock` + "`" + `, ` + "`" + `F_OFD_SETLK` + "`" + ` and ` + "`" + `F_SETLK` + "`" + ` locks are taken again; if somebody else has one by then, the restore fails
+(` + "`" + `E_FD_LOCKED` + "`" + `). Leases and directory notification (` + "`" + `F_NOTIFY` + "`" + `) are refused.
+
+Standard streams and terminals: see [0041](adr/0041-standard-streams.md). Cutting files back: see [0042](adr/0042-append-and-cut-back.md).
+`
+
+// mappingsPage says what becomes of each kind and flag of mappings.
+func mappingsPage() string {
+	var b strings.Builder
+	b.WriteString(generated + "# Mappings\n\nWhat is known of the flags of mappings (`VmFlags` in proc_pid_smaps(5)). A flag that is not here is refused.\n\n" +
+		"| flag | stands for | comes back | may come later (`restore --lazy`) |\n|---|---|---|---|\n")
+	for _, f := range image.VMAFlags() {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.Name, f.Title, f.How.Text(), yesNo(f.Lazy))
+	}
+	b.WriteString("\n## Kinds that are refused\n\n| kind | why | what to do |\n|---|---|---|\n")
+	for _, r := range plan.RefusedMappings() {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.Kind, r.Why, r.Remedy)
+	}
 	return b.String()
 }

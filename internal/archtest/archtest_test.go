@@ -24,31 +24,33 @@ func layer(pkg string) int {
 	top, _, _ := strings.Cut(pkg, "/")
 	switch top {
 	case "cmd":
-		return 6
+		return 7
 	case "snapshot", "restore":
-		return 5
+		return 6
 	case "tracer", "fdtable":
-		return 4
+		return 5
 	case "bpf":
-		return 3
+		return 4
 	case "internal":
 		return internalLayer(pkg)
+	case "plan":
+		return 2
 	case "image":
 		return 1
 	}
-	return 7 // integration, examples, scripts: they may import everything, and nobody imports them
+	return 8 // integration, examples, scripts: they may import everything, and nobody imports them
 }
 
-// internalLayer is 2 for packages that may import image (they describe or read kernel state), 0 for those below it.
+// internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those below them.
 func internalLayer(pkg string) int {
 	if slices.Contains(belowImage, strings.TrimPrefix(pkg, "internal/")) {
 		return 0
 	}
-	return 2
+	return 3
 }
 
-// belowImage are the internal packages that package image may import.
-var belowImage = []string{"fault"}
+// belowImage are the internal packages that packages image and plan may import.
+var belowImage = []string{"fault", "stub"}
 
 func TestImportsRunDownwards(t *testing.T) {
 	for file, tree := range goFiles(t) {
@@ -97,6 +99,21 @@ func TestImageStandsAlone(t *testing.T) {
 			first, _, _ := strings.Cut(path, "/")
 			standard := !strings.Contains(first, ".")
 			if !standard && !slices.ContainsFunc(ok, func(p string) bool { return strings.HasPrefix(path, p) }) {
+				t.Errorf("%s imports %s", file, path)
+			}
+		}
+	}
+}
+
+// The plan is a pure function: it calls nothing of the system, not even for the time.
+func TestPlanIsPure(t *testing.T) {
+	for file, tree := range goFiles(t) {
+		if filepath.Dir(file) != "plan" || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, imp := range tree.Imports {
+			path, _ := strconv.Unquote(imp.Path.Value)
+			if slices.Contains([]string{"os", "io", "syscall", "net", "runtime", "golang.org/x/sys/unix"}, path) || strings.HasPrefix(path, "os/") {
 				t.Errorf("%s imports %s", file, path)
 			}
 		}

@@ -19,6 +19,8 @@ const (
 	BadOption    Code = "E_BAD_OPTION"
 	Held         Code = "E_HELD"
 	Regions      Code = "E_REGIONS"
+	// NotRestorable is what a plan refuses because of the host as it is now.
+	NotRestorable Code = "E_NOT_RESTORABLE"
 )
 
 var snapshotCodes = []Entry{
@@ -38,5 +40,6 @@ var snapshotCodes = []Entry{
 	{Signal, Failed, "a signal could not be sent", "The image is complete, but the target could not be stopped or killed as asked.", "send the signal with kill"},
 	{Held, Failed, "the program is in a region in which no snapshot may be taken", "The program marks such regions (include/bpfckpt.h), and for as long as was waited there was always a thread in one. Nothing was saved; the program runs on.", "try again when the program is done with what it does; if it never leaves, a bpfckpt_release is missing; --ignore-regions takes a snapshot all the same"},
 	{Regions, Unsupported, "the regions of the program cannot be seen", "The program, or a library of it, marks regions in which no snapshot may be taken (include/bpfckpt.h). Only a watch sees whether a thread is in one; there is none, or it could not probe the file.", "begin a watch before the program is in a region: bpfckpt watch PID, or start the program with bpfckpt run; --ignore-regions takes a snapshot all the same"},
+	{NotRestorable, Unsupported, "it could be saved, but not be brought back here", "The plan of the restore, which snap makes before it saves anything, finds that this machine, or whoever runs the command, lacks something: rights, limits, a kernel feature, a file by its name.", "read the cause"},
 	{BadOption, Usage, "an option makes no sense", "An option has a value that is not one of the possible ones.", "see the help of the command"},
 }

@@ -1,9 +1,7 @@
-package snapshot
+package plan
 
 import (
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 )
@@ -11,8 +9,14 @@ import (
 // muchCPU is how much CPU time a process has used whose CPU clocks are worth a word.
 const muchCPU = int64(time.Second)
 
-// rlimitCPU is RLIMIT_CPU (setrlimit(2)).
-const rlimitCPU = 0
+// Numbers of a limit, timers and clocks (getrlimit(2), setitimer(2), clock_gettime(2)).
+const (
+	rlimitCPU     = 0
+	itimerVirtual = 1
+	itimerProf    = 2
+	clockProcess  = 2
+	clockThread   = 3
+)
 
 // cpuClockNotes tells what no kernel interface gives back: the CPU time a process has used. It is said of processes that have used much, or that count
 // on it.
@@ -39,14 +43,14 @@ func cpuClockNotes(st *image.State) []string {
 
 // hasCPUTimers tells whether a timer of a process that runs counts CPU time.
 func hasCPUTimers(p *image.Process) bool {
-	for _, which := range []int{unix.ITIMER_VIRTUAL, unix.ITIMER_PROF} {
+	for _, which := range []int{itimerVirtual, itimerProf} {
 		if p.ITimers[which].Value != 0 {
 			return true
 		}
 	}
 	for i := range p.Timers {
 		c := p.Timers[i].Clock
-		if cpu := c < 0 || c == unix.CLOCK_PROCESS_CPUTIME_ID || c == unix.CLOCK_THREAD_CPUTIME_ID; cpu && p.Timers[i].Left != 0 {
+		if cpu := c < 0 || c == clockProcess || c == clockThread; cpu && p.Timers[i].Left != 0 {
 			return true
 		}
 	}

@@ -119,37 +119,3 @@ func TestJobsFromFile(t *testing.T) {
 		t.Error("the content differs")
 	}
 }
-
-func TestBuildID(t *testing.T) {
-	f, err := os.Open(program(t, "idle"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if id := buildID(f); len(id) != 40 { // SHA-1, the linker's default
-		t.Errorf("a program has build-id %q", id)
-	}
-	if id := buildID(bytes.NewReader([]byte("#!/bin/sh\n"))); id != "" {
-		t.Errorf("a script has build-id %q", id)
-	}
-}
-
-func TestNotifiesFindsUserNotification(t *testing.T) {
-	ins := func(code uint16, k uint32) []byte {
-		return []byte{byte(code), byte(code >> 8), 0, 0, byte(k), byte(k >> 8), byte(k >> 16), byte(k >> 24)}
-	}
-	allow, notify, computed, load := ins(0x06, 0x7fff0000), ins(0x06, 0x7fc00000), ins(0x16, 0), ins(0x20, 0x7fc00000)
-	for _, c := range []struct {
-		name string
-		prog [][]byte
-		want bool
-	}{
-		{"allow", [][]byte{load, allow}, false},
-		{"notify", [][]byte{load, notify, allow}, true},
-		{"computed", [][]byte{load, computed}, true},
-	} {
-		if got := notifies(bytes.Join(c.prog, nil)); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
-		}
-	}
-}

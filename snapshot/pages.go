@@ -158,16 +158,7 @@ func holdsContent(v *image.VMA) bool {
 	}
 	switch v.Kind {
 	case image.VMAAnon, image.VMAFile, image.VMAShmem:
-		return !hasFlag(v, "dp")
-	}
-	return false
-}
-
-func hasFlag(v *image.VMA, flag string) bool {
-	for _, f := range v.Flags {
-		if f == flag {
-			return true
-		}
+		return !v.Has("dp")
 	}
 	return false
 }

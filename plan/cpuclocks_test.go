@@ -1,10 +1,8 @@
-package snapshot
+package plan
 
 import (
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 )
@@ -20,8 +18,8 @@ func TestCPUClockNotes(t *testing.T) {
 	for want, st := range map[string]*image.State{
 		"":             unlimited(func(*image.Process) {}),
 		"start again":  unlimited(func(p *image.Process) { p.Usage.UTime = muchCPU }),
-		"timers keep":  unlimited(func(p *image.Process) { p.ITimers[unix.ITIMER_PROF].Value = 1 }),
-		"CPU timers":   unlimited(func(p *image.Process) { p.Timers = []image.PosixTimer{{Clock: unix.CLOCK_THREAD_CPUTIME_ID, Left: 1}} }),
+		"timers keep":  unlimited(func(p *image.Process) { p.ITimers[itimerProf].Value = 1 }),
+		"CPU timers":   unlimited(func(p *image.Process) { p.Timers = []image.PosixTimer{{Clock: clockThread, Left: 1}} }),
 		"its limit of": unlimited(func(p *image.Process) { p.Limits[rlimitCPU].Cur = 60 }),
 	} {
 		notes := strings.Join(cpuClockNotes(st), "\n")

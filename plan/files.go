@@ -1,0 +1,214 @@
+package plan
+
+import (
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// File is what a name leads to.
+type File struct {
+	Gone    string // why there is nothing, "" if there is something
+	Mode    uint32 // st_mode
+	Dev     uint64
+	Ino     uint64
+	Rdev    uint64
+	Size    int64
+	MTime   int64  // ns
+	BuildID string // of an ELF file whose time differs from the one that is wanted
+	NoExec  bool   // its file system is mounted noexec
+}
+
+// Types of file (inode(7)).
+const (
+	typeMask    = 0o170000
+	typeRegular = 0o100000
+	typeDir     = 0o040000
+	typeChar    = 0o020000
+	typeFIFO    = 0o010000
+)
+
+// Flags of open(2) that matter here (asm-generic/fcntl.h).
+const (
+	accessMode = 0o3
+	readOnly   = 0
+	pathOnly   = 0o10000000
+	noFollow   = 0o400000
+)
+
+// files checks every name that the state needs.
+func (b *builder) files() {
+	if b.host.Files == nil {
+		return
+	}
+	for i := range b.st.Processes {
+		p := &b.st.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		for _, dir := range []string{p.Cwd, p.Root} {
+			b.refuse(b.directory(p, dir))
+		}
+		b.mapped(&p.Exe, false)
+		b.executable(p)
+		for j := range p.VMAs {
+			if v := &p.VMAs[j]; v.Kind == image.VMAFile {
+				b.mapped(&v.File, v.Shared && v.Has("mw"))
+			}
+		}
+	}
+	for i := range b.st.Files {
+		f := &b.st.Files[i]
+		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Kind == "regular" {
+			continue // regular files may have got another name: package fdtable looks for them
+		}
+		if have, ok := b.host.Files[f.Path]; ok {
+			b.refuse(CheckNamed(f, have))
+		}
+	}
+}
+
+// directory checks a working or root directory.
+func (b *builder) directory(p *image.Process, dir string) *fault.Error {
+	have, ok := b.host.Files[dir]
+	if !ok || have.Gone == "" && have.Mode&typeMask == typeDir {
+		return nil
+	}
+	return fault.New(fault.FileGone, dir, "pid %d has it as its working or root directory, and it is not there", p.Pid).
+		WithRemedy("make the directory again")
+}
+
+// mapped checks a mapped file or an executable.
+func (b *builder) mapped(want *image.MappedFile, writable bool) {
+	if want.Ghost != 0 || b.pol.Side == Check { // which files have lost their names only the freeze tells
+		return
+	}
+	have, ok := b.host.Files[want.Path]
+	if !ok {
+		return
+	}
+	b.refuse(CheckMapped(want, b.asOf(have, want.Size, want.MTime), writable))
+}
+
+// asOf returns a file with the size and time that the state knows of, unless it may have changed since: when the tree runs on during a snapshot, files go
+// on too, and what was looked at a moment earlier or later says nothing.
+func (b *builder) asOf(have File, size, mtime int64) File {
+	if b.pol.Side != Restore {
+		have.Size, have.MTime = size, mtime
+	}
+	return have
+}
+
+// executable refuses a file that cannot be the executable of a process any more: the kernel asks for the right to execute it (kernel/sys.c,
+// prctl_set_mm_exe_file).
+func (b *builder) executable(p *image.Process) {
+	have, ok := b.host.Files[p.Exe.Path]
+	switch {
+	case !ok || have.Gone != "" || p.Exe.Ghost != 0 || have.Mode&typeMask != typeRegular:
+	case b.pol.Side == Check && (have.Dev != p.Exe.Dev || have.Ino != p.Exe.Ino): // it has lost its name, and is made anew
+	case have.Mode&0o111 == 0:
+		b.refuse(fault.New(fault.FileChanged, p.Exe.Path, "pid %d executes it, and it cannot be executed any more: its mode is %#o", p.Pid, have.Mode&0o7777).
+			WithRemedy("let it be executed again (chmod +x)"))
+	case have.NoExec:
+		b.refuse(fault.New(fault.FileChanged, p.Exe.Path, "pid %d executes it, and it cannot be executed any more: its file system is mounted noexec", p.Pid).
+			WithRemedy("mount it without noexec"))
+	}
+}
+
+// CheckMapped tells whether a file is the one that was mapped: pages that the process had not changed come from it. A file that the tree could
+// write to all the time (changing) may have other content, but must not be shorter: what is mapped of the rest would be SIGBUS to touch.
+func CheckMapped(want *image.MappedFile, have File, changing bool) *fault.Error {
+	switch {
+	case have.Gone != "":
+		return fault.New(fault.FileGone, want.Path, "%s", have.Gone)
+	case have.Mode&typeMask == typeChar && have.Rdev == devZero && want.Size == 0 && want.MTime == 0:
+		return nil // /dev/zero, mapped privately
+	case have.Mode&typeMask != typeRegular:
+		return fault.New(fault.FileChanged, want.Path, "it is no longer a regular file")
+	case have.Size == want.Size && have.MTime == want.MTime:
+		return nil
+	case want.BuildID != "" && have.Size == want.Size && have.BuildID == want.BuildID:
+		return nil
+	case changing && have.Size >= want.Size:
+		return nil
+	case changing:
+		return fault.New(fault.FileChanged, want.Path, "it is mapped, and it had %d bytes at the snapshot and has %d now", want.Size, have.Size)
+	}
+	return fault.New(fault.FileChanged, want.Path, "it had %d bytes and was last changed %s at the snapshot; now %d bytes, changed %s",
+		want.Size, stamp(want.MTime), have.Size, stamp(have.MTime))
+}
+
+// devZero is the device number of /dev/zero as stat(2) gives it (Documentation/admin-guide/devices.txt).
+const devZero = 1<<8 | 5
+
+func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05.000000") }
+
+// CheckNamed tells whether what the name of a description leads to is what it is to be opened on again.
+func CheckNamed(f *image.File, have File) *fault.Error {
+	if have.Gone != "" {
+		return fault.New(fault.FileGone, f.Path, "%s", have.Gone)
+	}
+	want, is := f.Mode&typeMask, have.Mode&typeMask
+	switch {
+	case f.Kind == "dir" && is != typeDir:
+		return fault.New(fault.FileChanged, f.Path, "it was a directory and no longer is")
+	case f.Kind == "dir" && f.Pos != 0 && (have.Dev != f.Dev || have.Ino != f.Ino):
+		return fault.New(fault.FileChanged, f.Path, "it was being listed, and is another directory now")
+	case f.Kind == "fifo" && is != typeFIFO:
+		return fault.New(fault.FileChanged, f.Path, "it was a FIFO and no longer is")
+	case f.Kind == "chardev" && (is != typeChar || have.Rdev != f.Rdev):
+		return fault.New(fault.FileChanged, f.Path, "it was character device %d:%d and no longer is", f.Rdev>>8&0xfff, f.Rdev&0xff)
+	case is != want:
+		return fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", want, is)
+	}
+	return nil
+}
+
+// GoesOn returns which of the restore command's own standard streams f becomes, -1 for none: f is a regular file, open as the same stream, and it is
+// plain that the one continues the other: ours stands where f stood, as in a script that runs the program twice, or our shell has cut the file short
+// to write it anew. Otherwise the file is opened again by name, with a position of its own.
+func GoesOn(st *image.State, f *image.File, streams [3]*Stream, detach bool) int {
+	if f.Kind != "regular" || detach {
+		return -1
+	}
+	for i := range st.Processes {
+		for _, fd := range st.Processes[i].FDs {
+			if fd.File != f.ID || fd.Num >= len(streams) || streams[fd.Num] == nil {
+				continue
+			}
+			s := streams[fd.Num]
+			if s.Dev == f.Dev && s.Ino == f.Ino && (s.Pos == f.Pos && s.Pos > 0 || s.Size < f.Size) {
+				return fd.Num
+			}
+		}
+	}
+	return -1
+}
+
+// Names lists every name that a state needs, each with whether a link at its end is the file itself and not what it leads to.
+func Names(st *image.State) map[string]bool {
+	names := map[string]bool{}
+	for i := range st.Processes {
+		p := &st.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		names[p.Cwd], names[p.Root] = false, false
+		if p.Exe.Ghost == 0 {
+			names[p.Exe.Path] = false
+		}
+		for j := range p.VMAs {
+			if v := &p.VMAs[j]; v.Kind == image.VMAFile && v.File.Ghost == 0 {
+				names[v.File.Path] = false
+			}
+		}
+	}
+	for i := range st.Files {
+		f := &st.Files[i]
+		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Kind != "regular" {
+			names[f.Path] = f.Kind == "fifo" || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
+		}
+	}
+	return names
+}

@@ -1,0 +1,255 @@
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// Host is what a plan has to know of the machine, and of whoever brings the state back on it.
+type Host struct {
+	Facts       []image.Fact       // what an image remembers, to name what has changed since
+	Kernel      string             // uname -r
+	XFeatures   uint64             // XCR0: the register sets this CPU offers
+	VDSO        []Special          // what the kernel maps into every process, ascending
+	VDSOHash    string             // as image.Kernel.VDSOHash
+	PidMax      int                // kernel.pid_max: ids are below it
+	MapMax      int                // vm.max_map_count: mappings of one process
+	Limits      [16]image.Limit    // ours, by RLIMIT_* number
+	Caps        uint64             // our permitted capabilities
+	BootID      string             // /proc/sys/kernel/random/boot_id
+	CPUs        []uint64           // processors that exist, low word first
+	OOMScoreAdj int                // the lowest that we may set
+	Files       map[string]File    // what names lead to, for each that the state has
+	Features    map[string]Feature // those that the state needs (Needs), by their names in internal/features
+	Streams     [3]*Stream         // what our standard streams lead to, nil for a closed one
+}
+
+// Feature is whether the kernel has something.
+type Feature struct {
+	Has    bool
+	Detail string // why not
+	Remedy string
+}
+
+// Special is one of the mappings that the kernel itself puts into a process: the vDSO and its data.
+type Special struct {
+	Name       string
+	Start, End uint64 // bytes
+}
+
+// Stream is what a standard stream leads to.
+type Stream struct {
+	File
+	Pos int64 // bytes, of a regular file
+}
+
+// Capabilities by their numbers (include/uapi/linux/capability.h).
+const capSysResource = 24
+
+func (h *Host) capable(c uint) bool { return h.Caps&(1<<c) != 0 }
+
+// hostRefusals compares the state with the host.
+func (b *builder) hostRefusals() {
+	b.machine()
+	b.features()
+	for i := range b.st.Processes {
+		p := &b.st.Processes[i]
+		b.ids(p)
+		if !p.Zombie {
+			b.process(p)
+		}
+	}
+	b.files()
+	b.changedFacts()
+}
+
+// machine compares the kernel and the CPU.
+func (b *builder) machine() {
+	if b.pol.Side != Restore || len(b.st.Processes) == 0 {
+		return // the state is of this machine
+	}
+	k := &b.st.Kernel
+	root := &b.st.Processes[0]
+	want := Specials(root)
+	switch err := SameLayout(b.host.VDSO, want); {
+	case len(want) == 0:
+	case err != nil:
+		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid), "%w (image from kernel %s)", err, k.Release))
+	case k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash:
+		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid), "the vDSO of this kernel (%s) is another one than that of the image's (%s)", b.host.Kernel, k.Release))
+	}
+}
+
+// Specials returns the vDSO's mappings of a process as its record has them, ascending.
+func Specials(rec *image.Process) []Special {
+	var list []Special
+	for i := range rec.VMAs {
+		if v := &rec.VMAs[i]; v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar {
+			list = append(list, Special{Name: v.Name, Start: v.Start, End: v.End})
+		}
+	}
+	return list
+}
+
+// SameLayout tells whether the vDSO here has the same parts, with the same sizes and distances, as the one that is wanted.
+func SameLayout(have, want []Special) error {
+	if len(want) == 0 {
+		return nil
+	}
+	if len(have) != len(want) {
+		return fmt.Errorf("the vDSO has %d parts here and %d in the image", len(have), len(want))
+	}
+	for i := range have {
+		h, w := have[i], want[i]
+		if h.Name != w.Name || h.End-h.Start != w.End-w.Start || h.Start-have[0].Start != w.Start-want[0].Start {
+			return fmt.Errorf("part %s of the vDSO has another size or place than %s of the image", h.Name, w.Name)
+		}
+	}
+	if have[len(have)-1].End-have[0].Start > VDSORoom {
+		return fmt.Errorf("the vDSO takes more than %d bytes", VDSORoom)
+	}
+	return nil
+}
+
+// ids checks that the ids of a process can be had.
+func (b *builder) ids(p *image.Process) {
+	if b.host.PidMax == 0 {
+		return
+	}
+	check := func(id int, what string) {
+		if id >= b.host.PidMax {
+			b.refuse(fault.New(fault.RestoreState, fmt.Sprintf("%s %d", what, id), "its id is not below kernel.pid_max, which is %d", b.host.PidMax).
+				WithRemedy("raise it: sysctl kernel.pid_max=%d", max(id+1, 1<<22)))
+		}
+	}
+	check(p.Pid, "pid")
+	for i := range p.Threads {
+		if tid := p.Threads[i].Tid; tid != p.Pid {
+			check(tid, "thread")
+		}
+	}
+}
+
+// process compares what a process has with what whoever restores may give it.
+func (b *builder) process(p *image.Process) {
+	h := b.host
+	b.limits(p)
+	if p.OOMScoreAdj < h.OOMScoreAdj {
+		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "its oom_score_adj, %d, is below %d, the lowest that this command may set without CAP_SYS_RESOURCE",
+			p.OOMScoreAdj, h.OOMScoreAdj).WithRemedy("run bpfckpt with CAP_SYS_RESOURCE, or raise the program's oom_score_adj"))
+	}
+	// The boot area and the vDSO, which is moved, come in addition for a moment.
+	const extra = 4
+	if h.MapMax > 0 && len(p.VMAs)+extra > h.MapMax {
+		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "it has %d mappings, and with %d more while it is rebuilt it is over vm.max_map_count, which is %d",
+			len(p.VMAs), extra, h.MapMax).WithRemedy("raise it: sysctl vm.max_map_count=%d", 2*len(p.VMAs)))
+	}
+	for i := range p.Threads {
+		b.thread(p, &p.Threads[i])
+	}
+}
+
+// thread compares the registers, rights and processors of a thread.
+func (b *builder) thread(p *image.Process, t *image.Thread) {
+	h, object := b.host, threadName(p.Pid, t.Tid)
+	if used, ok := xstateUsed(t.XState); ok && used&^h.XFeatures != 0 && h.XFeatures != 0 {
+		b.refuse(fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used, h.XFeatures))
+	}
+	c := &t.Creds
+	if lacks := (c.CapPrm | c.CapEff | c.CapBnd | c.CapAmb) &^ h.Caps; lacks != 0 && c.CapPrm|c.CapEff|c.CapAmb != 0 && (c.CapPrm|c.CapEff|c.CapAmb)&^h.Caps != 0 {
+		b.refuse(fault.New(fault.RestoreRights, object, "it has capabilities that this command has not (%#x)", (c.CapPrm|c.CapEff|c.CapAmb)&^h.Caps).
+			WithRemedy("run bpfckpt with at least the capabilities of the program"))
+	}
+	if len(h.CPUs) > 0 && len(t.Affinity) > 0 && !intersect(t.Affinity, h.CPUs) {
+		b.refuse(fault.New(fault.RestoreState, object, "it may run only on processors that this machine has not").
+			WithRemedy("restore on a machine that has them, or widen the program's affinity (taskset -p) before the snapshot"))
+	}
+}
+
+func intersect(a, b []uint64) bool {
+	for i := range min(len(a), len(b)) {
+		if a[i]&b[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// xstateUsed reads XSTATE_BV, the components of an NT_X86_XSTATE register set that are not in their initial state (XSAVE header, at 512).
+func xstateUsed(xstate []byte) (uint64, bool) {
+	const header = 512
+	if len(xstate) < header+8 {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint64(xstate[header:]), true
+}
+
+// Features by their names in internal/features.
+const (
+	featureSeccomp = "suspend_seccomp"
+	featureTime    = "time_namespace"
+	featureLazy    = "uffd_lazy"
+)
+
+// needs says what of the kernel's features a state needs, and for what.
+func needs(st *image.State, bootID string, pol Policy) map[string]*fault.Error {
+	out := map[string]*fault.Error{}
+	for i := range st.Processes {
+		for j := range st.Processes[i].Threads {
+			if t := &st.Processes[i].Threads[j]; t.Seccomp.Mode != 0 {
+				out[featureSeccomp] = fault.New(fault.RestoreState, threadName(st.Processes[i].Pid, t.Tid), "it has a seccomp filter")
+			}
+		}
+	}
+	k := &st.Kernel
+	if pol.Side == Restore && k.BootID != bootID || k.MonotonicOffset != 0 || k.BoottimeOffset != 0 {
+		out[featureTime] = fault.New(fault.RestoreState, "time namespace", "the clocks of the image are not those of this boot")
+	}
+	if pol.Lazy {
+		out[featureLazy] = fault.New(fault.NoLazy, "restore --lazy", "")
+	}
+	return out
+}
+
+// Needs lists the names of the kernel features that a state needs, sorted.
+func Needs(st *image.State, bootID string, pol Policy) []string {
+	var names []string
+	for name := range needs(st, bootID, pol) {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// features checks that the kernel has what the state needs.
+func (b *builder) features() {
+	for name, e := range needs(b.st, b.host.BootID, b.pol) {
+		if f, ok := b.host.Features[name]; ok && !f.Has {
+			sep := ": "
+			if e.Cause == "" {
+				sep = ""
+			}
+			b.refuse(fault.New(e.Code, e.Object, "%s%s%s", e.Cause, sep, f.Detail).WithRemedy("%s", f.Remedy))
+		}
+	}
+}
+
+// changedFacts names what has changed since the image was made, for whoever looks for the reason of a refusal.
+func (b *builder) changedFacts() {
+	if b.pol.Side != Restore || len(b.refusals) == 0 {
+		return
+	}
+	for _, was := range b.st.Facts {
+		i := slices.IndexFunc(b.host.Facts, func(f image.Fact) bool { return f.Name == was.Name })
+		switch {
+		case i < 0:
+			b.note("%s was %s at the snapshot and is not there now", was.Name, was.Value)
+		case b.host.Facts[i].Value != was.Value:
+			b.note("%s was %s at the snapshot and is %s now", was.Name, was.Value, b.host.Facts[i].Value)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+// Package plan decides. Build is a pure function of a state, what is known of the host and what the user wants; it says what stands in the way of
+// bringing the state back, what the user should know, and the steps that bring it back. `check` and `snap` ask it before anything is held, snap once
+// more about the image as a reader decodes it, before it is published and before anything is killed; `restore` asks it before it makes anything. So
+// what snap accepts, restore can do: on the same host, with the same facts, it comes back.
+//
+// The package knows numbers of the kernel's interfaces, but calls none: it runs on any system, without rights. Package internal/host reads the facts.
+package plan
+
+import (
+	"fmt"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// Side says who asks.
+type Side int
+
+// The sides. They differ in what is compared with the host.
+const (
+	// Check has a running tree: what only a stopped one tells is not there yet, and is not missed.
+	Check Side = iota
+	// Snap has the state of this moment. Files are what they were a moment ago: only whether they can be had again by name is of interest.
+	Snap
+	// Restore has an image of earlier. Files may have changed since, ids may be taken.
+	Restore
+)
+
+// Policy is what the user wants.
+type Policy struct {
+	Side   Side
+	Detach bool // the tree gets no terminal and no standard streams of ours
+	Lazy   bool // memory comes after the processes run
+}
+
+// Plan is the answer.
+type Plan struct {
+	// Refusals is everything that stands in the way, each with its object and a remedy. Those of the state itself have codes of class
+	// fault.Unsupported; those of the host as it is now have codes of class fault.RolledBack, for Snap and Check fault.NotRestorable.
+	Refusals fault.List
+	Notes    []string // what the user should know, one line each
+}
+
+// Build makes the plan. host may be nil: then the state alone is judged.
+func Build(st *image.State, host *Host, pol Policy) *Plan {
+	b := &builder{st: st, host: host, pol: pol}
+	b.refusals = stateRefusals(st)
+	if pol.Side == Restore {
+		for i, e := range b.refusals {
+			b.refusals[i] = fault.New(fault.RestoreState, e.Object, "%s (%s)", e.Cause, e.Code).WithRemedy("%s", e.Advice())
+		}
+	}
+	if host != nil {
+		b.hostRefusals()
+	}
+	if pol.Side != Restore {
+		b.notes = append(b.notes, cpuClockNotes(st)...)
+	}
+	return &Plan{Refusals: Distinct(b.refusals), Notes: b.notes}
+}
+
+// builder is one Build under way.
+type builder struct {
+	st       *image.State
+	host     *Host
+	pol      Policy
+	refusals fault.List
+	notes    []string
+}
+
+// refuse adds a refusal that lies in the host as it is now.
+func (b *builder) refuse(e *fault.Error) {
+	if e == nil {
+		return
+	}
+	if b.pol.Side != Restore {
+		e = fault.New(fault.NotRestorable, e.Object, "%s (%s)", e.Cause, e.Code).WithRemedy("%s", e.Advice())
+	}
+	b.refusals = append(b.refusals, e)
+}
+
+// note tells the user something.
+func (b *builder) note(format string, args ...any) {
+	b.notes = append(b.notes, fmt.Sprintf(format, args...))
+}
+
+// Distinct drops repetitions: some things are seen by more than one observer, who say so in the same words. The result is never nil.
+func Distinct(list fault.List) fault.List {
+	type words struct {
+		code          fault.Code
+		object, cause string
+	}
+	seen := map[words]bool{}
+	out := fault.List{}
+	for _, e := range list {
+		w := words{e.Code, e.Object, e.Cause}
+		if !seen[w] {
+			seen[w] = true
+			out = append(out, e)
+		}
+	}
+	return out
+}

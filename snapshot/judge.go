@@ -1,0 +1,98 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/plan"
+)
+
+// survey is what can be told of a running tree, which it does not stop or disturb.
+type survey struct {
+	st       *image.State
+	host     *plan.Host
+	refusals fault.List
+	notes    []string
+}
+
+// takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold descriptors of it, which means to
+// read those of every process there is.
+func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside bool) (*survey, error) {
+	got, err := src.Collect(ctx, live, nil)
+	if err != nil {
+		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
+	}
+	v := &survey{st: &image.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
+	pol := plan.Policy{Side: plan.Check}
+	if v.host, err = host.Read(v.st, pol); err != nil {
+		return nil, err
+	}
+	v.refusals = append(v.refusals, dirBlockers(v.st)...)
+	in := fdtable.Input{State: v.st, Running: true}
+	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
+	if outside {
+		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
+		shared, err := sharedBlockers(ctx, v.st)
+		if err != nil {
+			return nil, interrupted(err)
+		}
+		v.refusals = append(v.refusals, shared...)
+	}
+	if err := host.Look(v.st, v.host); err != nil {
+		return nil, err
+	}
+	p := plan.Build(v.st, v.host, pol)
+	v.refusals = plan.Distinct(append(append(v.refusals, p.Refusals...), undoBlockers(src, live)...))
+	v.notes = p.Notes
+	return v, nil
+}
+
+// secondLook is how long after a survey that found something in the way the next one is made: what was in the way may have been a child that came and
+// went.
+const secondLook = 30 * time.Millisecond
+
+// judge refuses before anything is stopped what can be told of the running tree.
+func (s *session) judge(ctx context.Context, live []int) error {
+	v, err := takeSurvey(ctx, s.source, s.pid, live, false)
+	if err != nil || len(v.refusals) > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(secondLook):
+		}
+		if live, err = s.liveTree(); err != nil {
+			return err
+		}
+		if v, err = takeSurvey(ctx, s.source, s.pid, live, false); err != nil {
+			return err
+		}
+	}
+	if len(v.refusals) > 0 {
+		return allBlockers(ctx, s.pid, v.refusals)
+	}
+	s.host = v.host
+	return nil
+}
+
+// liveTree lists the processes of the tree that have not ended.
+func (s *session) liveTree() ([]int, error) {
+	tree, err := findTree(s.pid)
+	if err != nil {
+		return nil, err
+	}
+	live, _, err := splitZombies(tree)
+	return live, err
+}
+
+// accept asks the plan about the state as a restore will read it. It is called before the image is published, and so before anything is killed.
+func (s *session) accept(st *image.State) error {
+	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap})
+	s.res.Notes = append(s.res.Notes, p.Notes...)
+	return p.Refusals.OrNil()
+}
