@@ -285,6 +285,9 @@ func (r *restorer) release() error {
 			return err
 		}
 	}
+	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
+	runBackwards(r.end)
+	r.end = nil
 	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree.
 	for _, p := range slices.Backward(r.procs) {
 		for _, th := range slices.Backward(p.threads) {
@@ -297,7 +300,6 @@ func (r *restorer) release() error {
 		return err
 	}
 	r.tr.Close()
-	runBackwards(r.end)
 	carry.Sweep()
 	return nil
 }
