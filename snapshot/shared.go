@@ -63,7 +63,7 @@ func heldObjects(st *image.State) map[holders.File]*sharedObject {
 			v := &p.VMAs[j]
 			if v.Kind == image.VMAShmem || v.Kind == image.VMAFile && v.File.Ghost != 0 {
 				o := get(v.File.Dev, v.File.Ino, vmaName(p.Pid, v), v.File.Path)
-				o.writes = o.writes || v.Shared && (v.Prot&unix.PROT_WRITE != 0 || hasFlag(v, "mw"))
+				o.writes = o.writes || v.Shared && (v.Prot&unix.PROT_WRITE != 0 || v.Has("mw"))
 			}
 		}
 	}
@@ -117,7 +117,7 @@ func (s *session) sharedOutside(ctx context.Context) (fault.List, error) {
 
 // leaveOut takes a content out of the image again.
 func (s *session) leaveOut(space image.Space, size int64) error {
-	s.plan.jobs = slices.DeleteFunc(s.plan.jobs, func(j job) bool { return j.from.space == space })
+	s.pages.jobs = slices.DeleteFunc(s.pages.jobs, func(j job) bool { return j.from.space == space })
 	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/image.PageSize) // what found no room in the arena is written
 }
 
