@@ -130,15 +130,38 @@ func (t *Table) Commit() (notes []string, err error) {
 		notes = append(notes, fmt.Sprintf("%s was cut back to its %d bytes of the snapshot; the %d bytes appended since are in %s",
 			g.path, g.keep, g.size-g.keep, g.saved))
 	}
+	if err := t.finish(); err != nil {
+		return nil, errors.Join(err, putBack(t.grown))
+	}
+	return notes, nil
+}
+
+// finish does what comes after the cutting. On error what it wrote is taken back.
+func (t *Table) finish() (err error) {
+	done := 0
+	defer func() {
+		for i := range t.refills[:done] {
+			if err != nil {
+				err = errors.Join(err, t.refills[i].undo())
+			}
+		}
+	}()
+	for i := range t.refills {
+		done = i + 1
+		if err := t.refills[i].do(); err != nil {
+			return fault.New(fault.FDRebuild, t.refills[i].std.Name(), "write again what it had, which is in %s: %w",
+				t.refills[i].kept, err)
+		}
+	}
 	for _, u := range t.terms {
 		t.late = append(t.late, func() error { return setTerminal(u) })
 	}
 	for _, last := range t.late {
 		if err := last(); err != nil {
-			return nil, errors.Join(err, putBack(t.grown))
+			return err
 		}
 	}
-	return notes, nil
+	return nil
 }
 
 // saveTail copies what is to be cut off to a new file beside the image and syncs it.

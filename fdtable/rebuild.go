@@ -20,6 +20,7 @@ import (
 type RebuildOptions struct {
 	Std    [3]*os.File // the restore command's standard streams; nil means closed
 	Detach bool        // attach standard streams and terminals to /dev/null
+	Given  [3]*Given   // what the standard streams were that the program was started with; nil if that is not known
 	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back; else
 	// Commit notes it.
 	Verify bool
@@ -35,16 +36,17 @@ type RebuildOptions struct {
 
 // Table is the rebuilt descriptions, open in this process until Close.
 type Table struct {
-	st    *image.State
-	dir   string         // the store, beside which tails are saved
-	id    string         // of the image
-	fds   map[int]int    // image.File.ID -> our descriptor
-	std   map[stdKey]int // standard streams that do not get fds[ID]
-	extra []int          // descriptors we need only while building
-	terms []termUse
-	grown []growth
-	notes []string       // for the user, one line each
-	late  []func() error // what Commit does last
+	st      *image.State
+	dir     string         // the store, beside which tails are saved
+	id      string         // of the image
+	fds     map[int]int    // image.File.ID -> our descriptor
+	std     map[stdKey]int // standard streams that do not get fds[ID]
+	extra   []int          // descriptors we need only while building
+	terms   []termUse
+	grown   []growth
+	refills []refilling
+	notes   []string       // for the user, one line each
+	late    []func() error // what Commit does last
 }
 
 // Rebuild opens every description of the image. On error nothing stays open. It changes no file: what cannot be taken back is
@@ -100,7 +102,7 @@ func (b *builder) build(f *image.File, all map[string]kind) error {
 		return fault.New(fault.FDRecord, fileObject(f), "its id %d is taken or not positive", f.ID)
 	}
 	open := k.open
-	if f.Std != 0 && !b.byName(f) {
+	if b.stream(f) != 0 {
 		open = (*builder).openStd
 	} else if std := b.goesOn(f); std != nil {
 		open = func(b *builder, f *image.File) (int, error) { return b.attach(f, std) }

@@ -12,25 +12,44 @@ import (
 
 // openStd attaches a description that led outside to the restore command's own stream.
 func (b *builder) openStd(f *image.File) (int, error) {
-	if f.Std < 1 || f.Std > len(b.o.Std) {
-		return -1, fault.New(fault.FDRecord, fileObject(f), "it names standard stream %d", f.Std-1)
+	n := b.stream(f)
+	if n < 1 || n > len(b.o.Std) {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names standard stream %d", n-1)
 	}
-	fd, err := b.attach(f, b.o.Std[f.Std-1])
+	std := b.o.Std[n-1]
+	fd, err := b.attach(f, std)
 	if err != nil {
 		return -1, err
+	}
+	if g := b.o.Given[n-1]; g != nil && isOpen(std) {
+		if err := b.adopt(f, std, g.Kept); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
 	}
 	if f.Kind == kindTTY && f.Term > 0 && f.Term <= len(b.st.Terminals) && isTerminal(fd) {
 		b.table.terms = append(b.table.terms, termUse{fd: fd, term: &b.st.Terminals[f.Term-1]})
 	}
-	return fd, b.splitStd(f, fd)
+	return fd, b.splitStd(f, n, fd)
 }
 
 // attached returns our stream that f becomes, nil if it is opened by itself.
 func (b *builder) attached(f *image.File) *os.File {
-	if f.Std > 0 && f.Std <= len(b.o.Std) && !b.byName(f) {
-		return b.o.Std[f.Std-1]
+	if n := b.stream(f); n > 0 && n <= len(b.o.Std) {
+		return b.o.Std[n-1]
 	}
 	return b.goesOn(f)
+}
+
+// stream returns 1 + N if f becomes our standard stream N, 0 if it is opened by itself.
+func (b *builder) stream(f *image.File) int {
+	switch {
+	case f.Std != 0 && !b.byName(f):
+		return f.Std
+	case f.Std != 0:
+		return 0
+	}
+	return b.given(f)
 }
 
 // byName tells whether a standard stream that is a file with others outside is opened by its name: there is no stream
@@ -84,16 +103,17 @@ func (b *builder) goesOn(f *image.File) *os.File {
 	return nil
 }
 
-// splitStd gives each standard stream that shared the description of f with another one its own: at a shell prompt all three are
-// one description of the terminal, and whoever redirects one of restore's streams means that one.
-func (b *builder) splitStd(f *image.File, first int) error {
+// splitStd gives each standard stream that shared the description of f with another one, which became stream 1 + n, its
+// own: at a shell prompt all three are one description of the terminal, and whoever redirects one of restore's streams
+// means that one.
+func (b *builder) splitStd(f *image.File, n, first int) error {
 	for i := range b.st.Processes {
 		for _, fd := range b.st.Processes[i].FDs {
 			key := stdKey{f.ID, fd.Num}
 			if fd.File != f.ID || fd.Num > 2 || fd.Num < 0 || b.table.std[key] != 0 {
 				continue
 			}
-			if fd.Num == f.Std-1 || b.sameStream(fd.Num, f.Std-1) {
+			if fd.Num == n-1 || b.sameStream(fd.Num, n-1) {
 				b.table.std[key] = first
 				continue
 			}

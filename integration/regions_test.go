@@ -300,7 +300,7 @@ func TestRunSeesRegions(t *testing.T) {
 	}
 	tg.touch("done")
 	tg.run(exec.Command(built.cmd, command...), "again.out", "err")
-	if status := tg.join(); status != 0 || !strings.HasSuffix(tg.read("again.out")+tg.read("out"), "OK\n") {
+	if status := tg.join(); status != 0 || !strings.HasSuffix(tg.read("out")+tg.read("again.out"), "OK\n") {
 		t.Errorf("gone on, status %d: %s%s", status, tg.read("again.out"), tg.read("err"))
 	}
 }

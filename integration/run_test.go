@@ -45,27 +45,60 @@ func numbers(text string) []int {
 	return list
 }
 
-// SIGTERM does what Ctrl-C does, and a command that ended starts afresh.
+// runInto starts or goes on with a command under run, with standard output in a file that is emptied first, as > does.
+func (tg *target) runInto(out string, command ...string) {
+	tg.t.Helper()
+	tg.run(exec.Command(built.cmd, append([]string{"run", "--dir", "job", "--"}, command...)...), out, out+".err")
+	tg.pid = tg.cmd.Process.Pid
+}
+
+// stopRun saves and stops it.
+func (tg *target) stopRun(out string) {
+	tg.t.Helper()
+	if err := tg.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		tg.t.Fatal(err)
+	}
+	if status := tg.join(); status != 130 {
+		tg.t.Fatalf("status %d after SIGTERM: %s", status, tg.read(out+".err"))
+	}
+}
+
+// SIGTERM does what Ctrl-C does. The same line again, which empties the output first, makes it complete; and a command
+// that ended starts afresh.
 func TestRunToTheEnd(t *testing.T) {
 	p := caseNamed(t, "counter")
 	want := control(t, p)
 	tg := prepare(t, p)
-	run := func(out string) {
-		tg.run(exec.Command(built.cmd, append([]string{"run", "--dir", "job", "--"}, p.command()...)...), out, out+".err")
-		tg.pid = tg.cmd.Process.Pid
-	}
-	run("out")
+	tg.runInto("out", p.command()...)
 	tg.waitReady()
-	if err := tg.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if status := tg.join(); status != 130 {
-		t.Fatalf("status %d after SIGTERM: %s", status, tg.read("out.err"))
-	}
-	run("unused") // the program's standard output is the file it was
+	tg.stopRun("out")
+	tg.runInto("out", p.command()...)
 	same(t, "second run", tg.finish(), want)
-	run("out")
+	tg.runInto("out", p.command()...)
 	same(t, "third run, from the start", tg.finish(), want)
+}
+
+// The standard streams of the command are those of the run that goes on with it: another file has what came since, the
+// same one, which the shell empties, has everything.
+func TestRunRedirected(t *testing.T) {
+	tg := prepare(t, program{name: "run"})
+	next, seen := 1, 0
+	for round, out := range []string{"out", "out", "out", "other", "other"} {
+		if out != "out" && round == 3 {
+			next, seen = seen+1, 0 // it begins where the first file ends
+		}
+		tg.runInto(out, counterExample(), "20")
+		want := seen + 3
+		tg.poll("counting", func() bool { return len(numbers(tg.read(out))) >= want || tg.ended() })
+		tg.stopRun(out)
+		list := numbers(tg.read(out))
+		for i, n := range list {
+			if n != next+i {
+				t.Fatalf("round %d: %d comes where %d should: %q", round, n, next+i, tg.read(out))
+			}
+		}
+		seen = len(list)
+	}
 }
 
 // A command's own exit status, and its death by a signal, are passed on.

@@ -44,7 +44,7 @@ func (r *restorer) openFiles() error {
 	}
 	var err error
 	r.table, err = fdtable.Rebuild(r.ctx, r.img, fdtable.RebuildOptions{
-		Std: r.o.Std, Detach: r.o.Detach, Verify: r.o.Files == FilesVerify, State: r.st,
+		Std: r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
 		Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
 		Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
 		Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },

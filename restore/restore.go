@@ -56,12 +56,16 @@ const (
 	FilesVerify = "verify" // refuse, unless it has merely grown by appending and is cut back
 )
 
+// Given tells what a standard stream was that a program was started with.
+type Given = fdtable.Given
+
 // Options says how to restore.
 type Options struct {
 	Detach  bool        // the process outlives us: no terminal, no standard streams of ours
 	Stopped bool        // leave every process stopped by SIGSTOP
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
+	Given   [3]*Given   // what the streams were that the program was started with: what is one of them becomes that of Std
 	Files   string      // FilesNote (also "") or FilesVerify
 
 	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before. Restore ends it if it fails.

@@ -30,6 +30,9 @@ func runVerb() *verb {
 			"goes on where it stopped. Once the command has ended by itself, with whatever exit status, the next run starts it\n" +
 			"afresh; the images stay in DIR, where inspect and restore find them. If a signal killed it (a crash, kill -9, out of\n" +
 			"memory), the next run goes on from the last image.\n\n" +
+			"What goes on has the standard streams of this run, not those of the one before. A file that > empties is made\n" +
+			"complete again: what the command had written to it is kept in DIR/streams. Input from a file goes on where it was,\n" +
+			"and is not ended by a terminal or /dev/null in its place.\n\n" +
 			"With --every it is also saved while it runs, so that a crash of the machine costs no more than that; auto chooses the interval from\n" +
 			"what a snapshot turns out to cost and from --mtbf.\n\n" +
 			"If it cannot be saved it runs on, so that nothing is lost; a second Ctrl-C ends it without a snapshot. What would be in\n" +
@@ -60,6 +63,7 @@ type session struct {
 	*call
 	dir     string
 	job     *job
+	streams streams          // what of ours the command has as its standard streams
 	resumed string           // id of the image it went on from
 	saved   *snapshot.Result // by the signal that ended it
 	refused bool             // a snapshot at a signal failed: the next signal goes to the command
@@ -130,17 +134,19 @@ func runCommand(c *call) error {
 
 // begin resumes the command from the head of the store, or starts it.
 func (s *session) begin() error {
-	r, err := resumePoint(s.dir, s.args)
+	r, had, err := resumePoint(s.dir, s.args)
 	if err != nil {
 		return err
 	}
 	if r == nil {
+		s.streams = ownStreamFiles()
 		return s.start()
 	}
 	defer r.Close()
 	var tree *restored
 	err = s.job.during(s.ctx, 0, func(ctx context.Context) (err error) {
 		o := restore.Options{PidNS: s.cli.String("pidns"), Files: s.cli.String("files"), Std: ownStreams()}
+		s.streams, o.Given = had.replaced(s.dir)
 		tree, err = startRestore(ctx, r, o)
 		return err
 	})
@@ -245,7 +251,8 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 	res, err := s.snap()
 	if err == nil {
 		s.saved = res
-		s.remember(runNote{Args: s.args, Image: res.ID})
+		s.keepStreams()
+		s.remember(runNote{Streams: s.streams, Args: s.args, Image: res.ID})
 		s.note("saved %s@%s (%s); go on with: %s", s.dir, imageName(res.Name, res.ID), microsText(res.WallUS), s.again())
 		return true, s.reap()
 	}
@@ -303,7 +310,8 @@ func (s *session) saveNow() {
 	})
 	s.timer.Reset(s.saving.next())
 	if o.res != nil {
-		s.remember(runNote{Args: s.args, Image: o.res.ID})
+		s.keepStreams()
+		s.remember(runNote{Streams: s.streams, Args: s.args, Image: o.res.ID})
 	}
 	if o.why != "" {
 		s.say("%s is saved %s", s.args[0], o.why)
@@ -343,6 +351,7 @@ func (s *session) ended(ws unix.WaitStatus) {
 		s.note("killed by %s; the same command goes on from %s@%s: %s", unix.SignalName(ws.Signal()), s.dir, head, s.again())
 		return
 	}
+	s.forgetStreams()
 	s.remember(runNote{Args: s.args, Image: head, Finished: true})
 	if ws.ExitStatus() != 0 {
 		s.say("ended with status %d; the same command starts afresh, `bpfckpt restore %s` goes back to its last image", ws.ExitStatus(), s.dir)

@@ -24,6 +24,8 @@ type runNote struct {
 	Args     []string `json:"args"`
 	Image    string   `json:"image"`    // the id the note is about; it says nothing of another head
 	Finished bool     `json:"finished"` // the command ended by itself after this image
+
+	Streams streams `json:"streams"` // what the command was started with, or goes on with
 }
 
 const noteFile = "run.json"
@@ -86,25 +88,26 @@ func tryStore(dir string) error {
 	return nil
 }
 
-// resumePoint opens the image to go on from: the head of the store, unless the command has ended since. It returns nil if there is none, and
-// a fault if the image is of another command or damaged.
-func resumePoint(dir string, args []string) (*image.Reader, error) {
+// resumePoint opens the image to go on from: the head of the store, unless the command has ended since. It returns nil
+// if there is none, and a fault if the image is of another command or damaged. The streams are those that the command
+// had.
+func resumePoint(dir string, args []string) (*image.Reader, streams, error) {
 	r, err := image.Open(dir)
 	if errors.Is(err, &fault.Error{Code: fault.StoreNotFound}) {
-		return nil, nil
+		return nil, streams{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, streams{}, err
 	}
 	note, ok, err := readNote(dir)
 	if err != nil {
 		r.Close()
-		return nil, err
+		return nil, streams{}, err
 	}
 	about := ok && note.Image == r.Info().ID
 	if about && note.Finished {
 		r.Close()
-		return nil, nil
+		return nil, streams{}, nil
 	}
 	was, same := rootArgs(r.State()), false
 	if about {
@@ -114,10 +117,10 @@ func resumePoint(dir string, args []string) (*image.Reader, error) {
 	}
 	if !same {
 		r.Close()
-		return nil, fault.New(fault.OtherCommand, dir, "its image is of `%s`", commandText(was)).
+		return nil, streams{}, fault.New(fault.OtherCommand, dir, "its image is of `%s`", commandText(was)).
 			WithRemedy("give another --dir; `bpfckpt restore %s` goes on with the image's own command", quote(dir))
 	}
-	return r, nil
+	return r, note.Streams, nil
 }
 
 // rootArgs is the command line of the root process of an image.
