@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // watched is the program most tests of a watch look at.
@@ -192,9 +194,15 @@ func TestWatchInterrupted(t *testing.T) {
 	t.Parallel()
 	tg := watched(t)
 	w := tg.watch()
-	sock := fmt.Sprintf("/run/bpfckpt/watch-%d.sock", tg.pid)
-	if st, err := os.Stat(sock); err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("control socket: %v, %v", st, err)
+	id, err := procid.Of(tg.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets := []string{fmt.Sprintf("/run/bpfckpt/watch-%s.sock", id), fmt.Sprintf("/run/bpfckpt/watch-%d.sock", tg.pid)}
+	for _, sock := range sockets {
+		if st, err := os.Stat(sock); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("control socket: %v, %v", st, err)
+		}
 	}
 	if out, _, _ := tg.ckpt("watch", "--list"); !regexp.MustCompile(fmt.Sprintf(`(?m)^%d +python\S* +%d `, tg.pid, w.cmd.Process.Pid)).MatchString(out) {
 		t.Errorf("--list: %s", out)
@@ -205,8 +213,10 @@ func TestWatchInterrupted(t *testing.T) {
 	if status := w.wait(tg); status != 0 || !strings.Contains(slurp(w.out), "the process runs on") {
 		t.Errorf("status %d: %s%s", status, slurp(w.out), slurp(w.err))
 	}
-	if _, err := os.Stat(sock); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the control socket is still there: %v", err)
+	for _, sock := range append(sockets, fmt.Sprintf("/run/bpfckpt/watch-%s.lock", id)) {
+		if _, err := os.Lstat(sock); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", sock, err)
+		}
 	}
 	tg.goOn()
 	if status := tg.join(); status != 7 {

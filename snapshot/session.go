@@ -127,6 +127,9 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
+	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
+		return anotherProcess(s.pid)
+	}
 	if s.around, err = readSurroundings(s.pid); err != nil {
 		return err
 	}
@@ -289,9 +292,13 @@ func (s *session) sameProcesses() error {
 		s.ids[pid] = s.here.ID(pid, st.StartTime)
 	}
 	if known && before != s.ids[s.pid] {
-		return fault.New(fault.TargetGone, pidName(s.pid), "it ended, and another process has its pid now")
+		return anotherProcess(s.pid)
 	}
 	return nil
+}
+
+func anotherProcess(pid int) error {
+	return fault.New(fault.TargetGone, pidName(pid), "it ended, and another process has its pid now")
 }
 
 // collect reads everything but memory from the stopped tree, and lists all that cannot be saved.

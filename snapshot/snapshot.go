@@ -16,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // Error is the error type of this package's functions, wrapped or not: code, object, cause, remedy.
@@ -43,6 +44,7 @@ type Options struct {
 	// IgnoreRegions takes a snapshot also of a program that marks regions in which none may be taken (include/bpfckpt.h), wherever it is.
 	IgnoreRegions bool
 	Source        string                  // where kernel state comes from: "iter", "proc", "" for the best that works
+	Root          procid.ID               `json:"-"` // the process that is meant, should another have its pid by now; zero: whoever has it
 	Progress      func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
 	Live          kstate.Source           `json:"-"` // the source to use instead of opening one, a watch's table; the caller closes it
 	Tracker       dirty.Tracker           `json:"-"` // tracks writes between this snapshot and the next; the caller keeps and closes it. nil: none, but for Precopy

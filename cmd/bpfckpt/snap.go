@@ -76,29 +76,24 @@ func snap(c *call) error {
 // takeSnapshot asks the watch of the process, or does the work itself. For an incremental snapshot it starts a watch, so that the next one
 // knows what has been written.
 func (c *call) takeSnapshot(pid int, o snapshot.Options) (*snapshot.Result, error) {
-	res, asked, err := snapByWatch(c.ctx, pid, o)
-	if asked || err != nil {
-		return res, err
-	}
 	var without error // why there is no watch
-	if o.Incremental && o.Source == "" {
-		watcher, err := startWatch(c.ctx, pid, nil)
-		if err == nil {
-			res, asked, err := snapByWatch(c.ctx, pid, o)
-			switch {
-			case err != nil:
-				_ = stopWatch(c.ctx, pid) // it may have ended by itself
-				return nil, err
-			case asked:
-				res.Notes = append(res.Notes, fmt.Sprintf("a watch was started in the background, pid %d; `bpfckpt watch %d --stop` ends it", watcher, pid))
-				return res, nil
-			}
-			err = fault.New(fault.WatchGone, pidText(pid), "it ended before it was asked")
+	if o.Source == "" || o.Source == "watch" {
+		res, asked, err := c.snapByWatch(pid, o)
+		switch {
+		case asked:
+			return res, err
+		case o.Source == "watch":
+			return nil, fault.New(fault.NoSource, pidText(pid), "no watch follows it").WithRemedy("start one: bpfckpt watch %d", pid)
 		}
 		without = err
 	}
-	if res, err = snapshot.Snap(c.ctx, pid, o); err == nil && without != nil {
-		res.Notes = append(res.Notes, fmt.Sprintf("no watch could be started, so all memory was read and compared: %v", without))
+	res, err := snapshot.Snap(c.ctx, pid, o)
+	if err == nil && without != nil {
+		consequence := ""
+		if o.Incremental {
+			consequence = ", so all memory was read and compared"
+		}
+		res.Notes = append(res.Notes, fmt.Sprintf("no watch could be started%s: %v", consequence, without))
 	}
 	return res, err
 }

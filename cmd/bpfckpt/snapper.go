@@ -7,6 +7,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
 
@@ -14,6 +15,7 @@ import (
 // the tree writes, so that the next one reads no more than that.
 type snapper struct {
 	root    int
+	id      procid.ID                   // of the root; zero: whoever has its pid
 	live    func() kstate.Source        // the source of kernel state; nil: each snapshot opens its own
 	late    func() func() kstate.Source // makes live when it turns out to be needed; nil: nothing does
 	turn    chan struct{}               // full while a snapshot is under way
@@ -39,7 +41,7 @@ func (s *snapper) snap(ctx context.Context, o snapshot.Options) (*snapshot.Resul
 		}
 		s.tracker = tr
 	}
-	o.Tracker = s.tracker
+	o.Tracker, o.Root = s.tracker, s.id
 	if s.live != nil {
 		o.Live = s.live()
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -15,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -57,6 +59,7 @@ const statsEvery = 500 * time.Millisecond
 type watching struct {
 	*call
 	pid     int
+	id      procid.ID
 	comm    string
 	since   time.Time
 	w       *tracer.Watcher
@@ -65,6 +68,7 @@ type watching struct {
 	saved   chan outcome // of periodic snapshots; nil if there are none
 	saves   *saves       // what came out of saved; nil if there are none
 	saving  sync.Mutex   // guards saves
+	uses    atomic.Int64 // snapshots that others have taken or are taking
 	skipped uint64       // events that were not shown; of whoever calls take until the watch is closed
 	end     context.CancelFunc
 }
@@ -115,9 +119,15 @@ func (c *call) watchHere(pid int, saving *periodic) (err error) {
 	if wt.comm, err = commOf(pid); err != nil {
 		return err
 	}
+	if wt.id, err = procid.Of(pid); err != nil {
+		return err
+	}
 	wt.ctx, wt.end = context.WithCancel(c.ctx)
 	defer wt.end()
-	server, err := control.Listen(pid)
+	if err := c.takeOver(pid, saving != nil); err != nil {
+		return err
+	}
+	server, err := control.Listen(wt.id, pid)
 	if err != nil {
 		return err
 	}
@@ -131,7 +141,13 @@ func (c *call) watchHere(pid int, saving *periodic) (err error) {
 		return err
 	}
 	defer wt.w.Close()
+	if id, err := procid.Of(pid); err != nil {
+		return err
+	} else if id != wt.id {
+		return fault.New(fault.TargetGone, pidText(pid), "it ended, and another process has its pid now")
+	}
 	wt.snapper = newSnapper(pid, func() kstate.Source { return wt.w.Source() })
+	wt.snapper.id = wt.id
 	defer wt.snapper.close()
 	if saving != nil {
 		defer wt.save(saving)()

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
 
@@ -28,96 +26,57 @@ func (wt *watching) answer(ctx context.Context, req control.Request, progress fu
 	case control.OpStatus:
 		return wt.status(ctx)
 	case control.OpEnd:
-		wt.end()
-		return struct{}{}, nil
+		return wt.endFor(req.Options)
 	case control.OpSnap:
 		var r snapRequest
 		if err := json.Unmarshal(req.Options, &r); err != nil {
 			return nil, fault.New(fault.ControlSocket, "request", "%w", err)
 		}
 		r.Options.Progress = progress
-		return wt.snapper.snap(ctx, r.Options)
+		wt.uses.Add(1)
+		res, err := wt.snapper.snap(ctx, r.Options)
+		if err != nil {
+			wt.uses.Add(-1)
+		}
+		return res, err
 	}
 	return nil, fault.New(fault.ControlSocket, "request", "unknown operation %q", req.Op)
 }
 
-// snapByWatch lets the watch of a process take the snapshot, if there is one.
-func snapByWatch(ctx context.Context, pid int, o snapshot.Options) (res *snapshot.Result, asked bool, err error) {
-	if o.Source != "" && o.Source != "watch" {
-		return nil, false, nil
-	}
-	must := o.Source == "watch"
-	client, found, err := control.Dial(pid)
-	if err != nil || !found {
-		if must && err == nil {
-			err = fault.New(fault.NoSource, fmt.Sprintf("pid %d", pid), "no watch follows it").WithRemedy("start one: bpfckpt watch %d", pid)
+// endAnswer is the answer to the request to end.
+type endAnswer struct {
+	Used bool `json:"used,omitempty"` // it goes on: somebody makes use of it, and it was to end only if nobody does
+}
+
+// endFor ends the watch at somebody's request.
+func (wt *watching) endFor(options json.RawMessage) (endAnswer, error) {
+	var o endOptions
+	if len(options) > 0 {
+		if err := json.Unmarshal(options, &o); err != nil {
+			return endAnswer{}, fault.New(fault.ControlSocket, "request", "%w", err)
 		}
-		return nil, must, err
 	}
-	defer client.Close()
-	if o.Dir == "" {
-		o.Dir = fmt.Sprintf("ckpt-%d", pid)
+	if o.Unused && wt.uses.Load() > 0 {
+		return endAnswer{Used: true}, nil
 	}
-	if o.Dir, err = filepath.Abs(o.Dir); err != nil { // the watch is somewhere else
-		return nil, true, fault.New(fault.ControlSocket, o.Dir, "%w", err)
-	}
-	progress := o.Progress
-	o.Progress, o.Source = nil, ""
-	res = &snapshot.Result{}
-	err = client.Do(ctx, control.OpSnap, snapRequest{o}, res, progress)
-	if outlived(err, pid) && awaitWatchGone(ctx, pid) && !must {
-		return nil, false, nil
-	}
-	return res, true, err
-}
-
-// outlived reports whether a watch could not answer because it is ending, or followed an earlier process with this pid, while there is one.
-func outlived(err error, pid int) bool {
-	if !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err) {
-		return false
-	}
-	st, err := procfs.Pid(pid).Stat()
-	return err == nil && st.State != 'Z'
-}
-
-// watched reports whether a watch follows a process.
-func watched(pid int) bool {
-	c, found, err := control.Dial(pid)
-	if found {
-		c.Close()
-	}
-	return err == nil && found
-}
-
-// awaitWatchGone waits until the watch of pid has ended, and reports whether it has.
-func awaitWatchGone(ctx context.Context, pid int) bool {
-	for end := time.Now().Add(stopTimeout); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		c, found, err := control.Dial(pid)
-		if err != nil || !found {
-			return err == nil
-		}
-		c.Close()
-	}
-	return false
+	wt.end()
+	return endAnswer{}, nil
 }
 
 // listWatches prints the watches that run.
 func listWatches(c *call) error {
-	pids, err := control.List()
+	found, err := control.List()
 	if err != nil {
 		return err
 	}
 	all := []watchStatus{}
-	for _, pid := range pids {
-		client, found, err := control.Dial(pid)
-		if err != nil || !found {
-			continue // it has just ended
-		}
-		var s watchStatus
-		err = client.Do(c.ctx, control.OpStatus, nil, &s, nil)
-		client.Close()
-		if err == nil {
+	for _, f := range found {
+		s, err := askStatus(c.ctx, f)
+		switch {
+		case err == nil:
 			all = append(all, s)
+		case !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err): // else it has just ended
+			c.note("%v", err)
 		}
 	}
 	if c.json {
@@ -135,6 +94,19 @@ func listWatches(c *call) error {
 		return c.print("no watch is running\n")
 	}
 	return c.print(table(rows))
+}
+
+// askStatus asks a watch about itself. It closes the connection.
+func askStatus(ctx context.Context, f control.Found) (s watchStatus, err error) {
+	defer f.Client.Close()
+	asking, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	err = f.Client.Do(asking, control.OpStatus, nil, &s, nil)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fault.New(fault.ControlSocket, pidText(f.Pid), "its watch, pid %d, does not answer", f.Client.Peer())
+	}
+	s.Pid, s.Watcher = f.Pid, f.Client.Peer() // as we see them
+	return s, err
 }
 
 // savedText is what the list of watches tells of periodic snapshots.

@@ -10,12 +10,10 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/control"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
@@ -98,6 +96,9 @@ func (c *call) watchInBackground(pid int) error {
 			flags = append(flags, fmt.Sprintf("--%s=%v", name, c.cli.Value(name)))
 		}
 	}
+	if err := c.takeOver(pid, c.cli.IsSet("every")); err != nil {
+		return err
+	}
 	watcher, err := startWatch(c.ctx, pid, flags)
 	if err != nil {
 		return err
@@ -107,29 +108,6 @@ func (c *call) watchInBackground(pid int) error {
 	}
 	c.say("the watch of pid %d runs in the background, pid %d; `bpfckpt watch %d --stop` ends it", pid, watcher, pid)
 	return nil
-}
-
-// stopTimeout is how long an ending watch may take to be gone.
-const stopTimeout = 10 * time.Second
-
-// stopWatch ends the watch of pid and waits until it is gone.
-func stopWatch(ctx context.Context, pid int) error {
-	client, found, err := control.Dial(pid)
-	if err != nil {
-		return err
-	}
-	if !found {
-		return fault.New(fault.NoWatch, pidText(pid), "no watch follows it")
-	}
-	defer client.Close()
-	err = client.Do(ctx, control.OpEnd, nil, &struct{}{}, nil)
-	if err != nil && !errors.Is(err, &fault.Error{Code: fault.WatchGone}) { // it may be ending by itself, and then does not answer
-		return err
-	}
-	if awaitWatchGone(ctx, pid) {
-		return nil
-	}
-	return fault.New(fault.WatchGone, pidText(pid), "the watch was told to end and has not after %v", stopTimeout)
 }
 
 // quietWatch is the output of a watch in the background.

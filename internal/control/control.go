@@ -1,8 +1,17 @@
-// Package control is how commands talk to a running watch: a Unix socket of mode 0600 for each watched process,
-// /run/bpfckpt/watch-PID.sock, and lines of JSON over it. The servers of restore --lazy are asked the same way, on lazy-PID.sock, where PID is
-// the server's own. A client sends one Request and reads Replies until one has a result
-// or an error; closing the connection cancels what it asked for. The kernel removes nothing when a watch dies, so a socket that nobody
-// answers is stale: whoever finds it removes it.
+// Package control is how commands talk to a running watch: a Unix socket of mode 0600 for each watched process, named
+// by its identity (package procid), and lines of JSON over it. The servers of restore --lazy are asked the same way;
+// their sockets carry their own identity. A client sends one Request and reads Replies until one has a result or an
+// error; closing the connection cancels what it asked for.
+//
+// Requests and replies carry the version of the protocol. A server serves its own version only, but for OpEnd: a newer
+// command ends an older watch and starts its own, an older command is told E_CONTROL_SOCKET. Before there were
+// versions, the sockets were called KIND-PID.sock; those watches are still found, listed and ended (Client.Former), and
+// the command of that time finds a link of that name, which leads it to the refusal.
+//
+// A watch holds a lock as long as it lives (fcntl(2), an open file description lock), so that of many that start at
+// once one becomes the watch, whatever takes how long. The kernel removes nothing when a watch dies, so a socket whose
+// lock nobody holds is stale; it is removed by the next watch of the process, or by whoever sees that the process has
+// ended.
 package control
 
 import (
@@ -14,21 +23,21 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
 // Dir is where the sockets of this machine are; it is made with mode 0700.
 const Dir = "/run/bpfckpt"
 
-// The operations.
+// Version is that of the protocol between a command and a watch. It changes with anything that one of them would
+// misunderstand.
+const Version = 1
+
+// The operations. OpEnd stays as it is in every version.
 const (
 	OpStatus = "status" // the result is whatever the watch tells about itself
 	OpSnap   = "snap"   // options as the snap verb has them, progress on the way, the result is that of the snapshot
@@ -38,12 +47,15 @@ const (
 
 // Request is what a client asks for, in one line.
 type Request struct {
+	Version int             `json:"version"`          // 0 before there were versions
+	Target  string          `json:"target,omitempty"` // identity of the process that is meant, "" before there were versions
 	Op      string          `json:"op"`
 	Options json.RawMessage `json:"options,omitempty"`
 }
 
 // Reply is one line of the answer.
 type Reply struct {
+	Version  int             `json:"version"` // of who answers
 	Progress *Progress       `json:"progress,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Faults   []Fault         `json:"faults,omitempty"`
@@ -69,55 +81,6 @@ const maxLine = 1 << 20
 // Handler serves one request. It may call progress; its result is sent as JSON. The context ends when the client goes away.
 type Handler func(ctx context.Context, req Request, progress func(done, total int64)) (any, error)
 
-// Server is the socket of one watch.
-type Server struct {
-	listener *net.UnixListener
-	path     string
-}
-
-// Kinds of servers; socket names begin with them.
-const (
-	kindWatch = "watch"
-	kindLazy  = "lazy"
-)
-
-func socketPath(dir, kind string, pid int) string {
-	return filepath.Join(dir, fmt.Sprintf("%s-%d.sock", kind, pid))
-}
-
-// Listen makes the socket of the watch of pid. A living watch of the same process is fault.Watched.
-func Listen(pid int) (*Server, error) { return listen(Dir, kindWatch, pid) }
-
-// ListenLazy makes the socket of this process as a server of pages.
-func ListenLazy() (*Server, error) { return listen(Dir, kindLazy, os.Getpid()) }
-
-func listen(dir, kind string, pid int) (*Server, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.New(fault.ControlSocket, dir, "%w", err)
-	}
-	if c, found, err := dial(dir, kind, pid); err != nil {
-		return nil, err
-	} else if found {
-		c.Close()
-		return nil, fault.New(fault.Watched, fmt.Sprintf("pid %d", pid), "another watch follows it")
-	}
-	path := socketPath(dir, kind, pid)
-	// Bound under another name and with its mode before anyone can find it.
-	hidden := fmt.Sprintf("%s.%d", path, os.Getpid())
-	_ = os.Remove(hidden) // of a dead process with our pid
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
-	if err != nil {
-		return nil, fault.New(fault.ControlSocket, path, "%w", err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(hidden, 0o600), os.Rename(hidden, path)); err != nil {
-		l.Close()
-		_ = os.Remove(hidden)
-		return nil, fault.New(fault.ControlSocket, path, "%w", err)
-	}
-	return &Server{listener: l, path: path}, nil
-}
-
 // Serve answers requests, one client after the other's connection in a goroutine of its own, until Close.
 func (s *Server) Serve(h Handler) error {
 	for {
@@ -128,16 +91,11 @@ func (s *Server) Serve(h Handler) error {
 		if err != nil {
 			return fmt.Errorf("accept a control connection: %w", err)
 		}
-		go serveOne(conn, h)
+		go s.serveOne(conn, h)
 	}
 }
 
-// Close removes the socket.
-func (s *Server) Close() error {
-	return errors.Join(os.Remove(s.path), s.listener.Close())
-}
-
-func serveOne(conn *net.UnixConn, h Handler) {
+func (s *Server) serveOne(conn *net.UnixConn, h Handler) {
 	defer conn.Close()
 	if !mayAsk(conn) {
 		return
@@ -148,9 +106,17 @@ func serveOne(conn *net.UnixConn, h Handler) {
 		return // it went away, or talks something else
 	}
 	out := json.NewEncoder(conn)
+	answer := func(r Reply) { // a client that has gone needs no answer
+		r.Version = Version
+		_ = out.Encode(r)
+	}
 	var req Request
 	if err := json.Unmarshal(line, &req); err != nil {
-		_ = out.Encode(Reply{Faults: wire(fault.New(fault.ControlSocket, "request", "%w", err))})
+		answer(Reply{Faults: wire(fault.New(fault.ControlSocket, "request", "%w", err))})
+		return
+	}
+	if err := s.understands(&req); err != nil {
+		answer(Reply{Faults: wire(err)})
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -159,31 +125,48 @@ func serveOne(conn *net.UnixConn, h Handler) {
 		_, _ = in.ReadByte() // ends when the client closes
 		cancel()
 	}()
-	result, err := h(ctx, req, func(done, total int64) { _ = out.Encode(Reply{Progress: &Progress{done, total}}) })
+	result, err := h(ctx, req, func(done, total int64) { answer(Reply{Progress: &Progress{done, total}}) })
 	if err != nil {
-		_ = out.Encode(Reply{Faults: wire(err)})
+		answer(Reply{Faults: wire(err)})
 		return
 	}
 	raw, err := json.Marshal(result)
 	if err != nil {
-		_ = out.Encode(Reply{Faults: wire(fault.New(fault.ControlSocket, "answer", "%w", err))})
+		answer(Reply{Faults: wire(fault.New(fault.ControlSocket, "answer", "%w", err))})
 		return
 	}
-	_ = out.Encode(Reply{Result: raw}) // a client that has gone needs no answer
+	answer(Reply{Result: raw})
+}
+
+// understands refuses a request of another version, or one that means another process.
+func (s *Server) understands(req *Request) error {
+	switch {
+	case req.Version < Version, req.Version > Version && req.Op != OpEnd:
+		return fault.New(fault.ControlSocket, "request", "the watch speaks version %d of the protocol, the command version %d",
+			Version, req.Version).WithRemedy("use the bpfckpt that the watch is of, pid %d", os.Getpid())
+	case req.Target == "" || req.Version > Version:
+		return nil
+	}
+	if id, ok := procid.Parse(req.Target); !ok || !id.Is(s.id) {
+		return fault.New(fault.ControlSocket, "request", "it means process %s; this is about %s", req.Target, s.id)
+	}
+	return nil
 }
 
 // mayAsk lets in root and the user the watch runs as. The mode of the socket says the same; this holds wherever it is.
 func mayAsk(conn *net.UnixConn) bool {
+	cred, err := peer(conn)
+	return err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+}
+
+// peer tells who is at the other end (SO_PEERCRED, unix(7)).
+func peer(conn *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return nil, err
 	}
-	allowed := false
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		allowed = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
-	})
-	return err == nil && allowed
+	e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(e, err)
 }
 
 // wire turns an error into faults for the line.
@@ -204,28 +187,27 @@ func wire(err error) []Fault {
 }
 
 // Client is a connection to a watch, for one request.
-type Client struct{ conn net.Conn }
-
-// Dial connects to the watch of pid. found is false if there is none.
-func Dial(pid int) (c *Client, found bool, err error) { return dial(Dir, kindWatch, pid) }
-
-// DialLazy connects to the server of pages that is process pid.
-func DialLazy(pid int) (c *Client, found bool, err error) { return dial(Dir, kindLazy, pid) }
-
-func dial(dir, kind string, pid int) (*Client, bool, error) {
-	path := socketPath(dir, kind, pid)
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	switch {
-	case err == nil:
-		return &Client{conn}, true, nil
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-		return nil, false, nil // who may not look there has no rights on watched processes either, and is told so in better words
-	case errors.Is(err, syscall.ECONNREFUSED):
-		_ = os.Remove(path) // its watch is dead; if that fails the next one tries
-		return nil, false, nil
-	}
-	return nil, false, fault.New(fault.ControlSocket, path, "%w", err)
+type Client struct {
+	conn   *net.UnixConn
+	path   string
+	id     procid.ID // of the process that is meant
+	former bool      // who is there is of the time before there were versions
 }
+
+// Former reports whether who is there does not know of versions: it takes OpStatus, OpEnd and OpFinish only.
+func (c *Client) Former() bool { return c.former }
+
+// Peer returns the pid of who is there, as we see it; 0 if we do not.
+func (c *Client) Peer() int {
+	cred, err := peer(c.conn)
+	if err != nil {
+		return 0
+	}
+	return int(cred.Pid)
+}
+
+// ErrOlder is wrapped by the faults that say that a watch is of an earlier version than this command.
+var ErrOlder = errors.New("it is of an earlier version of bpfckpt")
 
 // Close ends the connection and what was asked for.
 func (c *Client) Close() { _ = c.conn.Close() }
@@ -246,7 +228,11 @@ func (c *Client) do(op string, options, result any, progress func(done, total in
 	if err != nil {
 		return fmt.Errorf("ask the watch: %w", err)
 	}
-	if err := json.NewEncoder(c.conn).Encode(Request{Op: op, Options: raw}); err != nil {
+	if c.former && op == OpSnap {
+		return fault.New(fault.ControlSocket, "watch", "%w", ErrOlder)
+	}
+	req := Request{Version: Version, Target: c.id.String(), Op: op, Options: raw}
+	if err := json.NewEncoder(c.conn).Encode(req); err != nil {
 		return fault.New(fault.WatchGone, "watch", "%w", err)
 	}
 	in := bufio.NewScanner(c.conn)
@@ -257,6 +243,8 @@ func (c *Client) do(op string, options, result any, progress func(done, total in
 			return fault.New(fault.WatchGone, "watch", "its answer: %w", err)
 		}
 		switch {
+		case r.Version < Version && !c.former && op != OpEnd:
+			return fault.New(fault.ControlSocket, "watch", "%w", ErrOlder)
 		case len(r.Faults) > 0:
 			return unwire(r.Faults)
 		case r.Result != nil:
@@ -277,36 +265,4 @@ func unwire(faults []Fault) error {
 		return list[0]
 	}
 	return list
-}
-
-// List returns the pids that have a living watch, ascending.
-func List() ([]int, error) { return list(Dir, kindWatch) }
-
-// ListLazy returns the pids of the living servers of pages, ascending.
-func ListLazy() ([]int, error) { return list(Dir, kindLazy) }
-
-func list(dir, kind string) ([]int, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fault.New(fault.ControlSocket, dir, "%w", err)
-	}
-	var pids []int
-	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), kind+"-")
-		name, ok2 := strings.CutSuffix(name, ".sock")
-		pid, err := strconv.Atoi(name)
-		if !ok || !ok2 || err != nil {
-			continue
-		}
-		c, found, err := dial(dir, kind, pid)
-		if err != nil || !found {
-			continue
-		}
-		c.Close()
-		pids = append(pids, pid)
-	}
-	return pids, nil
 }

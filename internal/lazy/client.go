@@ -100,17 +100,15 @@ func (c *Client) Run(ctx context.Context, id string) (pages int, err error) {
 // Settle waits until the memory of processes restored with --lazy is there, of those among pids.
 func Settle(ctx context.Context, pids []int) error {
 	servers, err := control.ListLazy()
+	for _, s := range servers {
+		defer s.Client.Close()
+	}
 	if err != nil || len(servers) == 0 || !slices.ContainsFunc(pids, incomplete) {
 		return err
 	}
-	for _, pid := range servers {
-		c, found, err := control.DialLazy(pid)
-		if err != nil || !found {
-			continue // it has just ended
-		}
+	for _, s := range servers {
 		// Which processes are whose is not known of forked children, so all are asked. If one cannot promise, the mappings will be found registered still.
-		_ = c.Do(ctx, control.OpFinish, nil, &struct{}{}, nil)
-		c.Close()
+		_ = s.Client.Do(ctx, control.OpFinish, nil, &struct{}{}, nil)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
