@@ -2,6 +2,7 @@ package fdtable
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -62,12 +63,12 @@ func WritesFile(v *image.VMA) bool {
 }
 
 // ask finds out, once, whether somebody outside writes to the file too.
-func (w *writtenFile) ask(now Known) error {
+func (w *writtenFile) ask(ctx context.Context, now Known) error {
 	if w.asked {
 		return nil
 	}
 	w.asked = true
-	who, err := writerOutside(now)
+	who, err := writerOutside(ctx, now)
 	if err != nil {
 		return fault.New(fault.FDRebuild, now.Path, "look who else has it open: %w", err)
 	}

@@ -44,7 +44,7 @@ func (b *builder) growth(f *image.File, now Known, w *writtenFile) (pos int64, e
 			return 0, err
 		}
 	}
-	if err := w.ask(now); err != nil {
+	if err := w.ask(b.ctx, now); err != nil {
 		return 0, err
 	}
 	switch {

@@ -316,30 +316,3 @@ func TestStdFileOfOthers(t *testing.T) {
 		}
 	}
 }
-
-// A file without a name that somebody outside has too would become two.
-func TestNamelessFileOfOthers(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "file")
-	fd := file(t, dir, "data", unix.O_RDWR)
-	defer func() { _ = unix.Close(fd) }()
-	holder(t, path, os.O_RDONLY)
-	must(t, os.Remove(path))
-	_, faults := captured(t, fd)
-	if len(faults) != 1 {
-		t.Fatalf("faults: %v", faults)
-	}
-	mustFault(t, faults[0], fault.FDState, "sleep", "two files")
-	mem := memfd(t, "data", 0)
-	defer func() { _ = unix.Close(mem) }()
-	dup, err := unix.Dup(mem)
-	must(t, err)
-	shared := os.NewFile(uintptr(dup), "memfd")
-	sleeper(t, shared)
-	must(t, shared.Close())
-	_, faults = captured(t, mem)
-	if len(faults) != 1 {
-		t.Fatalf("faults: %v", faults)
-	}
-	mustFault(t, faults[0], fault.FDState, "sleep", "two files")
-}

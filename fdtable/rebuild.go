@@ -61,7 +61,7 @@ func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, er
 
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
+	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
 	b.written = b.writtenFiles()
 	all := kinds()
 	for i := range st.Files {
@@ -83,6 +83,7 @@ func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOpti
 
 // builder is the state of one Rebuild.
 type builder struct {
+	ctx     context.Context
 	st      *image.State
 	o       RebuildOptions
 	table   *Table

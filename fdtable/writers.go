@@ -1,16 +1,13 @@
 package fdtable
 
 import (
-	"fmt"
+	"context"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/holders"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // A file is cut back only while nobody else writes to it. The kernel counts who has a file open for writing, over all
@@ -19,22 +16,18 @@ import (
 
 // writerOutside returns who has a regular file open for writing, or mapped so: somebody who is neither this process nor
 // one below it. "" means nobody. It is to be asked before this process opens the file for writing itself.
-func writerOutside(k Known) (string, error) {
+func writerOutside(ctx context.Context, k Known) (string, error) {
 	if leased(k) {
 		return "", nil
 	}
-	pids, err := readNames("/proc")
+	file := holders.File{Dev: k.Dev, Ino: k.Ino}
+	found, err := holders.Find(ctx, map[holders.File]string{file: k.Path}, map[int]bool{os.Getpid(): true})
 	if err != nil {
 		return "", err
 	}
-	own := map[int]bool{os.Getpid(): true}
-	for _, name := range pids {
-		pid, err := strconv.Atoi(name)
-		if err != nil || own[pid] {
-			continue
-		}
-		if r, ok := writesTo(pid, k); ok && !holders.Descends("/proc", pid, own) {
-			return r, nil
+	for _, h := range found[file] {
+		if h.Write {
+			return h.Text(), nil
 		}
 	}
 	if ownWriter(k) {
@@ -84,56 +77,8 @@ func ownWriter(k Known) bool {
 	return false
 }
 
-// writesTo looks for a descriptor or mapping of a process that can write to the file, and names it.
-func writesTo(pid int, k Known) (string, bool) {
-	dir := procfs.Pid(pid)
-	fds, err := dir.FDs()
-	if err != nil {
-		return "", false // it has ended
-	}
-	for _, fd := range fds {
-		link := string(dir) + "/fd/" + strconv.Itoa(fd)
-		info, err := dir.FDInfo(fd)
-		if err != nil || info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
-			continue
-		}
-		if mayBe(k, info.Ino, func() string { name, _ := os.Readlink(link); return name }) && isFile(link, k) {
-			return ref{pid, fd}.text(), true
-		}
-	}
-	maps, err := dir.Maps()
-	if err != nil {
-		return "", false
-	}
-	for i := range maps {
-		m := &maps[i]
-		if !m.Shared || m.Prot&unix.PROT_WRITE == 0 || !m.HasFile() || !mayBe(k, m.Ino, func() string { return m.Name }) {
-			continue
-		}
-		if isFile(string(dir)+"/map_files/"+m.Key(), k) {
-			return fmt.Sprintf("pid %d (%s), which maps it", pid, commOf(pid)), true
-		}
-	}
-	return "", false
-}
-
-// mayBe is a first look without touching the file system, whose server may hang: the inode number, which overlayfs and
-// btrfs may tell otherwise than stat(2), or the last part of the name.
-func mayBe(k Known, ino uint64, name func() string) bool {
-	return ino == k.Ino || filepath.Base(strings.TrimSuffix(name(), deletedSuffix)) == filepath.Base(k.Path)
-}
-
 // isFile asks whether a magic link of /proc leads to the file, without asking a server for it.
 func isFile(link string, k Known) bool {
 	at, _, err := knownNow(link, unix.AT_STATX_DONT_SYNC)
 	return err == nil && at.Dev == k.Dev && at.Ino == k.Ino
-}
-
-// commOf is the name of a process for messages.
-func commOf(pid int) string {
-	comm, err := procfs.Pid(pid).Comm()
-	if err != nil {
-		return "?" // it has ended
-	}
-	return comm
 }
