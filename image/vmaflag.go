@@ -89,11 +89,11 @@ var vmaFlags = []VMAFlag{
 	{Name: "hg", Title: "huge pages wanted (MADV_HUGEPAGE)", How: FlagAdvised, Arg: madvHugepage, Lazy: true},
 	{Name: "nh", Title: "no huge pages (MADV_NOHUGEPAGE)", How: FlagAdvised, Arg: madvNohugepage, Lazy: true},
 	{Name: "mg", Title: "equal pages merged (MADV_MERGEABLE)", How: FlagAdvised, Arg: madvMergeable},
+	{Name: "sl", Title: "sealed (mseal)", How: FlagSealed},
 	{Name: "sd", Title: "soft-dirty", How: FlagDropped},
 	{Name: "uw", Title: "write-protected by a userfaultfd: a descriptor of it that the program has is refused, ours goes", How: FlagDropped},
 	{Name: "gu", Title: "may have guard regions (MADV_GUARD_INSTALL), which are saved", How: FlagDropped},
 
-	{Name: "sl", Title: "a seal (mseal)", How: FlagRefused},
 	{Name: "ht", Title: "huge pages of hugetlbfs", How: FlagRefused},
 	{Name: "io", Title: "device memory", How: FlagRefused},
 	{Name: "pf", Title: "memory without page structures", How: FlagRefused},

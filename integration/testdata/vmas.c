@@ -456,6 +456,43 @@ static void large(void)
 	expect("differences in a child", status, 0);
 }
 
+// Mappings that are sealed, of several kinds, large enough that a snapshot tracks them. What a seal forbids stays forbidden.
+static void seals(void)
+{
+	const long sys_mseal = 462; // Linux 6.10
+	size_t len = 40UL << 20;
+	make_file("sealed", 4 * PAGE, 21);
+	int fd = must(open("sealed", O_RDWR));
+	char *area = anon(len + 2 * PAGE), *p = area + PAGE;
+	must(mprotect(area, PAGE, PROT_NONE));
+	char *f = map(4 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0), *s = map(4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	close(fd);
+	fill(p, len, 22);
+	fill(s, 4 * PAGE, 23);
+	must(mprotect(p, len / 2, PROT_READ));
+	must(madvise(p + len / 2, len / 2, MADV_DONTFORK));
+	if (syscall(sys_mseal, p, len, 0) != 0) {
+		ready();
+		return;
+	}
+	must(syscall(sys_mseal, f, 4 * PAGE, 0));
+	must(syscall(sys_mseal, s, 4 * PAGE, 0));
+	char b[256], before[2][256];
+	smaps(p, "VmFlags", before[0], sizeof before[0]);
+	smaps(s, "VmFlags", before[1], sizeof before[1]);
+	ready();
+	check("anonymous", p, len, 22);
+	check("of a file", f, 4 * PAGE, 21);
+	check("shared", s, 4 * PAGE, 23);
+	p[len / 2] = 1;
+	expect_str("flags", smaps(p, "VmFlags", b, sizeof b), before[0]);
+	expect_str("flags of the shared one", smaps(s, "VmFlags", b, sizeof b), before[1]);
+	expect("munmap", munmap(p, PAGE), -1);
+	expect("mprotect", mprotect(p, PAGE, PROT_READ | PROT_WRITE), -1);
+	expect("munmap of the file", munmap(f, 4 * PAGE), -1);
+	expect("mremap of the shared one", (long)mremap(s, 4 * PAGE, 8 * PAGE, MREMAP_MAYMOVE), -1);
+}
+
 static long huge_in(const void *p)
 {
 	char b[256];
@@ -493,6 +530,7 @@ static void huge(void)
 
 static const struct test_case cases[] = {
 	{"huge", huge},
+	{"sealed", seals},
 	{"anon", anonymous},
 	{"sparse", sparse},
 	{"many", many},
