@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -83,6 +84,9 @@ func (b *builder) directory(p *image.Process, dir string) *fault.Error {
 func (b *builder) mapped(want *image.MappedFile, writable bool) {
 	if want.Ghost != 0 || b.pol.Side == Check { // which files have lost their names only the freeze tells
 		return
+	}
+	if slices.ContainsFunc(b.st.Named, func(g image.Ghost) bool { return g.Dev == want.Dev && g.Ino == want.Ino }) {
+		return // it is made again if it is gone, and its content is that of the state
 	}
 	have, ok := b.host.Files[want.Path]
 	if !ok {

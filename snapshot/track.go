@@ -319,7 +319,7 @@ func withoutTracking(st *image.State) {
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {
 			v := &st.Processes[i].VMAs[j]
-			v.Flags = slices.DeleteFunc(v.Flags, func(f string) bool { return f == "uw" })
+			v.Flags = slices.DeleteFunc(slices.Clone(v.Flags), func(f string) bool { return f == "uw" })
 		}
 	}
 }
