@@ -7,7 +7,7 @@ UNIT      = $$($(GO) list ./... | grep -v /integration)
 FUZZTIME ?= 10s
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-kernels test-kernels-core unit integration lint fmt generate fresh fuzz-short setup clean
+.PHONY: build demo test test-kernels test-kernels-core unit integration lint fmt generate fresh one-table fuzz-short setup clean
 
 build: ## the command, in bin/
 	$(GO) build -o $(BIN) ./cmd/bpfckpt
@@ -45,6 +45,9 @@ generate: ## bindings, BPF objects and generated documentation (needs clang and 
 
 fresh: ## fails if a generated file is not what `make generate` writes
 	@scripts/fresh
+
+one-table: ## each entry of the tables of flags and kinds is removed in turn, and a test must break; some ten minutes
+	@scripts/one-table
 
 fuzz-short: ## every fuzz target for FUZZTIME
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz-short

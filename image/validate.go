@@ -205,6 +205,9 @@ func (c *validator) vmas(p *Process) error {
 			err = c.backing(v)
 		}
 		if err == nil {
+			err = checkFlags(v)
+		}
+		if err == nil {
 			err = checkGuards(v)
 		}
 		if err != nil {
@@ -227,6 +230,19 @@ func (c *validator) backing(v *VMA) error {
 		return firstBad(rule{!path(v.File.Path), "its file has no absolute path"})
 	}
 	return fmt.Errorf("its kind %q is not one an image can hold", v.Kind)
+}
+
+// checkFlags checks that every flag of a mapping is one that an image can hold. Those of the vDSO are the kernel's own affair.
+func checkFlags(v *VMA) error {
+	if v.Kind == VMAVDSO || v.Kind == VMAVVar {
+		return nil
+	}
+	for _, name := range v.Flags {
+		if f, ok := VMAFlagOf(name); !ok || f.How == FlagRefused {
+			return fmt.Errorf("its flag %q is not one an image can hold", name)
+		}
+	}
+	return nil
 }
 
 // checkGuards checks the guard regions of a mapping.

@@ -96,6 +96,7 @@ var vmaFlags = []VMAFlag{
 
 	{Name: "ht", Title: "huge pages of hugetlbfs", How: FlagRefused},
 	{Name: "io", Title: "device memory", How: FlagRefused},
+	{Name: "ar", Title: "a flag of the architecture's own: on x86 memory with cache attributes, as drivers map it", How: FlagRefused},
 	{Name: "pf", Title: "memory without page structures", How: FlagRefused},
 	{Name: "mm", Title: "memory of mixed kinds, as drivers map it", How: FlagRefused},
 	{Name: "de", Title: "memory that must not grow, as drivers map it", How: FlagRefused},

@@ -1,0 +1,71 @@
+package image
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+)
+
+// What is known of flags and kinds stands once. These tests, and those named TestTable in other packages, take each entry and hold whoever reads it
+// against it: scripts/one-table removes the entries one by one, and every time a test must break.
+
+// Every field of a description either belongs to all kinds, or to those that say so.
+func TestTableOfFields(t *testing.T) {
+	common := []string{
+		"ID", "Kind", "Flags", "Pos", "Mode", "Dev", "Ino", "Rdev", "Path", "Opened", "Owner", "Std", "Locks",
+	}
+	typ := reflect.TypeFor[File]()
+	for i := range typ.NumField() {
+		name := typ.Field(i).Name
+		if typ.Field(i).Tag.Get("json") == "-" || slices.Contains(common, name) {
+			continue
+		}
+		if !slices.Contains(fdFields, name) {
+			t.Errorf("File.%s belongs neither to all kinds nor to some: add it to fdFields and to its kinds", name)
+		}
+		if !slices.ContainsFunc(fdKinds, func(k FDKind) bool { return slices.Contains(k.Fields, name) }) {
+			t.Errorf("File.%s belongs to no kind", name)
+		}
+	}
+	for _, name := range fdFields {
+		if _, ok := typ.FieldByName(name); !ok {
+			t.Errorf("File has no field %s", name)
+		}
+	}
+}
+
+// A description is valid with the fields of its kind and with no other.
+func TestTableOfKindsIsValidated(t *testing.T) {
+	for _, k := range fdKinds {
+		for _, name := range fdFields {
+			f := File{Kind: k.Name}
+			n := 0
+			fill(reflect.ValueOf(&f).Elem().FieldByName(name), &n)
+			if err := checkFDKind(&f); (err == nil) != slices.Contains(k.Fields, name) {
+				t.Errorf("%s with %s: %v", k.Name, name, err)
+			}
+		}
+	}
+	if checkFDKind(&File{Kind: "unheard of"}) == nil {
+		t.Error("an unknown kind is valid")
+	}
+}
+
+// A mapping is valid with flags that can be brought back and with no other.
+func TestTableOfFlagsIsValidated(t *testing.T) {
+	for _, f := range vmaFlags {
+		err := checkFlags(&VMA{Kind: VMAAnon, Flags: []string{f.Name}})
+		if (err == nil) != (f.How != FlagRefused) {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+		if f.Title == "" || f.How.Text() == "" {
+			t.Errorf("%s has no words", f.Name)
+		}
+		if needsArg := f.How == FlagMapped || f.How == FlagAdvised; needsArg != (f.Arg != 0) && f.How != FlagLocked {
+			t.Errorf("%s is %s with the argument %#x", f.Name, f.How, f.Arg)
+		}
+	}
+	if checkFlags(&VMA{Kind: VMAAnon, Flags: []string{"q7"}}) == nil {
+		t.Error("an unknown flag is valid")
+	}
+}
