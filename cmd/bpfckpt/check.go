@@ -63,8 +63,8 @@ func checkProcess(c *call, pid int) error {
 		}
 		err = c.object(obj)
 	} else {
-		for _, e := range report.Blockers {
-			if err = c.print(e.Error() + "\n"); err != nil {
+		for _, line := range report.Blockers.Lines() {
+			if err = c.print(line + "\n"); err != nil {
 				break
 			}
 		}

@@ -97,11 +97,11 @@ func jsonOf(e *fault.Error) errorJSON {
 	return errorJSON{Code: e.Code, Object: e.Object, Cause: e.Cause, Remedy: e.Advice(), Exit: int(e.Class())}
 }
 
-// report prints the faults in err, one line each on standard error and with --json one object on standard output, and returns the exit code.
+// report prints the faults in err, grouped, on standard error and with --json one object on standard output, and returns the exit code.
 func (u *ui) report(err error) int {
 	code, faults := exitCode(err)
-	for _, e := range faults {
-		u.note("%s", e.Error())
+	for _, line := range faults.Lines() {
+		u.note("%s", line)
 	}
 	if u.json && len(faults) > 0 {
 		obj := struct {

@@ -113,6 +113,37 @@ func (l List) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// maxObjects is how many objects a line of Lines names.
+const maxObjects = 6
+
+// Lines returns the faults for people, grouped: those with one code, cause and remedy are one line, which names their objects.
+func (l List) Lines() []string {
+	type group struct {
+		code          Code
+		cause, remedy string
+	}
+	objects := map[group][]string{}
+	var order []group
+	for _, e := range l {
+		g := group{e.Code, e.Cause, e.Advice()}
+		if objects[g] == nil {
+			order = append(order, g)
+		}
+		objects[g] = append(objects[g], e.Object)
+	}
+	lines := make([]string, len(order))
+	for i, g := range order {
+		names := objects[g]
+		text := strings.Join(names[:min(len(names), maxObjects)], ", ")
+		if more := len(names) - maxObjects; more > 0 {
+			text = fmt.Sprintf("%s and %d more", text, more)
+		}
+		e := Error{Code: g.code, Object: text, Cause: g.cause, Remedy: g.remedy}
+		lines[i] = e.Error()
+	}
+	return lines
+}
+
 // Unwrap returns the faults, for errors.Is and errors.As.
 func (l List) Unwrap() []error {
 	errs := make([]error, len(l))

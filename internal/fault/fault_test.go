@@ -1,10 +1,24 @@
 package fault
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 )
+
+// What several objects have in common is said once.
+func TestLinesAreGrouped(t *testing.T) {
+	var l List
+	for fd := range 9 {
+		l = append(l, New(FDSocket, fmt.Sprintf("fd %d of pid 7", fd), "it is a socket"))
+	}
+	l = append(l, New(Mapping, "mapping 1-2 of pid 7", "it maps a device"))
+	lines := l.Lines()
+	if len(lines) != 2 || !strings.Contains(lines[0], "fd 0 of pid 7, fd 1 of pid 7") || !strings.Contains(lines[0], "and 3 more: it is a socket; ") {
+		t.Errorf("%q", lines)
+	}
+}
 
 // Codes are an API, and what the table says of them is printed in error lines.
 func TestTable(t *testing.T) {
