@@ -172,11 +172,12 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
+	outside := fdtable.Finish(ctx, fdtable.Input{State: s.st}) // first: it tells which streams are re-attached
 	list, err := s.sharedOutside(ctx)
 	if err != nil {
 		return err
 	}
-	for _, b := range fdtable.Finish(ctx, fdtable.Input{State: s.st}) {
+	for _, b := range outside {
 		list = append(list, b)
 	}
 	if err := list.OrNil(); err != nil {
