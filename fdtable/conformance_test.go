@@ -205,7 +205,12 @@ var specimens = []specimen{
 		must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
 		return []int{open(t, filepath.Join(dir, "fifo"), unix.O_RDONLY|unix.O_NONBLOCK)}
 	}},
-	{name: "memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int { return []int{seekTo(t, memfd(t, "shared", 0), 2)} }, check: readsAs("ared")},
+	{name: "memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int { return []int{seekTo(t, memfd(t, "shared", 0), 2)} }, check: func(t *testing.T, st *image.State, fds []int) {
+		if now, _, err := knownNow(selfLink(fds[0]), 0); err != nil || !leased(now) {
+			t.Error("it counts as open for writing, and could not be executed")
+		}
+		readsAs("ared")(t, st, fds)
+	}},
 	{name: "sealed memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int {
 		return []int{memfd(t, "sealed", unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)}
 	}, check: func(t *testing.T, _ *image.State, fds []int) {

@@ -69,11 +69,28 @@ func (b *builder) reopenShmem(f *image.File) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := b.reopen(f, int(mem.Fd()))
+	fd, err := -1, error(nil)
+	if f.Flags&unix.O_ACCMODE == unix.O_RDWR && !b.made[f.Shmem] {
+		b.made[f.Shmem] = true
+		fd, err = b.original(f, int(mem.Fd()))
+	} else {
+		fd, err = b.reopen(f, int(mem.Fd()))
+	}
 	if err != nil {
 		return -1, err
 	}
 	return b.seek(f, fd)
+}
+
+// original takes the description that made an object for the first that could be it. A memfd's does not count as a
+// writer, which keeps a file from being executed (execve(2), ETXTBSY), and whatever is opened through /proc/self/fd
+// does.
+func (b *builder) original(f *image.File, made int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1, fault.New(fault.FDRebuild, fileObject(f), "duplicate it: %w", err)
+	}
+	return b.checkFlags(f, fd)
 }
 
 // NewShmem makes the memfd of a Shmem: name, size and mode, nothing in it and no seals yet. Shared anonymous memory becomes a

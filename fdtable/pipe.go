@@ -201,11 +201,7 @@ func (b *builder) openEnd(f *image.File, create func() (*pipeEnds, error)) (int,
 		return b.reopen(f, ends.fd[i])
 	}
 	ends.taken[i] = true
-	fd, err := unix.FcntlInt(uintptr(ends.fd[i]), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return -1, fault.New(fault.FDRebuild, fileObject(f), "duplicate it: %w", err)
-	}
-	return b.checkFlags(f, fd)
+	return b.original(f, ends.fd[i])
 }
 
 // fillPipe gives a new pipe its capacity and what had not been read.

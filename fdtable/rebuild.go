@@ -61,7 +61,8 @@ func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, er
 
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
+	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{},
+		moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
 	b.written = b.writtenFiles()
 	all := kinds()
 	for i := range st.Files {
@@ -89,6 +90,7 @@ type builder struct {
 	table   *Table
 	pipes   map[int]*pipeEnds        // by 1-based index
 	temps   map[int]bool             // Ghosts whose own description has been taken
+	made    map[int]bool             // 1-based indices of Shmems of which that is so
 	written map[fileKey]*writtenFile // by what the image calls them
 	moved   map[fileKey]bool         // files that were found under another name, and told of
 	streams [3]*plan.Stream          // what o.Std leads to

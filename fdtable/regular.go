@@ -242,11 +242,8 @@ func (b *builder) takeTemp(f *image.File) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := unix.FcntlInt(temp.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	fd, err := b.original(f, int(temp.Fd()))
 	if err != nil {
-		return -1, fault.New(fault.FDRebuild, fileObject(f), "duplicate it: %w", err)
-	}
-	if fd, err = b.checkFlags(f, fd); err != nil {
 		return -1, err
 	}
 	return b.seek(f, fd)

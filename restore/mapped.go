@@ -25,6 +25,7 @@ type mappedFiles struct {
 type mappedFile struct {
 	path string
 	mode int
+	made *os.File // of an object that we made: what it is mapped from, nil if that is opened by path
 	file *os.File // nil if it is not open
 	id   inode
 }
@@ -95,6 +96,9 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 		m.mode |= os.O_RDWR
 	}
 	switch {
+	case key.shmem > 0 && key.write:
+		m.made = r.shmems[key.shmem-1]
+		m.path = m.made.Name()
 	case key.shmem > 0:
 		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.shmem-1].Fd())
 	case key.ghost > 0:
@@ -128,7 +132,7 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 
 // open opens the file, whatever it is now.
 func (m *mappedFile) open() (*os.File, inode, error) {
-	f, err := os.OpenFile(m.path, m.mode, 0)
+	f, err := m.openFile()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, inode{}, fault.New(fault.FileGone, m.path, "%w", err)
 	}
@@ -142,6 +146,20 @@ func (m *mappedFile) open() (*os.File, inode, error) {
 		return nil, inode{}, fault.New(fault.RestoreStep, m.path, "%w", err)
 	}
 	return f, inode{st.Dev, st.Ino}, nil
+}
+
+// openFile opens the file by its name. An object that we made is mapped from the description that made it: one that is
+// opened through /proc/self/fd counts as a writer for as long as it is mapped, and what somebody writes to cannot be
+// executed (execve(2), ETXTBSY).
+func (m *mappedFile) openFile() (*os.File, error) {
+	if m.made == nil {
+		return os.OpenFile(m.path, m.mode, 0)
+	}
+	fd, err := unix.FcntlInt(m.made.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), m.path), nil
 }
 
 // take returns the file, open; the caller calls done when a process has it.

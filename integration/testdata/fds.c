@@ -210,6 +210,42 @@ static void deleted(void)
 	expect_str("renamed", b, "new name");
 }
 
+// Executes what a descriptor leads to, and returns its exit status; -1 if it cannot be executed.
+static int execute(int fd)
+{
+	pid_t pid = must(fork());
+	if (pid == 0) {
+		char *argv[] = {"true", NULL}, *env[] = {NULL};
+		fexecve(fd, argv, env);
+		_exit(errno == ETXTBSY ? 126 : 127);
+	}
+	int status = 0;
+	must(waitpid(pid, &status, 0));
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// What can be executed because nobody has it open for writing: a memfd through the description that made it, also while
+// it is mapped, and a file that is deleted.
+static void executed(void)
+{
+	static char b[1 << 20];
+	int from = must(open("/bin/true", O_RDONLY)), mem = must(memfd_create("program", 0)), tmp = must(open("program", O_RDWR | O_CREAT, 0700));
+	ssize_t n = must(read(from, b, sizeof b));
+	must(write(mem, b, (size_t)n));
+	must(write(tmp, b, (size_t)n));
+	close(tmp);
+	tmp = must(open("program", O_RDONLY));
+	must(unlink("program"));
+	char *map = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, mem, 0);
+	must(map == MAP_FAILED ? -1 : 0);
+	ready();
+	expect("status of the memfd", execute(mem), 0);
+	expect("status of the deleted file", execute(tmp), 0);
+	map[0] = 'x';
+	must(pread(mem, b, 1, 0));
+	expect("the mapping is of the memfd", b[0], 'x');
+}
+
 static void redirections(void)
 {
 	int keep = must(dup(1));
@@ -255,6 +291,7 @@ static const struct test_case cases[] = {
 	{"pipes", pipes},
 	{"fifo", fifo},
 	{"deleted", deleted},
+	{"executed", executed},
 	{"redirections", redirections},
 	{"terminal", terminal},
 };
