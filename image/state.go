@@ -19,6 +19,10 @@ type State struct {
 	Pipes     []Pipe     `json:"pipes"`           // pipes both of whose ends are inside the tree
 	Terminals []Terminal `json:"terminals"`       // terminals the tree has open
 	Facts     []Fact     `json:"facts,omitempty"` // what the host was like that the image comes back on, sorted by name; none in images of format 1
+
+	// Leaderless lists, ascending, the sessions and process groups that processes of the tree are in, whose leader has ended and which nobody outside the
+	// tree is in: a restore makes them again. Others that are not led by a process of the tree are those of whoever started it.
+	Leaderless []int `json:"leaderless,omitempty"`
 }
 
 // Fact is something of a host that the plan of a restore rests on: a kernel, a limit, a mount. If a restore is refused, those that have changed since

@@ -81,6 +81,22 @@ func (st *State) Validate() error {
 		}
 		pids[p.Pid] = true
 	}
+	return c.leaderless()
+}
+
+// leaderless checks the ids of sessions and groups without a leader.
+func (c *validator) leaderless() error {
+	last := 0
+	for _, id := range c.st.Leaderless {
+		err := firstBad(
+			rule{id <= last || id > maxPid, "it is none, or not after the one before"},
+			rule{c.tids[id] || slices.ContainsFunc(c.st.Processes, func(p Process) bool { return p.Pid == id }), "a process or thread of the tree has this id"},
+		)
+		if err != nil {
+			return fmt.Errorf("session or group without a leader %d: %w", id, err)
+		}
+		last = id
+	}
 	return nil
 }
 

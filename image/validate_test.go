@@ -62,6 +62,8 @@ func TestValidateRefuses(t *testing.T) {
 		"entry 0: its number":     st(func(s *state) { s.Files[0].Epoll = []image.EpollTarget{{File: 2, FD: -1}} }),
 		"its pid or its parent's": pr(func(p *process) { p.PPid = -1 }),
 		"group or session":        pr(func(p *process) { p.Sid = 1 << 23 }),
+		"leader 9: it is none":    st(func(s *state) { s.Leaderless = []int{10, 9} }),
+		"tree has this id":        st(func(s *state) { s.Leaderless = []int{imagetest.Pid} }),
 		"told of a stop":          pr(func(p *process) { p.Stopped, p.StopTold = 0, true }),
 		"exit or stop signal":     pr(func(p *process) { p.Stopped = 65 }),
 		"yet has an exit status":  pr(func(p *process) { p.ExitCode = 1 }),

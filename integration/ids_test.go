@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,14 +48,46 @@ func TestTakenPid(t *testing.T) {
 
 // --pidns always makes a namespace even when the pid is free; --pidns never refuses as before.
 func TestPidNamespaceModes(t *testing.T) {
+	for _, name := range []string{"trees/groups", "trees/leaderless", "trees/stopped"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := caseNamed(t, name)
+			want := control(t, p)
+			tg := start(t, p)
+			tg.snap()
+			tg.kill()
+			tg.goOn()
+			_, errs, status := tg.ckpt("restore", "image", "--pidns", "always")
+			same(t, "--pidns always: "+errs, result{status: status, out: tg.read("out"), files: map[string]string{}}, want)
+		})
+	}
+}
+
+// A daemon whose session has no leader any more is in that session again, and a restore that cannot have its id says so.
+func TestDaemon(t *testing.T) {
 	p := caseNamed(t, "trees/groups")
 	want := control(t, p)
-	tg := start(t, p)
+	tg := prepare(t, p)
+	tg.run(exec.Command("setsid", "sh", "-c", `"$0" groups >out 2>err </dev/null & echo $! >pid`, filepath.Join(built.dir, "trees")), "sh.out", "sh.err")
+	tg.join()
+	if _, err := fmt.Sscan(tg.read("pid"), &tg.pid); err != nil {
+		t.Fatal(err)
+	}
+	tg.waitReady()
+	tg.poll("READY", func() bool { return strings.Contains(tg.read("out"), "READY") && tg.asleep() })
+	tg.awaitExe()
+	before := viewOf(tg.pid)
+	session := before[fmt.Sprintf("%d %d session", tg.pid, tg.pid)]
 	tg.snap()
 	tg.kill()
+	id, err := strconv.Atoi(session)
+	if err != nil || syscall.Kill(-id, 0) == nil {
+		t.Fatalf("session %q: %v", session, err)
+	}
+	tg.restore()
+	compareViews(t, "daemon", viewOf(tg.pid), before, nil)
 	tg.goOn()
-	_, errs, status := tg.ckpt("restore", "image", "--pidns", "always")
-	same(t, "--pidns always: "+errs, result{status: status, out: tg.read("out"), files: map[string]string{}}, want)
+	same(t, "daemon", tg.finish(), want)
 }
 
 // --detach returns at once and leaves the process to itself; --pidfile tells its pid.

@@ -22,7 +22,7 @@ import (
 //
 // It is the only test of this package that restores in its own process, and runs while no other does.
 func TestEveryStepFails(t *testing.T) {
-	for _, name := range []string{"trees/groups", "fds/pipes", "vmas/deleted-file", "threads", "timers/posix-signal", "proc/seccomp"} {
+	for _, name := range []string{"trees/leaderless", "fds/pipes", "vmas/deleted-file", "threads", "timers/posix-signal", "proc/seccomp"} {
 		t.Run(name, func(t *testing.T) {
 			p := caseNamed(t, name)
 			want := control(t, p)

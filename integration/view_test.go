@@ -60,7 +60,7 @@ var statusKeys = []string{
 
 // statFields are the fields of /proc/PID/stat that must be kept, by their number in proc_pid_stat(5).
 var statFields = map[int]string{
-	5: "pgrp", 7: "tty_nr", 18: "priority", 19: "nice", 26: "startcode", 27: "endcode", 28: "startstack", 40: "rt_priority",
+	5: "pgrp", 6: "session", 7: "tty_nr", 18: "priority", 19: "nice", 26: "startcode", 27: "endcode", 28: "startstack", 40: "rt_priority",
 	41: "policy", 45: "start_data", 46: "end_data", 47: "start_brk", 48: "arg_start", 49: "arg_end", 50: "env_start", 51: "env_end",
 }
 

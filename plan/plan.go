@@ -51,6 +51,7 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 		}
 	}
 	if host != nil {
+		b.birthRefusals()
 		b.hostRefusals()
 	}
 	if pol.Side != Restore {

@@ -86,9 +86,12 @@ func (r *restorer) awaitFreeIDs() ([]occupant, error) {
 	}
 }
 
-// wantedIDs returns every process and thread id of the image.
+// wantedIDs returns every process and thread id of the image, and those of its sessions and groups that have no leader.
 func (r *restorer) wantedIDs() map[int]bool {
 	want := map[int]bool{}
+	for _, id := range r.plan.births.IDs() {
+		want[id] = true
+	}
 	for i := range r.st.Processes {
 		rec := &r.st.Processes[i]
 		want[rec.Pid] = true

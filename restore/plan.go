@@ -19,16 +19,15 @@ const (
 
 // layout is what can be decided from the image alone: where in each process there is room, and in which order they are made.
 type layout struct {
-	procs map[int]*procPlan // by pid
+	procs  map[int]*procPlan // by pid
+	births *plan.Births
 }
 
 // procPlan is the plan for one process.
 type procPlan struct {
-	rec    *image.Process
-	boot   uint64 // where the boot area goes: free in the process and in the stub
-	park   uint64 // where the vDSO waits while its place is made
-	before []int  // children to make before the process makes its session
-	after  []int  // children to make after that
+	rec  *image.Process
+	boot uint64 // where the boot area goes: free in the process and in the stub
+	park uint64 // where the vDSO waits while its place is made
 }
 
 func makePlan(st *image.State) (*layout, error) {
@@ -47,43 +46,16 @@ func makePlan(st *image.State) (*layout, error) {
 		if rec.Pid == st.Root {
 			continue
 		}
-		parent, ok := pl.procs[rec.PPid]
-		if !ok {
+		if _, ok := pl.procs[rec.PPid]; !ok {
 			return nil, fault.New(fault.RestoreState, fmt.Sprintf("pid %d", rec.Pid), "its parent %d does not come before it in the image", rec.PPid)
-		}
-		if err := parent.addChild(rec, st); err != nil {
-			return nil, err
 		}
 	}
 	if len(st.Processes) == 0 || st.Processes[0].Pid != st.Root {
 		return nil, fault.New(fault.RestoreState, "image", "the root process %d is not the first one", st.Root)
 	}
-	return pl, nil
-}
-
-// addChild decides when a child is made. A child inherits its parent's session at birth, so one with the session the parent had
-// before it made its own must be older than that.
-func (p *procPlan) addChild(c *image.Process, st *image.State) error {
-	leader := p.rec.Sid == p.rec.Pid
-	switch {
-	case c.Sid == c.Pid, c.Sid == p.rec.Sid:
-		p.after = append(p.after, c.Pid)
-	case leader && c.Sid == inheritedSid(p.rec, st):
-		p.before = append(p.before, c.Pid)
-	default:
-		return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", c.Pid), "it is in session %d, which its parent %d never was in", c.Sid, p.rec.Pid)
-	}
-	return nil
-}
-
-// inheritedSid is the session a process was born into, as far as the tree tells: that of its parent; for the root, any that it does
-// not lead itself.
-func inheritedSid(rec *image.Process, st *image.State) int {
-	i := slices.IndexFunc(st.Processes, func(q image.Process) bool { return q.Pid == rec.PPid })
-	if i < 0 {
-		return 0
-	}
-	return st.Processes[i].Sid
+	var err error
+	pl.births, err = plan.MakeBirths(st)
+	return pl, err
 }
 
 // findHole returns an address where size bytes are free in the process to be and in the stub. It prefers low addresses: nothing

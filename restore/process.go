@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -89,10 +90,10 @@ func (r *restorer) createAll() error {
 		return err
 	}
 	r.procs = make([]*process, len(r.st.Processes))
-	if err := r.createRoot(); err != nil {
+	if err := r.createTree(); err != nil {
 		return err
 	}
-	if err := r.setGroups(); err != nil {
+	if err := r.makeZombies(); err != nil {
 		return err
 	}
 	if !r.pidNS {
@@ -232,71 +233,31 @@ func (r *restorer) letStubGo() error {
 	return nil
 }
 
-// createRoot makes the root and, through it, all others.
-func (r *restorer) createRoot() error {
-	flags := uint64(unix.CLONE_PARENT)
-	if r.pidNS {
-		flags = 0 // the init of a namespace must be the parent
-	}
-	root := &r.st.Processes[0]
-	return r.create(r.stub, 0, flags)(root)
-}
-
-// create returns a function that makes a process from its record with clone3(2) in parent.
-func (r *restorer) create(parent *process, index int, flags uint64) func(rec *image.Process) error {
-	return func(rec *image.Process) error {
-		exitSignal := uint64(rec.ExitSignal)
-		if flags&unix.CLONE_PARENT != 0 {
-			exitSignal = 0 // clone3 refuses one: it is the stub's, SIGCHLD
-		}
-		at := stackOf(parent)
-		args := cloneArgs(flags, exitSignal, at+128)
-		binary.LittleEndian.PutUint32(args[128:], uint32(rec.Pid))
-		if err := parent.lead.Poke(at, args); err != nil {
-			return err
-		}
-		if err := r.step(fmt.Sprintf("create pid %d", rec.Pid)); err != nil {
-			return err
-		}
-		id, err := parent.lead.CallNew(parent.insn(), unix.SYS_CLONE3, at, cloneArgsSize)
-		if err != nil {
-			return r.createFault(rec.Pid, err)
-		}
-		lead, err := r.tr.Adopt(id, id)
-		if err != nil {
-			return err
-		}
-		p := &process{r: r, rec: rec, pid: id, lead: lead}
-		r.procs[index] = p
-		r.byPid[rec.Pid] = p
-		return r.createChildren(p)
-	}
-}
-
 // killAll takes down every process made so far and waits until the kernel has given their ids back. Children of the tree would be
 // left to the system's init when the root dies; for that moment they come to us instead.
 func (r *restorer) killAll() {
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // without it init reaps them, a little later
 	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
 	var pids []int
-	for _, p := range r.procs {
+	for _, p := range slices.Concat(r.procs, r.helpers) {
 		if p != nil {
 			pids = append(pids, p.pid)
 			_ = unix.Kill(p.pid, unix.SIGKILL) // it may be dead
 		}
 	}
-	r.tr.Close() // what is still attached dies and detaches
-	for _, pid := range pids {
-		reap(pid)
+	r.tr.Close()                                       // what is still attached dies and detaches
+	for before := len(pids) + 1; len(pids) < before; { // one becomes ours when its parent has ended
+		before = len(pids)
+		pids = slices.DeleteFunc(pids, reap)
 	}
 }
 
-// reap waits for the end of a child of ours.
-func reap(pid int) {
+// reap waits for the end of a child of ours, and reports whether it is one.
+func reap(pid int) bool {
 	for {
 		_, err := unix.Wait4(pid, nil, unix.WALL, nil)
 		if !errors.Is(err, unix.EINTR) {
-			return
+			return err == nil
 		}
 	}
 }
@@ -316,55 +277,8 @@ func (r *restorer) createFault(pid int, err error) error {
 	return fmt.Errorf("create pid %d: %w", pid, err)
 }
 
-// createChildren makes a process's session and its children, in the order the sessions need, and its dead children.
-func (r *restorer) createChildren(p *process) error {
-	pl := r.plan.procs[p.rec.Pid]
-	makeAll := func(pids []int) error {
-		for _, pid := range pids {
-			i := r.indexOf(pid)
-			if err := r.create(p, i, 0)(&r.st.Processes[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if err := makeAll(pl.before); err != nil {
-		return err
-	}
-	if p.rec.Sid == p.rec.Pid {
-		if _, err := p.call("setsid", unix.SYS_SETSID); err != nil {
-			return err
-		}
-	}
-	return makeAll(pl.after)
-}
-
-func (r *restorer) indexOf(pid int) int {
-	for i := range r.st.Processes {
-		if r.st.Processes[i].Pid == pid {
-			return i
-		}
-	}
-	panic("restore: a planned pid is not in the image")
-}
-
-// setGroups puts every process into its process group: leaders first, so that there is something to join. A group whose leader
-// is not in the tree is the one the tree was started in; its place is taken by the group the root is in now.
-func (r *restorer) setGroups() error {
-	for _, leaders := range []bool{true, false} {
-		for _, p := range r.procs {
-			leader := p.rec.Pgid == p.rec.Pid
-			if leader != leaders || p.rec.Sid == p.rec.Pid {
-				continue // a session leader leads its group already
-			}
-			if !leader && r.byPid[p.rec.Pgid] == nil {
-				continue
-			}
-			if _, err := p.call("setpgid", unix.SYS_SETPGID, 0, uint64(p.rec.Pgid)); err != nil {
-				return err
-			}
-		}
-	}
+// makeZombies ends those that had ended.
+func (r *restorer) makeZombies() error {
 	for _, p := range r.procs {
 		if p.rec.Zombie {
 			if err := r.die(p); err != nil {
@@ -431,10 +345,11 @@ const sizeofSigaction = 32
 // clone_args (clone3(2), include/uapi/linux/sched.h, CLONE_ARGS_SIZE_VER1 and later).
 const cloneArgsSize = 88
 
-// cloneArgs returns 256 bytes: struct clone_args with one id in set_tid, which points to setTid, and zeros behind it.
+// cloneArgs returns 256 bytes: struct clone_args with one id in set_tid, which points to setTid, and zeros behind it. With setTid 0 the kernel chooses
+// the id.
 func cloneArgs(flags, exitSignal, setTid uint64) []byte {
 	b := make([]byte, 256)
-	for i, v := range map[int]uint64{0: flags, 4: exitSignal, 8: setTid, 9: 1} {
+	for i, v := range map[int]uint64{0: flags, 4: exitSignal, 8: setTid, 9: min(setTid, 1)} {
 		binary.LittleEndian.PutUint64(b[8*i:], v)
 	}
 	return b

@@ -10,7 +10,8 @@
 //
 //	plan.go      order, free addresses                    ids.go       are all ids free, who has them
 //	clock.go     clocks that go on after a reboot
-//	process.go   making processes, sessions, groups       remote.go    batches of system calls inside a process
+//	births.go    who makes whom, sessions, groups         create.go    the same, done
+//	process.go   the stub, zombies, the end of all        remote.go    batches of system calls inside a process
 //	space.go     address space: mappings, vDSO, brk       memory.go    page contents
 //	lazy.go      page contents that come later
 //	files.go     mapped files, descriptors                objects.go   shared memory and nameless files
@@ -115,6 +116,7 @@ type restorer struct {
 	stub    *process
 	stubCmd *exec.Cmd
 	procs   []*process // in the order of the image, nil until made
+	helpers []*process // others that were made and are no more when the tree stands
 	byPid   map[int]*process
 	table   *fdtable.Table
 	mapped  *mappedFiles

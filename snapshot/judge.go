@@ -29,6 +29,9 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
 	}
 	v := &survey{st: &image.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
+	if err := v.addDead(); err != nil {
+		return nil, err
+	}
 	pol := plan.Policy{Side: plan.Check}
 	if v.host, err = host.Read(v.st, pol); err != nil {
 		return nil, err
@@ -50,7 +53,33 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	p := plan.Build(v.st, v.host, pol)
 	v.refusals = plan.Distinct(append(append(v.refusals, p.Refusals...), undoBlockers(src, live)...))
 	v.notes = p.Notes
+	if outside {
+		v.notes = append(v.notes, heldOutside(v.st)...)
+	}
 	return v, nil
+}
+
+// addDead adds to the state what the source does not tell of a tree: its zombies, and which sessions and groups have no leader.
+func (v *survey) addDead() error {
+	tree, err := findTree(v.st.Root)
+	if err != nil {
+		return err
+	}
+	_, zombies, err := splitZombies(tree)
+	if err != nil {
+		return err
+	}
+	for _, pid := range zombies {
+		switch z, err := zombieProcess(pid); {
+		case isGone(err): // its parent has waited for it
+		case err != nil:
+			return err
+		default:
+			v.st.Processes = append(v.st.Processes, z)
+		}
+	}
+	v.st.Leaderless = leaderless(v.st)
+	return nil
 }
 
 // secondLook is how long after a survey that found something in the way the next one is made: what was in the way may have been a child that came and

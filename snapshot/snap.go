@@ -184,6 +184,10 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	addBuildIDs(s.st)
+	s.st.Leaderless = leaderless(s.st)
+	if s.opts.Kill {
+		s.res.Notes = append(s.res.Notes, heldOutside(s.st)...)
+	}
 	if err := host.Look(s.st, s.host); err != nil {
 		return err
 	}

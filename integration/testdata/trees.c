@@ -199,6 +199,118 @@ static void groups(void)
 	expect("second child", child_status(b), 0);
 }
 
+// settled waits until child has been handed to this process and is in session and group.
+static void settled(pid_t child, pid_t session, pid_t group)
+{
+	char name[64], line[512];
+	int ppid = 0, pgrp = 0, sid = 0;
+	snprintf(name, sizeof name, "/proc/%d/stat", child);
+	while (ppid != getpid() || pgrp != group || sid != session) {
+		FILE *f = fopen(name, "r");
+		if (f == NULL || fgets(line, sizeof line, f) == NULL)
+			die("%s", name);
+		fclose(f);
+		sscanf(strrchr(line, ')') + 2, "%*c %d %d %d", &ppid, &pgrp, &sid);
+	}
+}
+
+// member waits for "go" and tells whether its session and group are still those; 0 is any session.
+static void __attribute__((noreturn)) member(pid_t session, pid_t group)
+{
+	wait_go();
+	_exit((session == 0 || getsid(0) == session) && getpgrp() == group ? 0 : 1);
+}
+
+// Sessions and groups whose leaders have ended: a daemon that forked twice, a group of its own in such a session, a job whose first command is done, a group
+// that its maker has left for another, and a session whose leader is a zombie.
+static void leaderless(void)
+{
+	int up[2], down[2], status;
+	pid_t id[8], ids[2];
+	must(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+	must(pipe(up));
+	must(pipe(down));
+	pid_t daemon = must(fork());
+	if (daemon == 0) {
+		must(setsid());
+		if (must(fork()) == 0) {
+			pid_t inner = must(fork());
+			if (inner == 0) {
+				must(setpgid(0, 0));
+				if ((inner = must(fork())) == 0)
+					member(getsid(0), getpgrp());
+				ids[0] = inner, ids[1] = getpid();
+				must(write(up[1], ids, sizeof ids));
+				_exit(0);
+			}
+			must(waitpid(inner, &status, 0));
+			id[1] = getpid();
+			must(write(up[1], &id[1], sizeof id[1]));
+			member(getsid(0), getsid(0));
+		}
+		_exit(0);
+	}
+	must(read(up[0], ids, sizeof ids));
+	expect("daemon", child_status(daemon), 0);
+	id[0] = ids[0];
+	must(read(up[0], &id[1], sizeof id[1]));
+	pid_t job = must(fork());
+	if (job == 0) {
+		must(setpgid(0, 0));
+		must(read(down[0], &status, 1));
+		_exit(0);
+	}
+	while (getpgid(job) != job)
+		nap(MS);
+	if ((id[2] = must(fork())) == 0) {
+		must(setpgid(0, job));
+		member(0, job);
+	}
+	while (getpgid(id[2]) != job)
+		nap(MS);
+	must(write(down[1], "", 1));
+	expect("job", child_status(job), 0);
+	if ((id[3] = must(fork())) == 0) {
+		must(setpgid(0, 0));
+		must(read(down[0], &status, 1));
+		must(setpgid(0, getpgid(id[2])));
+		member(0, getpgid(id[2]));
+	}
+	while (getpgid(id[3]) != id[3])
+		nap(MS);
+	if ((id[4] = must(fork())) == 0) {
+		must(setpgid(0, id[3]));
+		member(0, id[3]);
+	}
+	while (getpgid(id[4]) != id[3])
+		nap(MS);
+	must(write(down[1], "", 1));
+	pid_t dead = must(fork());
+	if (dead == 0) {
+		must(setsid());
+		if (must(fork()) == 0) {
+			pid_t me = getpid();
+			must(write(up[1], &me, sizeof me));
+			member(getsid(0), getpgrp());
+		}
+		_exit(12);
+	}
+	must(read(up[0], &id[5], sizeof id[5]));
+	settled(ids[0], daemon, ids[1]);
+	settled(id[3], getsid(0), job);
+	settled(id[5], dead, dead);
+	ready();
+	expect("a daemon's session", getsid(id[1]), daemon);
+	expect("a group in it", getpgid(id[0]), ids[1]);
+	expect("a job", getpgid(id[2]), job);
+	expect("who moved to it", getpgid(id[3]), job);
+	expect("where it was", getpgid(id[4]), id[3]);
+	expect("a zombie's session", getsid(id[5]), dead);
+	for (int i = 0; i < 6; i++)
+		expect("member", child_status(id[i]), 0);
+	expect("zombie", WEXITSTATUS(child_status(dead)), 12);
+}
+
 static void many_children(void)
 {
 	enum { n = 20 };
@@ -309,6 +421,7 @@ static const struct test_case cases[] = {
 	{"killed", killed},
 	{"stopped", stopped},
 	{"groups", groups},
+	{"leaderless", leaderless},
 	{"many-children", many_children},
 	{"threads-and-children", threads_and_children},
 	{"shared-offset", shared_offset},
