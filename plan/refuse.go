@@ -18,6 +18,7 @@ func stateRefusals(st *image.State) fault.List {
 			continue
 		}
 		list = append(list, processRefusals(p)...)
+		list = append(list, roomRefusals(p)...)
 		for j := range p.VMAs {
 			list = append(list, mappingRefusals(p.Pid, &p.VMAs[j])...)
 		}

@@ -31,26 +31,10 @@ func TestPlanRefusesWhatNoForkCanMake(t *testing.T) {
 	}
 }
 
-// The hole is free in the process to be and in the stub, with room around it.
-func TestFindHole(t *testing.T) {
-	const size = plan.BootSize + plan.VDSORoom
-	rec := procOf(1, 0, 0,
-		image.VMA{Start: 0x10000, End: 0x400000},
-		image.VMA{Start: 0x400000 + size, End: 0x10000000},
-		image.VMA{Start: 0x10000000 + 1<<20, End: stub.CodeAt - 0x100},
-	)
-	at, err := findHole(&rec, size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range append(rec.VMAs, image.VMA{Start: stub.CodeAt, End: stub.CodeAt + pageSize}) {
-		if at < v.End && at+size > v.Start {
-			t.Errorf("hole %#x overlaps %#x-%#x", at, v.Start, v.End)
-		}
-	}
-	full := procOf(1, 0, 0, image.VMA{Start: minAddress, End: maxAddress - pageSize})
-	if at, err := findHole(&full, size); err == nil {
-		t.Errorf("a full address space has a hole at %#x", at)
+// The plan keeps the boot area away from the stub.
+func TestStubPage(t *testing.T) {
+	if stub.CodeAt&^(pageSize-1) != plan.StubPage {
+		t.Errorf("the stub is at %#x, not in the page %#x", uint64(stub.CodeAt), uint64(plan.StubPage))
 	}
 }
 

@@ -61,6 +61,13 @@ func (r *restorer) makeBoot(p *process) error {
 	want := r.plan.procs[p.rec.Pid].boot
 	at, err := p.call("map the boot area", unix.SYS_MMAP, want, plan.BootSize, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uint64(0), 0)
+	if errors.Is(err, unix.EEXIST) { // an address space so full that the only hole is where the stub has its stack
+		if err := r.freeOfVDSO(p, want); err != nil {
+			return err
+		}
+		at, err = p.call("map the boot area over the stack", unix.SYS_MMAP, want, plan.BootSize, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
+			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED, ^uint64(0), 0)
+	}
 	if err != nil {
 		return err
 	}
@@ -71,6 +78,21 @@ func (r *restorer) makeBoot(p *process) error {
 		return err
 	}
 	p.boot = want
+	return nil
+}
+
+// freeOfVDSO makes sure that the boot area would not cover the stub's vDSO, which is still to be moved.
+func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
+	have, err := specialsOf(p.pid)
+	if err != nil {
+		return err
+	}
+	for _, s := range have {
+		if s.Start < boot+plan.BootSize+plan.VDSORoom && boot < s.End {
+			return fault.New(fault.RestoreStep, p.object(), "the only room in its address space is where the kernel has put the vDSO of a new process this time").
+				WithRemedy("restore again")
+		}
+	}
 	return nil
 }
 

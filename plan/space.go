@@ -1,0 +1,58 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// Addresses of a process. Those of the stub are of package internal/stub.
+const (
+	StubPage   = 0x200000000 // the page of code that every restored process begins with
+	MinAddress = 0x10000     // vm.mmap_min_addr, unless it was changed
+	MaxAddress = 1 << 47     // TASK_SIZE with four-level page tables (Documentation/arch/x86/x86_64/mm.rst)
+)
+
+// bootRoom is how far the boot area keeps away from its neighbours, one of which may grow down, if it can.
+const bootRoom = 1 << 20
+
+// BootPlace returns an address where the boot area and the vDSO beside it are free in the process to be, and do not cover the stub's code. It prefers low
+// addresses: nothing grows down into them.
+func BootPlace(rec *image.Process) (uint64, bool) {
+	taken := make([]image.Range, 0, len(rec.VMAs)+1)
+	for i := range rec.VMAs {
+		taken = append(taken, image.Range{Start: rec.VMAs[i].Start, End: rec.VMAs[i].End})
+	}
+	taken = append(taken, image.Range{Start: StubPage, End: StubPage + image.PageSize})
+	slices.SortFunc(taken, func(a, b image.Range) int { return cmp.Compare(a.Start, b.Start) })
+	for _, room := range []uint64{bootRoom, 0} {
+		if at, ok := hole(taken, BootSize+VDSORoom+2*room); ok {
+			return at + room, true
+		}
+	}
+	return 0, false
+}
+
+// hole returns the lowest address where size bytes are free. taken is ascending.
+func hole(taken []image.Range, size uint64) (uint64, bool) {
+	at := uint64(MinAddress)
+	for _, t := range taken {
+		if t.Start >= at && t.Start-at >= size {
+			return at, true
+		}
+		at = max(at, t.End)
+	}
+	return at, at+size <= MaxAddress-image.PageSize // the last page cannot be had
+}
+
+// roomRefusals refuses a process that has no address left for the code that rebuilds it.
+func roomRefusals(p *image.Process) fault.List {
+	if _, ok := BootPlace(p); ok {
+		return nil
+	}
+	const size = BootSize + VDSORoom
+	return fault.List{fault.New(fault.Mapping, pidName(p.Pid), "its address space has no hole of %d bytes, which the code that rebuilds it needs", size).
+		WithRemedy("let the program map less")}
+}
