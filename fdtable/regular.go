@@ -49,7 +49,9 @@ func captureRegular(c *capturer, d *desc) error {
 		return d.refuse(fault.FDState, "it is shared memory without a file (%s), which only mappings can be saved of", d.Path)
 	}
 	if st.Nlink > 0 {
-		return c.findLink(d, &st)
+		if found, err := c.findLink(d, &st); found || err != nil {
+			return err
+		}
 	}
 	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, deletedSuffix))
 	if temporary(d.File) {
@@ -61,14 +63,28 @@ func captureRegular(c *capturer, d *desc) error {
 // temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for good.
 func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
 
-// findLink looks for another name of an unlinked file.
-func (c *capturer) findLink(d *desc, st *unix.Stat_t) error {
+// findLink looks for another name of an unlinked file. If it finds none, and there may be none, it returns false.
+func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
 	path := strings.TrimSuffix(d.Path, deletedSuffix)
 	if name, ok := FindLink(path, st.Dev, st.Ino); ok {
 		d.Path = name
-		return nil
+		return true, nil
 	}
-	return d.refuse(fault.FDDeleted, "%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
+	fs, err := c.fsType(d)
+	if err != nil {
+		return false, err
+	}
+	if path != d.Path && !writable(d.File) && LostOnOverlay(fs, st.Nlink) {
+		return false, nil
+	}
+	return false, d.refuse(fault.FDDeleted, "%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
+}
+
+// LostOnOverlay tells whether a file whose name is gone has no other, though it counts one: on an overlay, a file that was removed keeps the name it has in
+// the lower layer (Documentation/filesystems/overlayfs.rst), where nobody can change it. It holds for files that the tree does not write to: those are in
+// the upper layer.
+func LostOnOverlay(fsType int64, nlink uint64) bool {
+	return fsType == unix.OVERLAYFS_SUPER_MAGIC && nlink == 1
 }
 
 // FindLink looks for a name of a regular file in the directory where the name path was, which has gone: programs make a file under a name for the moment,

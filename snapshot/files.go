@@ -21,6 +21,7 @@ type identifier struct {
 	shmems   map[inode]int                         // 1-based index into st.Shmems
 	ghosts   map[inode]int                         // 1-based index into st.Ghosts
 	linked   map[int]bool                          // those of them that have a name somewhere
+	lower    map[int]bool                          // those whose name may be one in the lower layer of an overlay only
 	named    map[inode]bool                        // what namedMemory has looked at
 	contents contents
 	blockers fault.List
@@ -45,7 +46,7 @@ func (c *contents) close() {
 }
 
 func newIdentifier(st *image.State) *identifier {
-	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}, named: map[inode]bool{}}
+	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{}}
 	for i := range st.Shmems {
 		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
 	}
@@ -84,7 +85,7 @@ func (id *identifier) identify() error {
 			if err := id.namedMemory(v, link, vmaName(p.Pid, v)); err != nil {
 				return err
 			}
-			if v.Shared && id.linked[v.File.Ghost] {
+			if v.Shared && id.linked[v.File.Ghost] && (v.Has("mw") || !id.lower[v.File.Ghost]) {
 				id.blockers = append(id.blockers, fault.New(fault.Mapping, vmaName(p.Pid, v),
 					"%s no longer leads to the file it maps and shares, which lives on under another name (hard link)", v.File.Path).
 					WithRemedy("give the file a name in the directory where it was"))
@@ -151,7 +152,9 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 			Path: f.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		})
 		id.ghosts[key] = len(id.st.Ghosts)
+		var fs unix.Statfs_t
 		id.linked[len(id.st.Ghosts)] = st.Nlink > 0
+		id.lower[len(id.st.Ghosts)] = unix.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, st.Nlink)
 	}
 	f.Ghost = id.ghosts[key]
 	id.known[asked] = *f
