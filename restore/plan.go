@@ -2,7 +2,6 @@ package restore
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
