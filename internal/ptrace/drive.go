@@ -58,8 +58,7 @@ var errDied = errors.New("the thread died")
 // wait blocks until the thread stops; its death is an error.
 func (th *Thread) wait() (unix.WaitStatus, error) {
 	for {
-		var status unix.WaitStatus
-		_, err := unix.Wait4(th.Tid, &status, unix.WALL, nil)
+		_, status, err := th.collect(0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

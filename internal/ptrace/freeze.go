@@ -243,8 +243,7 @@ func (f *freezer) timeout() error {
 // them and stops right after.
 func (th *Thread) pollStop() (stopped, gone bool, err error) {
 	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(th.Tid, &status, unix.WNOHANG|unix.WALL, nil)
+		pid, status, err := th.collect(unix.WNOHANG)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

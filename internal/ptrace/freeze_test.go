@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -145,5 +146,39 @@ func TestFreezeOfTheDead(t *testing.T) {
 	defer tr.Close()
 	if _, err := tr.Freeze(context.Background(), []int{pid}, patience); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
 		t.Errorf("want E_TARGET_GONE, got %v", err)
+	}
+}
+
+// The exit status of a child of ours that is killed while it is stopped is for whoever waits for it, not for the tracer.
+func TestDeathOfOurChild(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	tr := New()
+	defer tr.Close()
+	th := &Thread{Pid: pid, Tid: pid, t: tr}
+	err := tr.Do(func() error {
+		if err := request(requestSeize, pid, 0, 0); err != nil {
+			return err
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return err
+		}
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			switch _, gone, err := th.pollStop(); {
+			case err != nil || gone:
+				return err
+			case time.Now().After(end):
+				return errors.New("its death is not seen")
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+		t.Errorf("waiting for it: %v", err)
 	}
 }
