@@ -17,7 +17,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	live, _, err := splitZombies(tree)
+	m, err := splitMembers(tree)
 	if err != nil {
 		return r, err
 	}
@@ -26,8 +26,8 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Blockers = around.settledBlockers(live)
-	unseen, err := newCodeSeen().blockers(live)
+	r.Blockers = append(m.refusals, around.settledBlockers(m.live)...)
+	unseen, err := newCodeSeen().blockers(m.live)
 	if err != nil {
 		return r, err
 	}
@@ -38,7 +38,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	}
 	defer src.Close()
 	r.Source = src.Name()
-	v, err := takeSurvey(ctx, src, pid, live, true)
+	v, err := takeSurvey(ctx, src, pid, m.live, true)
 	if err != nil {
 		return r, err
 	}

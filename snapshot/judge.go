@@ -95,7 +95,7 @@ func (s *session) judge(ctx context.Context, live []int) error {
 			return ctx.Err()
 		case <-time.After(secondLook):
 		}
-		if live, err = s.liveTree(); err != nil {
+		if live, err = s.liveTree(ctx); err != nil {
 			return err
 		}
 		if v, err = takeSurvey(ctx, s.source, s.pid, live, false); err != nil {
@@ -110,13 +110,16 @@ func (s *session) judge(ctx context.Context, live []int) error {
 }
 
 // liveTree lists the processes of the tree that have not ended.
-func (s *session) liveTree() ([]int, error) {
+func (s *session) liveTree(ctx context.Context) ([]int, error) {
 	tree, err := findTree(s.pid)
 	if err != nil {
 		return nil, err
 	}
-	live, _, err := splitZombies(tree)
-	return live, err
+	m, err := splitMembers(tree)
+	if err == nil && len(m.refusals) > 0 {
+		err = allBlockers(ctx, s.pid, m.refusals)
+	}
+	return m.live, err
 }
 
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so before anything is killed.

@@ -44,11 +44,34 @@ func preflight(pid int) error {
 }
 
 func zombieFault(pid int, s *procfs.Stat) error {
-	if tids, err := procfs.Pid(pid).Tasks(); err == nil && len(tids) > 1 {
-		return fault.New(fault.ThreadState, pidName(pid), "its first thread has ended while %d others run on", len(tids)-1).
-			WithRemedy("let the first thread wait for the others (pthread_exit in main cannot be saved)")
+	if n := runningThreads(pid); n > 0 {
+		return leaderEnded(pid, n)
 	}
 	return fault.New(fault.IsZombie, pidName(pid), "%s has ended and waits for its parent, pid %d", s.Comm, s.PPid)
+}
+
+func leaderEnded(pid, others int) *fault.Error {
+	return fault.New(fault.ThreadState, pidName(pid), "its first thread has ended while %d others run on", others).
+		WithRemedy("let the first thread wait for the others (pthread_exit in main cannot be saved)")
+}
+
+// runningThreads counts the threads of a process that are not about to end. The state of a process in /proc is that of its first thread: one whose first
+// thread has ended looks like a zombie though others run on, and one that is being killed may have threads left for a moment.
+func runningThreads(pid int) (n int) {
+	tids, err := procfs.Pid(pid).Tasks()
+	if err != nil {
+		return 0 // it has been waited for
+	}
+	for _, tid := range tids {
+		s, err := procfs.Task(pid, tid).Stat()
+		if err != nil || isZombie(&s) || s.Flags&procfs.PFExiting != 0 {
+			continue
+		}
+		if status, err := procfs.Task(pid, tid).Status(); err == nil && status.SigPnd&(1<<(unix.SIGKILL-1)) == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // notOurselves refuses this process and its ancestors: stopping one of those could stop us (a shell waits for us, a terminal

@@ -115,7 +115,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := lazy.Settle(ctx, tree); err != nil {
 		return err
 	}
-	live, err := s.liveTree()
+	live, err := s.liveTree(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,16 +238,20 @@ func (s *session) freezeTree(ctx context.Context, timeout time.Duration) error {
 		if err != nil {
 			return errors.Join(err, s.letGo())
 		}
-		live, zombies, err := splitZombies(tree)
+		m, err := splitMembers(tree)
+		if err == nil {
+			err = m.refusals.OrNil()
+		}
 		if err != nil {
 			return errors.Join(err, s.letGo())
 		}
+		live := m.live
 		if !slices.Contains(live, s.pid) {
 			return errors.Join(fault.New(fault.TargetGone, pidName(s.pid), "it ended"), s.letGo())
 		}
 		fresh := slices.DeleteFunc(slices.Clone(live), func(pid int) bool { return slices.Contains(s.pids, pid) })
 		if s.group != nil && len(fresh) == 0 {
-			s.pids, s.zombies = live, zombies
+			s.pids, s.zombies = live, m.zombies
 			return s.sameProcesses()
 		}
 		if err := s.stop(ctx, fresh, timeout); err != nil {

@@ -69,21 +69,31 @@ func childrenOf(pid int) ([]int, error) {
 	return list, nil
 }
 
-// splitZombies separates the processes that can be stopped from those that have ended and wait for their parent.
-func splitZombies(pids []int) (live, zombies []int, err error) {
+// members are the processes of a tree: those that can be stopped, those that have ended and wait for their parent, and what is to be said of those that
+// are neither, since only their first thread has ended.
+type members struct {
+	live, zombies []int
+	refusals      fault.List
+}
+
+func splitMembers(pids []int) (m members, err error) {
 	for _, pid := range pids {
 		s, err := procfs.Pid(pid).Stat()
 		switch {
 		case isGone(err): // reaped since the tree was listed
 		case err != nil:
-			return nil, nil, err
-		case isZombie(&s):
-			zombies = append(zombies, pid)
+			return members{}, err
+		case !isZombie(&s):
+			m.live = append(m.live, pid)
 		default:
-			live = append(live, pid)
+			if n := runningThreads(pid); n > 0 {
+				m.refusals = append(m.refusals, leaderEnded(pid, n))
+			} else {
+				m.zombies = append(m.zombies, pid)
+			}
 		}
 	}
-	return live, zombies, nil
+	return m, nil
 }
 
 // zombieProcess is what is left of a process that has ended.

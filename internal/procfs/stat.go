@@ -31,8 +31,11 @@ type Stat struct {
 	ExitCode                           int
 }
 
-// PFKThread in Stat.Flags marks a kernel thread (include/linux/sched.h).
-const PFKThread = 0x00200000
+// Bits of Stat.Flags (include/linux/sched.h).
+const (
+	PFExiting = 0x00000004 // the thread is ending
+	PFKThread = 0x00200000 // a kernel thread
+)
 
 // statFields is the number of fields that follow the command name since Linux 3.5.
 const statFields = 50
