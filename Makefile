@@ -5,9 +5,10 @@ BIN      := bin/bpfckpt
 # The unit tests are every package but the integration tests, which drive the built binary.
 UNIT      = $$($(GO) list ./... | grep -v /integration)
 FUZZTIME ?= 10s
+RANDOM_SEEDS ?= 1-2000
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-kernels test-kernels-core unit integration lint fmt generate fresh one-table fuzz-short setup clean
+.PHONY: build demo test test-kernels test-kernels-core unit integration random lint fmt generate fresh one-table fuzz-short setup clean
 
 build: ## the command, in bin/
 	$(GO) build -o $(BIN) ./cmd/bpfckpt
@@ -25,6 +26,9 @@ unit: ## tests of the packages, without the integration tests
 
 integration: build ## tests that drive bin/bpfckpt on real processes
 	$(GO) test -vet=off -count=1 -timeout 20m -parallel 3 ./integration/...
+
+random: build ## 2,000 random programs through check, snap --kill and restore (RANDOM_SEEDS=first-last), and a table of their features
+	BPFCKPT_SEEDS=$(RANDOM_SEEDS) $(GO) test -vet=off -count=1 -timeout 5h -parallel 4 -v -run 'TestRandom$$' ./integration/
 
 test-kernels: ## the tests of every package on Debian's 6.1 kernel, emulated
 	@scripts/kernels

@@ -139,6 +139,11 @@ func build(dir string) error {
 	}
 	cc("regions-lib.so", "testdata/regions.c", "-DLIBRARY", "-shared", "-fPIC", "-s")
 	cc("regions-static", "testdata/regions.c", "-DNO_DLOPEN", "-static", "-s")
+	random, err := filepath.Glob("testdata/random/*.c")
+	if err != nil {
+		return err
+	}
+	cc("random", random[0], random[1:]...)
 	cc("counter-example", "../examples/counter/counter.c")
 	cc("counter-static", "testdata/counter.c", "-static")
 	cc("threads-static", "testdata/threads.c", "-static")

@@ -40,8 +40,12 @@ struct test_case {
 	void (*run)(void);
 };
 
+#ifdef CKPT_SEVERAL_FILES // a program of several files defines it in one of them
+extern int differences;
+#else
 static int differences;
-static int case_steps; // argv[2]: how long a case that computes goes on, 0 for its own choice
+#endif
+static int __attribute__((unused)) case_steps; // argv[2]: how long a case that computes goes on, 0 for its own choice
 
 // differs reports one difference.
 static void __attribute__((format(printf, 1, 2), unused)) differs(const char *format, ...)

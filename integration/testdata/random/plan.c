@@ -1,0 +1,138 @@
+// Drawing a program.
+#include "plan.h"
+
+const char *const shape_names[SHAPES] = {"tree child", "tree own group", "tree own session", "tree adopted", "tree group without leader", "tree session without leader"};
+
+static const struct table *const tables[] = {
+	&memory_table, &filemap_table, &files_table,  &pipes_table,    &events_table,  &timers_table,
+	&signals_table, &process_table, &rights_table, &children_table, &refused_table, &refused_fds_table,
+};
+
+enum { MAX_FEATURES = 1000 };
+
+static const struct feature *supported[MAX_FEATURES], *refused[MAX_FEATURES];
+static size_t n_supported, n_refused;
+
+static void gather(void)
+{
+	for (size_t t = 0; t < COUNT(tables); t++) {
+		for (size_t i = 0; i < tables[t]->n; i++) {
+			const struct feature *f = &tables[t]->features[i];
+			if (f->refused == NULL)
+				supported[n_supported++] = f;
+			else
+				refused[n_refused++] = f;
+		}
+	}
+}
+
+// fits says whether a feature may stand in a thread of a process beside those that are there.
+static int fits(const struct node *node, const struct feature *f, int thread)
+{
+	if (node->n == MAX_ITEMS)
+		return 0;
+	for (int i = 0; i < node->n; i++) {
+		const struct feature *g = node->items[i].feature;
+		if (f->alone == NULL || g->alone == NULL || strcmp(f->alone, g->alone) != 0)
+			continue;
+		if (f->flags & g->flags & ALONE)
+			continue; // each has a process of its own
+		if (!(f->flags & g->flags & OF_A_THREAD) || node->thread_of[i] == thread)
+			return 0;
+	}
+	return 1;
+}
+
+static int add(struct plan *plan, int n, const struct feature *f, uint64_t *state)
+{
+	struct node *node = &plan->nodes[n];
+	int thread = f->flags & OF_A_THREAD ? (int)(draw(state) % (uint64_t)(node->threads + 1)) : 0;
+	if (!fits(node, f, thread))
+		return 0;
+	struct item *it = &node->items[node->n];
+	*it = (struct item){.feature = f, .random = draw(state), .fd = {-1, -1, -1, -1}};
+	snprintf(it->name, sizeof it->name, "p%d.f%d", n, node->n);
+	node->thread_of[node->n++] = thread;
+	return 1;
+}
+
+// A process that others are adopted by has to be above them: every second inner process is a subreaper, the root always where it is needed.
+static void draw_tree(struct plan *plan, uint64_t *state)
+{
+	static const int sizes[] = {1, 1, 1, 2, 2, 3, 3, 4, 5, 6};
+	plan->n = sizes[draw(state) % COUNT(sizes)];
+	for (int i = 0; i < plan->n; i++) {
+		struct node *node = &plan->nodes[i];
+		node->parent = i == 0 ? -1 : (int)(draw(state) % (uint64_t)i);
+		node->threads = draw(state) % 2 ? (int)(draw(state) % MAX_THREADS) : 0;
+		node->subreaper = draw(state) % 4 == 0;
+		node->shape = (enum shape)(draw(state) % (i > 0 ? SHAPES : ADOPTED));
+		if (node->shape >= ADOPTED)
+			plan->nodes[0].subreaper = 1;
+	}
+}
+
+static void deal_refused(struct plan *plan, uint64_t round, uint64_t *state)
+{
+	enum { EACH = 3 }; // dealt in turn, so that each comes as often as the others
+	for (uint64_t i = round * EACH; i < (round + 1) * EACH; i++) {
+		uint64_t lap = i / n_refused, at = i % n_refused;
+		while (!add(plan, (int)(draw(state) % (uint64_t)plan->n), refused[(at * (2 * lap + 1) + lap) % n_refused], state) && draw(state) % 8)
+			;
+	}
+}
+
+void draw_plan(struct plan *plan, uint64_t seed)
+{
+	uint64_t state = seed * 0x2545f4914f6cdd1dULL + 1;
+	gather();
+	draw_tree(plan, &state);
+	int want = 5 + (int)(draw(&state) % 21);
+	if (seed % 4 == 0)
+		deal_refused(plan, seed / 4, &state);
+	for (int tries = 0; want > 0 && tries < 200; tries++) {
+		const struct feature *f = supported[draw(&state) % n_supported];
+		if (f->flags & RARE && draw(&state) % 2)
+			continue;
+		want -= add(plan, (int)(draw(&state) % (uint64_t)plan->n), f, &state);
+	}
+	for (int i = 0; i < plan->n; i++)
+		plan->nodes[i].fork_at = (int)(draw(&state) % (uint64_t)(plan->nodes[i].n + 1));
+}
+
+void chosen_plan(struct plan *plan, uint64_t seed, char **names, int n)
+{
+	uint64_t state = seed;
+	gather();
+	plan->n = 1;
+	plan->nodes[0].parent = -1;
+	for (int i = 0; i < n; i++) {
+		int found = 0;
+		for (size_t j = 0; j < n_supported + n_refused && !found; j++) {
+			const struct feature *f = j < n_supported ? supported[j] : refused[j - n_supported];
+			found = strcmp(f->name, names[i]) == 0 && add(plan, 0, f, &state);
+		}
+		for (int s = 0; s < SHAPES && !found && plan->n < MAX_NODES; s++) {
+			if (strcmp(shape_names[s], names[i]) != 0)
+				continue;
+			plan->nodes[plan->n++] = (struct node){.shape = (enum shape)s};
+			plan->nodes[0].subreaper |= s >= ADOPTED;
+			found = 1;
+		}
+		if (!found) {
+			printf("no feature %s, or not beside the others\n", names[i]);
+			exit(64);
+		}
+	}
+}
+
+void list_features(void)
+{
+	gather();
+	for (int s = 0; s < SHAPES; s++)
+		printf("feature %s: -\n", shape_names[s]);
+	for (size_t i = 0; i < n_supported; i++)
+		printf("feature %s: -\n", supported[i]->name);
+	for (size_t i = 0; i < n_refused; i++)
+		printf("feature %s: %s\n", refused[i]->name, refused[i]->refused);
+}
