@@ -65,11 +65,11 @@ func (v *survey) addDead() error {
 	if err != nil {
 		return err
 	}
-	_, zombies, err := splitZombies(tree)
+	m, err := splitMembers(tree)
 	if err != nil {
 		return err
 	}
-	for _, pid := range zombies {
+	for _, pid := range m.zombies {
 		switch z, err := zombieProcess(pid); {
 		case isGone(err): // its parent has waited for it
 		case err != nil:
