@@ -331,6 +331,19 @@ static void check_thp_disable(struct item *it)
 	expect("PR_GET_THP_DISABLE", prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), it->feature->arg ? 3 : 1);
 }
 
+static void set_sealed(struct item *it)
+{
+	it->p = anon(2 * PAGE);
+	fill(it->p, 2 * PAGE, it->random);
+	need(it, syscall(462 /* mseal, Linux 6.10 */, it->p, 2 * PAGE, 0));
+}
+
+static void check_sealed(struct item *it)
+{
+	check_fill("content", it->p, 2 * PAGE, it->random);
+	expect("munmap", munmap(it->p, PAGE), -1);
+}
+
 static const struct feature features[] = {
 	{"vma private", set_private, check_private},
 	{"vma read-only", set_protected, check_protected, PROT_READ},
@@ -369,6 +382,7 @@ static const struct feature features[] = {
 	{"vma policy interleave", set_numa, check_numa, MPOL_INTERLEAVE},
 	{"vma policy local", set_numa, check_numa, MPOL_LOCAL},
 	{"vma named", set_named, check_named},
+	{"vma sealed", set_sealed, check_sealed, 0, ALONE},
 	{"mm heap", set_heap, check_heap, 0, LAST, "brk"},
 	{"mm many mappings", set_many, check_many, 0, RARE},
 	{"vma lowest address", set_at, check_at, 0x10000, 0, "lowest"},

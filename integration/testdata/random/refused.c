@@ -47,14 +47,6 @@ static void check_mapped(struct item *it)
 	expect("it is mapped", smaps(it->p, "VmFlags", b, sizeof b)[0] != 0, 1);
 }
 
-static void set_sealed(struct item *it)
-{
-	it->p = anon(2 * PAGE);
-	need(it, syscall(462 /* mseal, Linux 6.10 */, it->p, 2 * PAGE, 0));
-}
-
-static void check_sealed(struct item *it) { expect("munmap", munmap(it->p, PAGE), -1); }
-
 static void set_pkey(struct item *it)
 {
 	it->p = anon(2 * PAGE);
@@ -295,10 +287,9 @@ static void nothing(struct item *it) { (void)it; }
 #define NAMESPACE(name, flag) {"namespace " name, set_namespace, nothing, flag, ALONE, NULL, "E_NAMESPACE"}
 
 static const struct feature features[] = {
-	{"aio context", set_aio, check_aio, 0, ALONE, NULL, "E_MAPPING,E_PROCESS_STATE"},
+	{"aio context", set_aio, check_aio, 0, ALONE, NULL, "E_MAPPING,E_PROCESS_STATE,E_NOT_RESTORABLE"},
 	{"SysV shared memory", set_sysv, check_sysv, 0, 0, NULL, "E_MAPPING"},
 	{"vma huge pages of hugetlbfs", set_hugetlb, check_mapped, 0, ALONE, NULL, "E_MAPPING"},
-	{"vma sealed", set_sealed, check_sealed, 0, ALONE, NULL, "E_MAPPING"},
 	{"vma protection key", set_pkey, check_mapped, 0, ALONE, NULL, "E_MAPPING"},
 	{"userfaultfd for missing pages", set_registered, check_mapped, 0, ALONE, NULL, "E_FD_KIND,E_MAPPING"},
 	{"userfaultfd for writes", set_registered, check_mapped, 1, ALONE, NULL, "E_FD_KIND,E_MAPPING"},
