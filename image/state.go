@@ -124,7 +124,11 @@ type MappedFile struct {
 	Born    int64  `json:"born,omitempty"`     // ns, when it was made, of one mapped shared and writable; 0 if unknown
 	BuildID string `json:"build_id,omitempty"` // hex GNU build-id of an ELF file
 	Ghost   int    `json:"ghost,omitempty"`    // 1-based index into State.Ghosts if the name no longer leads to this file
+	Shmem   int    `json:"shmem,omitempty"`    // of an executable that is a memfd: 1-based index into State.Shmems
 }
+
+// Nameless reports whether the file is not to be looked for by name: the image holds it.
+func (m *MappedFile) Nameless() bool { return m.Ghost != 0 || m.Shmem != 0 }
 
 // VMAKind tells how a mapping is made again.
 type VMAKind string

@@ -145,7 +145,7 @@ func (c *validator) process(p *Process) error {
 	err = firstBad(
 		rule{p.ExitCode != 0, "it lives, yet has an exit status"},
 		rule{p.StopTold && p.Stopped == 0, "its parent was told of a stop, and it is not stopped"},
-		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)), "its executable is none"},
+		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) || !index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},
 		rule{p.OOMScoreAdj < -1000 || p.OOMScoreAdj > 1000, "its oom_score_adj is out of range"},
 		rule{p.Autogroup < -20 || p.Autogroup > 19 || p.Autogroup != 0 && p.Sid != p.Pid, "the nice value of its session is out of range, or it leads none"},

@@ -82,7 +82,7 @@ func (b *builder) directory(p *image.Process, dir string) *fault.Error {
 
 // mapped checks a mapped file or an executable.
 func (b *builder) mapped(want *image.MappedFile, writable bool) {
-	if want.Ghost != 0 || b.pol.Side == Check { // which files have lost their names only the freeze tells
+	if want.Nameless() || b.pol.Side == Check { // which files have lost their names only the freeze tells
 		return
 	}
 	if slices.ContainsFunc(b.st.Named, func(g image.Ghost) bool { return g.Dev == want.Dev && g.Ino == want.Ino }) {
@@ -109,7 +109,7 @@ func (b *builder) asOf(have File, size, mtime int64) File {
 func (b *builder) executable(p *image.Process) {
 	have, ok := b.host.Files[p.Exe.Path]
 	switch {
-	case !ok || have.Gone != "" || p.Exe.Ghost != 0 || have.Mode&typeMask != typeRegular:
+	case !ok || have.Gone != "" || p.Exe.Nameless() || have.Mode&typeMask != typeRegular:
 	case b.pol.Side == Check && (have.Dev != p.Exe.Dev || have.Ino != p.Exe.Ino): // it has lost its name, and is made anew
 	case have.Mode&0o111 == 0:
 		b.refuse(fault.New(fault.FileChanged, p.Exe.Path, "pid %d executes it, and it cannot be executed any more: its mode is %#o", p.Pid, have.Mode&0o7777).
@@ -199,7 +199,7 @@ func Names(st *image.State) map[string]bool {
 			continue
 		}
 		names[p.Cwd], names[p.Root] = false, false
-		if p.Exe.Ghost == 0 {
+		if !p.Exe.Nameless() {
 			names[p.Exe.Path] = false
 		}
 		for j := range p.VMAs {

@@ -56,8 +56,11 @@ func (r *restorer) keyOf(v *image.VMA) (fileKey, bool) {
 }
 
 func exeKey(rec *image.Process) fileKey {
-	if rec.Exe.Ghost > 0 {
+	switch {
+	case rec.Exe.Ghost > 0:
 		return fileKey{ghost: rec.Exe.Ghost}
+	case rec.Exe.Shmem > 0:
+		return fileKey{shmem: rec.Exe.Shmem}
 	}
 	return fileKey{path: rec.Exe.Path}
 }

@@ -284,10 +284,18 @@ func (r *restorer) setMM(p *process) error {
 
 // executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel wants that of what becomes the exe link.
 func (r *restorer) executable(exe *image.MappedFile, do func() error) error {
-	if exe.Ghost == 0 || r.st.Ghosts[exe.Ghost-1].Mode&0o111 != 0 {
+	var f *os.File
+	var mode uint32
+	switch {
+	case exe.Ghost > 0:
+		f, mode = r.ghosts[exe.Ghost-1], r.st.Ghosts[exe.Ghost-1].Mode&0o7777
+	case exe.Shmem > 0:
+		f, mode = r.shmems[exe.Shmem-1], r.st.Shmems[exe.Shmem-1].Mode&0o7777
+	}
+	if f == nil || mode&0o111 != 0 {
 		return do()
 	}
-	fd, mode := int(r.ghosts[exe.Ghost-1].Fd()), r.st.Ghosts[exe.Ghost-1].Mode&0o7777
+	fd := int(f.Fd())
 	if err := unix.Fchmod(fd, mode|0o100); err != nil {
 		return fmt.Errorf("let %s be executed: %w", exe.Path, err)
 	}

@@ -63,7 +63,7 @@ func (id *identifier) identify() error {
 		if p.Zombie {
 			continue
 		}
-		if err := id.file(&p.Exe, fmt.Sprintf("/proc/%d/exe", p.Pid), "executable of "+pidName(p.Pid)); err != nil {
+		if err := id.executable(p); err != nil {
 			return err
 		}
 		for j := range p.VMAs {
@@ -72,8 +72,9 @@ func (id *identifier) identify() error {
 				continue
 			}
 			link := fmt.Sprintf("/proc/%d/map_files/%x-%x", p.Pid, v.Start, v.End)
-			if v.Kind == image.VMAShmem && anonymousObject(v) {
-				if err := id.shmem(v, link, vmaName(p.Pid, v)); err != nil {
+			if v.Kind == image.VMAShmem && anonymousObject(&v.File) {
+				var err error
+				if v.Shmem, err = id.shmem(&v.File, link, vmaName(p.Pid, v)); err != nil {
 					return err
 				}
 				continue
@@ -95,9 +96,9 @@ func (id *identifier) identify() error {
 	return id.openRest()
 }
 
-// anonymousObject tells whether a mapping is of an object that never had a name: shared anonymous memory or a memfd.
-func anonymousObject(v *image.VMA) bool {
-	return strings.HasPrefix(v.File.Path, "/memfd:") || strings.HasPrefix(v.File.Path, "/dev/zero")
+// anonymousObject tells whether a file is an object that never had a name: shared anonymous memory or a memfd.
+func anonymousObject(f *image.MappedFile) bool {
+	return strings.HasPrefix(f.Path, "/memfd:") || strings.HasPrefix(f.Path, "/dev/zero")
 }
 
 // file completes f, which is open or mapped through link in /proc.
@@ -161,37 +162,49 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 	return openInto(&id.contents.ghosts, f.Ghost-1, link, object)
 }
 
-// shmem records a mapped shared memory object.
-func (id *identifier) shmem(v *image.VMA, link, object string) error {
+// executable completes the executable of a process.
+func (id *identifier) executable(p *image.Process) error {
+	link, object := fmt.Sprintf("/proc/%d/exe", p.Pid), "executable of "+pidName(p.Pid)
+	var named unix.Stat_t
+	if !strings.HasPrefix(p.Exe.Path, "/memfd:") || unix.Stat(p.Exe.Path, &named) == nil {
+		return id.file(&p.Exe, link, object)
+	}
+	shmem, err := id.shmem(&p.Exe, link, object)
+	p.Exe.Shmem = shmem
+	return err
+}
+
+// shmem records a shared memory object that is mapped or executed, and returns its 1-based index.
+func (id *identifier) shmem(f *image.MappedFile, link, object string) (int, error) {
 	var st unix.Stat_t
-	key := inode{v.File.Dev, v.File.Ino}
+	key := inode{f.Dev, f.Ino}
 	if id.shmems[key] == 0 {
 		if err := unix.Stat(link, &st); err != nil {
-			return id.unreadable(object, v.File.Path, err)
+			return 0, id.unreadable(object, f.Path, err)
 		}
 		key = inode{st.Dev, st.Ino}
 	}
 	if id.shmems[key] == 0 {
 		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid}
-		if name, ok := strings.CutPrefix(v.File.Path, "/memfd:"); ok {
+		if name, ok := strings.CutPrefix(f.Path, "/memfd:"); ok {
 			s.Kind, s.Name = "memfd", name // sources have taken the kernel's " (deleted)" off; the name may end like that
 		}
 		id.st.Shmems = append(id.st.Shmems, s)
 		id.shmems[key] = len(id.st.Shmems)
 		i := len(id.st.Shmems) - 1
 		if err := openInto(&id.contents.shmems, i, link, object); err != nil {
-			return err
+			return 0, err
 		}
 		if s.Kind == "memfd" {
 			seals, err := unix.FcntlInt(id.contents.shmems[i].Fd(), unix.F_GET_SEALS, 0)
 			if err != nil {
-				return fault.New(fault.MappedRead, object, "read its seals: %w", err)
+				return 0, fault.New(fault.MappedRead, object, "read its seals: %w", err)
 			}
 			id.st.Shmems[i].Seals = uint32(seals)
 		}
 	}
-	v.Shmem = id.shmems[key]
-	return openInto(&id.contents.shmems, v.Shmem-1, link, object)
+	n := id.shmems[key]
+	return n, openInto(&id.contents.shmems, n-1, link, object)
 }
 
 // openRest opens the objects that are open but not mapped, through a descriptor of the tree.

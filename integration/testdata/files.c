@@ -170,6 +170,36 @@ static void check_executable(int nlink)
 	expect_mem("ELF header", magic, "\177ELF", 4);
 }
 
+// A program that runs from a memfd, as some start themselves: executable and mapping are one, and it has the name it had.
+static void executable_memfd(void)
+{
+	char *argv[] = {"program", "executable-memfd-2", NULL}, buf[1 << 16];
+	int to = must(memfd_create("a program", MFD_CLOEXEC)), from = must(open("/proc/self/exe", O_RDONLY));
+	for (ssize_t n; (n = must(read(from, buf, sizeof buf))) > 0;)
+		must(write(to, buf, n));
+	close(from);
+	fexecve(to, argv, environ);
+	die("execute the memfd");
+}
+
+static void executable_memfd_2(void)
+{
+	ready();
+	char link[256] = "", name[64];
+	must(readlink("/proc/self/exe", link, sizeof link - 1));
+	expect_str("exe", link, "/memfd:a program (deleted)");
+	struct stat exe, mapped;
+	must(stat("/proc/self/exe", &exe));
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned long start, end;
+	if (f == NULL || fscanf(f, "%lx-%lx", &start, &end) != 2)
+		die("read maps");
+	fclose(f);
+	snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", start, end);
+	must(stat(name, &mapped));
+	expect("inode of what is mapped", (long)mapped.st_ino, (long)exe.st_ino);
+}
+
 static void executable_removed(void) { executable("executable-removed-2"); }
 static void executable_replaced(void) { executable("executable-replaced-2"); }
 static void executable_removed_2(void) { check_executable(0); }
@@ -302,12 +332,14 @@ static const struct test_case cases[] = {
 	{"full-table", full_table},
 	{"dev-zero", dev_zero},
 	{"droppable", droppable},
+	{"executable-memfd", executable_memfd},
 	{"executable-removed", executable_removed},
 	{"executable-replaced", executable_replaced},
 };
 
 // What the cases above execute, and what is to be refused.
 static const struct test_case second[] = {
+	{"executable-memfd-2", executable_memfd_2},
 	{"executable-removed-2", executable_removed_2},
 	{"executable-replaced-2", executable_replaced_2},
 	{"half", half},

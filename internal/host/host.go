@@ -203,7 +203,7 @@ func Look(st *image.State, h *plan.Host) error {
 
 func executables(st *image.State) (names []string) {
 	for i := range st.Processes {
-		if p := &st.Processes[i]; !p.Zombie && p.Exe.Ghost == 0 {
+		if p := &st.Processes[i]; !p.Zombie && !p.Exe.Nameless() {
 			names = append(names, p.Exe.Path)
 		}
 	}
