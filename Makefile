@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 RANDOM_SEEDS ?= 1-2000
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-kernels test-kernels-core unit integration random lint fmt generate fresh one-table fuzz-short setup clean
+.PHONY: build demo test test-kernels test-kernels-core unit integration random real lint fmt generate fresh one-table fuzz-short setup clean
 
 build: ## the command, in bin/
 	$(GO) build -o $(BIN) ./cmd/bpfckpt
@@ -35,6 +35,9 @@ test-kernels: ## the tests of every package on Debian's 6.1 kernel, emulated
 
 test-kernels-core: ## the part of it that CI runs, in about three minutes
 	@scripts/kernels -core
+
+real: ## real programs of Debian, saved in mid-run and brought back; installs many packages, takes an hour (RUN picks programs)
+	$(GO) run ./integration/real -o docs/real-programs.md -run '$(RUN)'
 
 lint: ## go vet, staticcheck, gofumpt
 	$(GO) vet ./...
