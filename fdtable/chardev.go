@@ -24,6 +24,9 @@ const (
 // memDevices are the minors of major 1 that keep nothing for an open descriptor.
 var memDevices = map[uint32]string{3: "null", 5: "zero", 7: "full", 8: "random", 9: "urandom"}
 
+// signalling are those of them that can send a signal when they are ready (drivers/char/random.c, random_fasync).
+var signalling = map[uint32]bool{8: true, 9: true}
+
 // classifyChar tells the devices that can be opened again from the others.
 func classifyChar(d *desc) (string, error) {
 	major, minor := unix.Major(d.Rdev), unix.Minor(d.Rdev)
@@ -73,7 +76,15 @@ func captureChar(c *capturer, d *desc) error {
 	default:
 		return d.refuse(fault.FDDeleted, "%s no longer leads to %s", d.Path, deviceText(d.Rdev))
 	}
-	return nil
+	if unix.Major(d.Rdev) != majorMem || !signalling[unix.Minor(d.Rdev)] {
+		return nil
+	}
+	fd, err := c.dup(d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return c.captureOwner(d, fd)
 }
 
 // openChar opens the device again and checks that the name still leads to it. Opening others could do anything.

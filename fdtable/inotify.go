@@ -28,6 +28,9 @@ func captureInotify(c *capturer, d *desc) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	if err := c.captureOwner(d, fd); err != nil {
+		return err
+	}
 	if left, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err != nil || left != 0 {
 		return d.refuse(fault.FDState, "%d bytes of its events have not been read yet", left).WithRemedy("try again when the program has read them")
 	}

@@ -38,10 +38,26 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 			c.outside(d, by[0].text())
 		}
 	}
+	c.refuseUnread()
 	c.sharedInstances(holders)
 	c.sharedFiles(holders)
 	dropUnusedPipes(c.st)
 	return c.faults
+}
+
+// refuseUnread refuses a FIFO with content that only ends for writing are open of: whoever opens it for reading next
+// gets it, and to read it would be to open it, which lets go who waits for a reader. Of a pipe, which nobody can open,
+// it is lost anyway.
+func (c *capturer) refuseUnread() {
+	for _, d := range c.ofKind(kindFIFO) {
+		if d.Pipe == 0 || d.Std != 0 {
+			continue
+		}
+		if left := c.st.Pipes[d.Pipe-1].Unread; left > 0 {
+			c.add(d, d.refuse(fault.FDState, "it holds %d bytes, and nobody has it open for reading", left).
+				WithRemedy("let somebody read from %s, or the program close it", d.Path))
+		}
+	}
 }
 
 // instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing the description.

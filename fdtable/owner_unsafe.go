@@ -34,6 +34,21 @@ func getOwner(fd int) (image.FOwner, error) {
 	return own, nil
 }
 
+// Commands for the expected life time of what is written to an inode (include/uapi/linux/fcntl.h,
+// F_LINUX_SPECIFIC_BASE).
+const (
+	getRWHint = 1024 + 11 // F_GET_RW_HINT
+	setRWHint = 1024 + 12 // F_SET_RW_HINT
+)
+
+// lifeHint reads the hint of the inode behind our descriptor, 0 for none.
+func lifeHint(fd int) (hint uint64, err error) {
+	err = fcntlPtr(fd, getRWHint, unsafe.Pointer(&hint))
+	return hint, err
+}
+
+func setLifeHint(fd int, hint uint64) error { return fcntlPtr(fd, setRWHint, unsafe.Pointer(&hint)) }
+
 func fcntlPtr(fd, cmd int, arg unsafe.Pointer) error {
 	_, _, errno := unix.Syscall(unix.SYS_FCNTL, uintptr(fd), uintptr(cmd), uintptr(arg))
 	if errno != 0 {

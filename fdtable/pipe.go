@@ -46,6 +46,7 @@ func capturePipe(c *capturer, d *desc) error {
 type pipeContent struct {
 	reader          *desc // who could read it, nil if nobody
 	lengths         []int // what each read gave
+	left            int   // bytes in it, as an end for writing tells
 	writers, direct int   // ends for writing, and how many of them write packets
 }
 
@@ -56,6 +57,11 @@ func (c *capturer) pipeEnd(d *desc, fd int) (err error) {
 		content.writers++
 		if d.Flags&unix.O_DIRECT != 0 {
 			content.direct++
+		}
+	}
+	if !readable(d.File) {
+		if content.left, err = unix.IoctlGetInt(fd, unix.TIOCINQ); err != nil {
+			return d.refuse(fault.FDRead, "ask how much it holds: %w", err)
 		}
 	}
 	if readable(d.File) && content.reader == nil {
@@ -71,6 +77,9 @@ func (c *capturer) pipeEnd(d *desc, fd int) (err error) {
 func (c *capturer) settlePackets() {
 	for i := range c.contents {
 		p := &c.contents[i]
+		if p.reader == nil {
+			c.st.Pipes[i].Unread = p.left
+		}
 		switch {
 		case len(p.lengths) == 0:
 		case p.direct > 0 && p.direct == p.writers:
@@ -93,7 +102,12 @@ func (c *capturer) readPipe(d *desc, fd int, p *image.Pipe) ([]int, error) {
 	if left == 0 {
 		return nil, nil
 	}
-	if err := c.scratch.resize(p.Capacity); err != nil {
+	err = c.scratch.resize(p.Capacity)
+	if errors.Is(err, unix.EPERM) {
+		return nil, d.refuse(fault.FDState, "its capacity, %d bytes, is more than this command may give a pipe (fs.pipe-max-size)", p.Capacity).
+			WithRemedy("raise it: sysctl fs.pipe-max-size=%d", p.Capacity)
+	}
+	if err != nil {
 		return nil, d.refuse(fault.FDRead, "make a pipe of %d bytes to copy its content to: %w", p.Capacity, err)
 	}
 	n, err := unix.Tee(fd, c.scratch.w, p.Capacity, unix.SPLICE_F_NONBLOCK)

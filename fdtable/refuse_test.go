@@ -108,6 +108,7 @@ var refusals = []refusal{
 		return fd
 	}, []string{"F_NOTIFY"}},
 	{"pipe with another process", fault.FDPipe, pipeOutside, []string{"pipe:[", "sleep"}},
+	{"FIFO with content and no reader", fault.FDState, unreadFIFO, []string{"6 bytes", "fifo"}},
 	{"unread inotify events", fault.FDState, func(t *testing.T, dir string) int {
 		fd := watching(t, dir, dir)[0]
 		must(t, os.WriteFile(filepath.Join(dir, "new"), nil, 0o600))
@@ -196,6 +197,18 @@ func sleeper(t *testing.T, f *os.File) int {
 			t.Fatalf("it is %q, not sleep", comm)
 		}
 	}
+}
+
+// unreadFIFO is a FIFO with content that nobody has open for reading any more.
+func unreadFIFO(t *testing.T, dir string) int {
+	path := filepath.Join(dir, "fifo")
+	must(t, unix.Mkfifo(path, 0o600))
+	r := open(t, path, unix.O_RDONLY|unix.O_NONBLOCK)
+	w := open(t, path, unix.O_WRONLY)
+	_, err := unix.Write(w, []byte("unread"))
+	must(t, err)
+	must(t, unix.Close(r))
+	return w
 }
 
 func pipeOutside(t *testing.T, _ string) int {

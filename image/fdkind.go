@@ -44,7 +44,8 @@ var fdKinds = []FDKind{
 			{"the same on 1 or 2, and somebody outside writes to it too", "re-attached", "the restore command's stream; opened by name with `--detach`"},
 			{
 				"deleted or replaced file, `O_TMPFILE`", "its content. Refused if somebody outside has it open too, and either of the two can write",
-				"a nameless file in the same directory, shared by all its descriptors",
+				"a nameless file in the same directory, shared by all its descriptors. With owner, mode, extended attributes, times of last access and " +
+					"of last change of content, but not of the inode",
 			},
 			{"file with another name (hard link) in another directory, its own name removed", "refused", ""},
 		},
@@ -59,8 +60,8 @@ var fdKinds = []FDKind{
 			{"pipe or FIFO with someone outside", "on 0, 1, 2: re-attached; else refused", "the restore command's stream"},
 		},
 	},
-	{Name: "fifo", Fields: []string{"Pipe"}, ByName: true, Rows: []FDRow{{"named FIFO, nobody outside has it open", "name, content", "opened by name"}}},
-	{Name: "memfd", Fields: []string{"Size", "Shmem"}, Rows: []FDRow{{"memfd", "content, name, size, seals. Refused if somebody outside has it open too, and either of the two can write", "a new memfd"}}},
+	{Name: "fifo", Fields: []string{"Pipe"}, ByName: true, Rows: []FDRow{{"named FIFO, nobody outside has it open", "name, content. Refused with content while only ends for writing are open", "opened by name"}}},
+	{Name: "memfd", Fields: []string{"Size", "Shmem"}, Rows: []FDRow{{"memfd", "content, name, size, seals, owner, mode, extended attributes, times. Refused if somebody outside has it open too, and either of the two can write", "a new memfd"}}},
 	{
 		Name: "tty", Fields: []string{"Term"},
 		Rows: []FDRow{

@@ -291,6 +291,8 @@ type Shmem struct {
 	UID   uint32 `json:"uid,omitempty"` // who owns it
 	GID   uint32 `json:"gid,omitempty"`
 	Huge  uint32 `json:"huge,omitempty"` // MFD_HUGETLB and size bits
+
+	Attributes *Attributes `json:"attributes,omitempty"` // of a memfd; nil if they are not known
 }
 
 // Ghost is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now leads elsewhere.
@@ -304,6 +306,22 @@ type Ghost struct {
 	UID   uint32 `json:"uid"`
 	GID   uint32 `json:"gid"`
 	Flags uint32 `json:"flags,omitempty"` // open(2) flags of the description that made it with O_TMPFILE, if that is still open
+
+	Attributes *Attributes `json:"attributes,omitempty"` // nil if they are not known
+}
+
+// Attributes is what an inode without a name has beside content, owner and mode.
+type Attributes struct {
+	ATime  int64   `json:"atime"`            // of the last access, ns
+	MTime  int64   `json:"mtime"`            // of the last change of content, ns
+	Hint   uint64  `json:"hint,omitempty"`   // RWH_WRITE_LIFE_* (fcntl(2), F_SET_RW_HINT)
+	XAttrs []XAttr `json:"xattrs,omitempty"` // as listed, without labels of the system
+}
+
+// XAttr is an extended attribute (xattr(7)).
+type XAttr struct {
+	Name  string `json:"name"`
+	Value []byte `json:"value"`
 }
 
 // Pipe is a pipe or FIFO whose both ends are inside the tree.
@@ -313,6 +331,7 @@ type Pipe struct {
 	Data     []byte `json:"data"`              // what was written and not yet read
 	Packets  []int  `json:"packets,omitempty"` // lengths of the packets of an O_DIRECT pipe
 	Path     string `json:"path,omitempty"`    // of a named FIFO
+	Unread   int    `json:"-"`                 // bytes in it that no reader of the tree could have read; on its way within fdtable, never stored
 }
 
 // Terminal is a terminal the tree has open and that restore replaces by its own.

@@ -8,7 +8,7 @@ import (
 )
 
 func (c *validator) shmem(s *Shmem) error {
-	if err := c.space(s.Space); err != nil {
+	if err := errors.Join(c.space(s.Space), s.Attributes.check()); err != nil {
 		return err
 	}
 	return firstBad(
@@ -19,7 +19,7 @@ func (c *validator) shmem(s *Shmem) error {
 }
 
 func (c *validator) ghost(g *Ghost) error {
-	if err := c.space(g.Space); err != nil {
+	if err := errors.Join(c.space(g.Space), g.Attributes.check()); err != nil {
 		return err
 	}
 	return firstBad(
@@ -33,6 +33,25 @@ func (c *validator) named(g *Ghost) error {
 		return err
 	}
 	return firstBad(rule{!path(g.Path), "its path is not absolute"})
+}
+
+// Limits of extended attributes (include/uapi/linux/limits.h).
+const (
+	maxXattrName = 255
+	maxXattr     = 1 << 16
+)
+
+// check checks what an inode without a name has beside content.
+func (a *Attributes) check() error {
+	if a == nil {
+		return nil
+	}
+	return each("extended attribute", a.XAttrs, func(x *XAttr) error {
+		return firstBad(
+			rule{x.Name == "" || len(x.Name) > maxXattrName || strings.Contains(x.Name, "\x00"), "its name is none"},
+			rule{len(x.Value) > maxXattr, "it is longer than one can be"},
+		)
+	})
 }
 
 func (c *validator) pipe(p *Pipe) error {

@@ -18,6 +18,7 @@ type Host struct {
 	VDSOHash    string             // as image.Kernel.VDSOHash
 	PidMax      int                // kernel.pid_max: ids are below it
 	MapMax      int                // vm.max_map_count: mappings of one process
+	PipeMax     int                // fs.pipe-max-size: bytes of a pipe, without CAP_SYS_RESOURCE
 	Limits      [16]image.Limit    // ours, by RLIMIT_* number
 	Caps        uint64             // our permitted capabilities
 	BootID      string             // /proc/sys/kernel/random/boot_id
@@ -63,8 +64,23 @@ func (b *builder) hostRefusals() {
 			b.process(p)
 		}
 	}
+	b.pipes()
 	b.files()
 	b.changedFacts()
+}
+
+// pipes checks that pipes can have their capacity.
+func (b *builder) pipes() {
+	if b.host.PipeMax == 0 || b.host.capable(capSysResource) {
+		return
+	}
+	for i := range b.st.Pipes {
+		if p := &b.st.Pipes[i]; p.Capacity > b.host.PipeMax {
+			const why = "its capacity is %d bytes, and fs.pipe-max-size, which this command may not exceed, is %d"
+			b.refuse(fault.New(fault.RestoreState, fmt.Sprintf("pipe %d", p.Ino), why, p.Capacity, b.host.PipeMax).
+				WithRemedy("raise it: sysctl fs.pipe-max-size=%d", p.Capacity))
+		}
+	}
 }
 
 // machine compares the kernel and the CPU.

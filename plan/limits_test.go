@@ -18,3 +18,21 @@ func TestLimitNeed(t *testing.T) {
 		}
 	}
 }
+
+// A pipe that is larger than what we may make is refused, unless we may make any.
+func TestPipeCapacity(t *testing.T) {
+	st := &image.State{Pipes: []image.Pipe{{Ino: 5, Capacity: 1 << 20}, {Ino: 6, Capacity: 1 << 21}}}
+	for name, c := range map[string]struct {
+		host *Host
+		want int
+	}{
+		"below":   {&Host{PipeMax: 1 << 21}, 0},
+		"above":   {&Host{PipeMax: 1 << 20}, 1},
+		"capable": {&Host{PipeMax: 1 << 16, Caps: 1 << capSysResource}, 0},
+	} {
+		b := &builder{st: st, host: c.host, pol: Policy{Side: Snap}}
+		if b.pipes(); len(b.refusals) != c.want {
+			t.Errorf("%s: %v", name, b.refusals)
+		}
+	}
+}

@@ -77,6 +77,9 @@ func (r *restorer) commitFiles() error {
 	if err := r.step("commit descriptors"); err != nil {
 		return err
 	}
+	if err := r.setTimes(); err != nil {
+		return err
+	}
 	notes, err := r.table.Commit()
 	r.notes = append(r.notes, notes...)
 	return err

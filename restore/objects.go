@@ -48,6 +48,9 @@ func (r *restorer) makeShmem(s *image.Shmem) (*os.File, error) {
 	if err := r.fillFile(f, s.Space, s.Size); err != nil {
 		return nil, err
 	}
+	if err := fdtable.SetAttributes(f, s.Attributes); err != nil {
+		return nil, err
+	}
 	if fdtable.SealLate(s) {
 		return f, nil
 	}
@@ -95,6 +98,21 @@ func (r *restorer) fillFile(f *os.File, space image.Space, size int64) error {
 	})
 }
 
+// setTimes gives nameless files and memfds their times, when nobody will touch them any more.
+func (r *restorer) setTimes() error {
+	for i := range r.st.Shmems {
+		if err := fdtable.SetTimes(r.shmems[i], r.st.Shmems[i].Attributes); err != nil {
+			return err
+		}
+	}
+	for i := range r.st.Ghosts {
+		if err := fdtable.SetTimes(r.ghosts[i], r.st.Ghosts[i].Attributes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be executed.
 // The description that made it is kept where it is one of the image.
 func (r *restorer) makeGhost(i int) (*os.File, error) {
@@ -110,6 +128,9 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 		defer w.Close()
 	}
 	if err := r.fillFile(w, g.Space, g.Size); err != nil {
+		return nil, err
+	}
+	if err := fdtable.SetAttributes(w, g.Attributes); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", w.Fd()))

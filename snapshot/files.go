@@ -93,7 +93,38 @@ func (id *identifier) identify() error {
 			}
 		}
 	}
-	return id.openRest()
+	if err := id.openRest(); err != nil {
+		return err
+	}
+	return id.attributes()
+}
+
+// attributes reads what nameless files and memfds have beside content, owner and mode, before anybody reads their
+// content.
+func (id *identifier) attributes() (err error) {
+	for i := range id.st.Ghosts {
+		g := &id.st.Ghosts[i]
+		if g.Attributes, err = attributesOf(id.contents.ghosts, i); err != nil {
+			return id.unreadable(g.Path, "its attributes", err)
+		}
+	}
+	for i := range id.st.Shmems {
+		s := &id.st.Shmems[i]
+		if s.Kind != "memfd" {
+			continue
+		}
+		if s.Attributes, err = attributesOf(id.contents.shmems, i); err != nil {
+			return id.unreadable("memfd "+s.Name, "its attributes", err)
+		}
+	}
+	return nil
+}
+
+func attributesOf(files []*os.File, i int) (*image.Attributes, error) {
+	if i >= len(files) || files[i] == nil {
+		return nil, nil
+	}
+	return fdtable.ReadAttributes(files[i])
 }
 
 // anonymousObject tells whether a file is an object that never had a name: shared anonymous memory or a memfd.

@@ -172,7 +172,9 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
-	outside := fdtable.Finish(ctx, fdtable.Input{State: s.st}) // first: it tells which streams are re-attached
+
+	// First: it tells which streams are re-attached.
+	outside := fdtable.Finish(ctx, fdtable.Input{State: s.st})
 	list, err := s.sharedOutside(ctx)
 	if err != nil {
 		return err

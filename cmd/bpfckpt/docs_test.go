@@ -101,7 +101,7 @@ func descriptorsPage() string {
 }
 
 const descriptorsText = `With every kind: access mode, ` + "`" + `O_APPEND O_NONBLOCK O_DIRECT O_SYNC O_DSYNC O_NOATIME O_ASYNC` + "`" + `, close-on-exec, and which descriptors, of
-which processes, share a description. Signal owner and signal (` + "`" + `F_SETOWN` + "`" + `, ` + "`" + `F_SETSIG` + "`" + `) of pipes and terminals, if the owner is in the
+which processes, share a description. Signal owner and signal (` + "`" + `F_SETOWN` + "`" + `, ` + "`" + `F_SETSIG` + "`" + `) of pipes, FIFOs, terminals, inotify instances and random devices, if the owner is in the
 tree. An eventfd, timerfd, signalfd, epoll or inotify instance that a process outside the tree has too is refused. Locks: ` + "`" + `flock` + "`" + `, ` + "`" + `F_OFD_SETLK` + "`" + ` and ` + "`" + `F_SETLK` + "`" + ` locks are taken again; if somebody else has one by then, the restore fails
 (` + "`" + `E_FD_LOCKED` + "`" + `). Leases and directory notification (` + "`" + `F_NOTIFY` + "`" + `) are refused.
 

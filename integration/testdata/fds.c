@@ -1,7 +1,9 @@
 // Descriptors of plain programs.
 #include "ckpt.h"
 #include <dirent.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/xattr.h>
 #include <termios.h>
 
 static void make(const char *name, const char *text)
@@ -210,6 +212,67 @@ static void deleted(void)
 	expect_str("renamed", b, "new name");
 }
 
+// A deleted file and a memfd have attributes that are nowhere else.
+static void attributes(void)
+{
+	const struct timespec times[2] = {{1000000000, 123456789}, {1100000000, 987654321}};
+	int fds[2] = {must(open("attr", O_RDWR | O_CREAT, 0640)), must(memfd_create("attributes", 0))}, has[2];
+	uint64_t hint = RWH_WRITE_LIFE_SHORT;
+	for (int i = 0; i < 2; i++) {
+		must(write(fds[i], "hello", 5));
+		must(fchown(fds[i], 11, 12));
+		has[i] = fsetxattr(fds[i], "user.key", "value", 5, 0) == 0; // tmpfs since Linux 6.6
+		must(fcntl(fds[i], F_SET_RW_HINT, &hint));
+		must(futimens(fds[i], times));
+	}
+	must(unlink("attr"));
+	ready();
+	for (int i = 0; i < 2; i++) {
+		struct stat st;
+		char b[16] = "";
+		must(fstat(fds[i], &st));
+		expect("access time", st.st_atim.tv_sec * SEC + st.st_atim.tv_nsec, 1000000000123456789);
+		expect("time of change", st.st_mtim.tv_sec * SEC + st.st_mtim.tv_nsec, 1100000000987654321);
+		expect("owner", st.st_uid, 11);
+		expect("group", st.st_gid, 12);
+		hint = 0;
+		must(fcntl(fds[i], F_GET_RW_HINT, &hint));
+		expect("hint", hint, RWH_WRITE_LIFE_SHORT);
+		if (has[i])
+			expect("extended attribute", fgetxattr(fds[i], "user.key", b, sizeof b), 5);
+		expect_str("its value", b, has[i] ? "value" : "");
+	}
+}
+
+static volatile int signalled;
+
+static void on_signal(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)context;
+	signalled = info->si_fd + 1;
+}
+
+// Signals that tell of input on other things than pipes.
+static void async(void)
+{
+	must(mkdir("watched", 0755));
+	struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
+	must(sigaction(SIGUSR2, &sa, NULL));
+	int in = must(inotify_init1(IN_NONBLOCK)), rnd = must(open("/dev/random", O_RDONLY));
+	must(inotify_add_watch(in, "watched", IN_CREATE));
+	must(fcntl(in, F_SETOWN, getpid()));
+	must(fcntl(in, F_SETSIG, SIGUSR2));
+	must(fcntl(in, F_SETFL, O_ASYNC | O_NONBLOCK));
+	must(fcntl(rnd, F_SETOWN, getpid()));
+	ready();
+	expect("owner", fcntl(in, F_GETOWN), getpid());
+	expect("owner of the random device", fcntl(rnd, F_GETOWN), getpid());
+	make("watched/new", "");
+	for (int i = 0; i < 500 && !signalled; i++)
+		nap(10 * MS);
+	expect("descriptor that the signal tells", signalled, in + 1);
+}
+
 // Executes what a descriptor leads to, and returns its exit status; -1 if it cannot be executed.
 static int execute(int fd)
 {
@@ -292,6 +355,8 @@ static const struct test_case cases[] = {
 	{"fifo", fifo},
 	{"deleted", deleted},
 	{"executed", executed},
+	{"attributes", attributes},
+	{"async", async},
 	{"redirections", redirections},
 	{"terminal", terminal},
 };

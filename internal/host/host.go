@@ -36,7 +36,7 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 	if h.BootID, err = sysctl("kernel/random/boot_id"); err != nil {
 		return nil, err
 	}
-	for name, to := range map[string]*int{"kernel/pid_max": &h.PidMax, "vm/max_map_count": &h.MapMax} {
+	for name, to := range map[string]*int{"kernel/pid_max": &h.PidMax, "vm/max_map_count": &h.MapMax, "fs/pipe-max-size": &h.PipeMax} {
 		if *to, err = number(name); err != nil {
 			return nil, err
 		}
@@ -68,6 +68,7 @@ func facts(h *plan.Host) []image.Fact {
 		{Name: "cpu.xfeatures", Value: fmt.Sprintf("%#x", h.XFeatures)},
 		{Name: "kernel.pid_max", Value: strconv.Itoa(h.PidMax)},
 		{Name: "vm.max_map_count", Value: strconv.Itoa(h.MapMax)},
+		{Name: "fs.pipe-max-size", Value: strconv.Itoa(h.PipeMax)},
 		{Name: "capabilities", Value: fmt.Sprintf("%#x", h.Caps)},
 	}
 	sortFacts(list)
