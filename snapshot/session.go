@@ -257,7 +257,11 @@ func (s *session) freezeTree(ctx context.Context, timeout time.Duration) error {
 		if err := s.stop(ctx, fresh, timeout); err != nil {
 			return err
 		}
-		s.pids = append(s.pids, fresh...)
+		for _, pid := range fresh {
+			if len(s.group.Of(pid)) > 0 { // else it has ended, and its pid may soon be another's
+				s.pids = append(s.pids, pid)
+			}
+		}
 	}
 	return errors.Join(fault.New(fault.TreeMoves, pidName(s.pid), "processes were still appearing after %d rounds", treeRounds), s.letGo())
 }

@@ -49,14 +49,25 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 // freezeAttempts is how many freezes may last longer than Options.MaxFreeze, and be given up, before the snapshot is.
 const freezeAttempts = 3
 
-// snapInTime tries again when a freeze was given up because it lasted too long: what should have fitted may have met a busy moment of the machine.
+// snapInTime tries again when a freeze was given up because it lasted too long: what should have fitted may have met a busy moment of the machine. So it
+// does when a process below the root ended while it stood still, which only SIGKILL does: without it the tree is as savable as before.
 func snapInTime(ctx context.Context, pid int, o Options) (*Result, error) {
 	for attempt := 1; ; attempt++ {
 		r, overran, err := snapOnce(ctx, pid, o)
-		if !overran || attempt == freezeAttempts || ctx.Err() != nil {
+		if !overran && !onlyBelow(pid, err) || attempt == freezeAttempts || ctx.Err() != nil {
 			return r, err
 		}
 	}
+}
+
+// onlyBelow tells whether a snapshot failed because a process has ended that is not the root.
+func onlyBelow(root int, err error) bool {
+	var f *fault.Error
+	if !isGone(err) || errors.As(err, &f) && f.Object == pidName(root) {
+		return false
+	}
+	st, err := procfs.Pid(root).Stat()
+	return err == nil && !isZombie(&st)
 }
 
 // snapOnce is one attempt of Snap. It also reports whether it was given up because the freeze lasted too long.

@@ -147,7 +147,7 @@ func (p *periodic) run(ctx context.Context, tell func(outcome)) {
 			return
 		}
 		tell(o)
-		if gone(o.err) {
+		if gone(o.err, p.snapper.root) {
 			return
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 	"github.com/bpfckpt/bpfckpt/tracer"
@@ -256,7 +258,7 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 		s.note("saved %s@%s (%s); go on with: %s", s.dir, imageName(res.Name, res.ID), microsText(res.WallUS), s.again())
 		return true, s.reap()
 	}
-	if gone(err) {
+	if gone(err, s.job.root) {
 		return false, nil
 	}
 	s.refused = true
@@ -273,14 +275,19 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 	return false, nil
 }
 
-// gone reports whether a snapshot failed because its target had ended.
-func gone(err error) bool {
-	for _, code := range []fault.Code{fault.TargetGone, fault.NoSuchPid, fault.IsZombie} {
-		if errors.Is(err, &fault.Error{Code: code}) {
-			return true
-		}
+// gone reports whether a snapshot failed because its target had ended: the root of the tree, not a process below it.
+func gone(err error, root int) bool {
+	about := slices.IndexFunc(faultsOf(err), func(f *fault.Error) bool {
+		return slices.Contains([]fault.Code{fault.TargetGone, fault.NoSuchPid, fault.IsZombie}, f.Code)
+	})
+	switch {
+	case err == nil || about < 0:
+		return false
+	case faultsOf(err)[about].Object == pidText(root):
+		return true
 	}
-	return false
+	st, err := procfs.Pid(root).Stat()
+	return err != nil || st.State == 'Z' || st.State == 'X'
 }
 
 // echo is how soon after the signal that asked for a snapshot another one is the same request, not a change of mind.
@@ -318,7 +325,7 @@ func (s *session) saveNow() {
 	}
 	before := s.failure
 	s.failure = ""
-	if o.err == nil || canceled(o.err) || gone(o.err) {
+	if o.err == nil || canceled(o.err) || gone(o.err, s.job.root) {
 		return
 	}
 	if s.failure = o.err.Error(); s.failure == before {

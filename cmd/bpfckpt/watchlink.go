@@ -80,7 +80,7 @@ func (c *call) snapByWatch(pid int, o snapshot.Options) (res *snapshot.Result, a
 
 // outlived reports whether a watch could not answer because it is ending, while its process lives.
 func outlived(err error, pid int) bool {
-	if !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err) {
+	if !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err, pid) {
 		return false
 	}
 	st, err := procfs.Pid(pid).Stat()

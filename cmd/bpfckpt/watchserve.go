@@ -75,7 +75,7 @@ func listWatches(c *call) error {
 		switch {
 		case err == nil:
 			all = append(all, s)
-		case !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err): // else it has just ended
+		case !errors.Is(err, &fault.Error{Code: fault.WatchGone}) && !gone(err, f.Pid): // else it has just ended
 			c.note("%v", err)
 		}
 	}

@@ -23,22 +23,26 @@ type Group struct {
 	threads []*Thread
 }
 
-// Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears.
+// Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears. Those that have ended are left out (Of),
+// but for the first, whose end is fault.TargetGone.
 // On error nothing stays attached. A thread that does not stop within timeout gives fault.Freeze that names it.
 func (t *Tracer) Freeze(ctx context.Context, pids []int, timeout time.Duration) (*Group, error) {
 	g := &Group{t: t}
 	if err := g.Add(ctx, pids, timeout); err != nil {
 		return nil, err
 	}
+	if len(pids) > 0 && len(g.Of(pids[0])) == 0 {
+		return nil, errors.Join(fault.New(fault.TargetGone, fmt.Sprintf("pid %d", pids[0]), "it ended before it could be stopped"), g.Thaw())
+	}
 	return g, nil
 }
 
-// Add freezes more thread groups into g, children that were found after the first ones stood still for example. On error everything in g
-// is thawed.
+// Add freezes more thread groups into g, children that were found after the first ones stood still for example. Those that have ended are left out.
+// On error everything in g is thawed.
 func (g *Group) Add(ctx context.Context, pids []int, timeout time.Duration) error {
 	g.pids = append(g.pids, pids...)
 	return g.t.Do(func() error {
-		f := freezer{g: g, ctx: ctx, deadline: time.Now().Add(timeout), known: map[int]bool{}}
+		f := freezer{g: g, ctx: ctx, deadline: time.Now().Add(timeout), known: map[int]bool{}, ended: map[int]bool{}}
 		g.t.letGo(pids)
 		for _, th := range g.threads {
 			f.known[th.Tid] = true
@@ -51,6 +55,9 @@ func (g *Group) Add(ctx context.Context, pids []int, timeout time.Duration) erro
 			}
 		}()
 		if err := f.run(pids); err != nil {
+			return err
+		}
+		if err := f.leaveOut(); err != nil {
 			return err
 		}
 		g.sort()
@@ -125,6 +132,7 @@ type freezer struct {
 	deadline time.Time
 	known    map[int]bool // tids seized so far, or found dead
 	waiting  []*Thread    // seized, not yet seen to stop
+	ended    map[int]bool // processes whose first thread has ended
 }
 
 func (f *freezer) run(pids []int) error {
@@ -149,6 +157,10 @@ func (f *freezer) run(pids []int) error {
 // seizeAll seizes the threads of one process that are not yet known and asks them to stop.
 func (f *freezer) seizeAll(pid int) (fresh int, err error) {
 	tids, err := listThreads(pid)
+	if errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+		f.ended[pid] = true
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -165,10 +177,13 @@ func (f *freezer) seizeAll(pid int) (fresh int, err error) {
 		}
 		th = &Thread{Pid: pid, Tid: tid, t: f.g.t}
 		if err := th.seize(0); err != nil {
-			if err = seizeFault(th, err); tid != pid && errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
-				continue // it is not in the next listing
+			if err = seizeFault(th, err); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+				return 0, err
 			}
-			return 0, err
+			if tid == pid { // another one is not in the next listing
+				f.known[tid], f.ended[pid] = true, true
+			}
+			continue
 		}
 		f.take(th)
 		fresh++
@@ -210,7 +225,7 @@ func (f *freezer) awaitStops() error {
 					return fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "look at its registers: %w", err)
 				}
 			} else if th.Tid == th.Pid {
-				return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", th.Pid), "it ended while it was being stopped")
+				f.ended[th.Pid] = true
 			}
 			f.waiting = slices.Delete(f.waiting, i, i+1)
 			i--
@@ -231,6 +246,34 @@ func (f *freezer) awaitStops() error {
 		time.Sleep(pause)
 		pause = min(2*pause, time.Millisecond)
 	}
+}
+
+// leaveOut takes processes that ended meanwhile out of the group. Their threads end with them; one that does not belongs to a process whose first
+// thread alone has ended, which cannot be taken apart like that.
+func (f *freezer) leaveOut() error {
+	g := f.g
+	for i := 0; i < len(g.threads); i++ {
+		th := g.threads[i]
+		if !f.ended[th.Pid] {
+			continue
+		}
+		for {
+			if _, gone, err := th.pollStop(); gone || err != nil {
+				break
+			}
+			if err := f.ctx.Err(); err != nil {
+				return err
+			}
+			if time.Now().After(f.deadline) {
+				return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", th.Pid), "its first thread ended while it was being stopped")
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+		g.threads = slices.Delete(g.threads, i, i+1)
+		i--
+	}
+	g.pids = slices.DeleteFunc(g.pids, func(pid int) bool { return f.ended[pid] })
+	return nil
 }
 
 func (f *freezer) timeout() error {

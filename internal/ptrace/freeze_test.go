@@ -182,3 +182,37 @@ func TestDeathOfOurChild(t *testing.T) {
 		t.Errorf("waiting for it: %v", err)
 	}
 }
+
+// TestFreezeLeavesOutTheDead freezes a process together with others that end meanwhile: those are left out, whenever they end.
+func TestFreezeLeavesOutTheDead(t *testing.T) {
+	root := sleeper(t)
+	tr := New()
+	defer tr.Close()
+	left := 0
+	for i := range 40 {
+		cmd := exec.Command("sh", "-c", "exit 0")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := cmd.Process.Pid
+		time.Sleep(time.Duration(i) * 100 * time.Microsecond) // it is somewhere between its start and its end
+		g, err := tr.Freeze(context.Background(), []int{root.Process.Pid, pid, 1<<22 + 1}, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(g.Of(root.Process.Pid)) != 1 || len(g.Of(1<<22+1)) != 0 {
+			t.Errorf("%d threads of the root, %d of nobody", len(g.Of(root.Process.Pid)), len(g.Of(1<<22+1)))
+		}
+		if len(g.Of(pid)) == 0 {
+			left++
+		}
+		if err := g.Add(context.Background(), []int{1<<22 + 2}, patience); err != nil {
+			t.Error(err)
+		}
+		if err := g.Thaw(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+	}
+	t.Logf("%d of 40 had ended", left)
+}
