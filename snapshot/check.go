@@ -42,6 +42,6 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Blockers, r.Notes = plan.Distinct(append(r.Blockers, v.refusals...)), v.notes
+	r.Blockers, r.Notes = still(pid, m.live, plan.Distinct(append(r.Blockers, v.refusals...))), v.notes
 	return r, nil
 }

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
@@ -10,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -24,7 +26,7 @@ type survey struct {
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold descriptors of it, which means to
 // read those of every process there is.
 func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside bool) (*survey, error) {
-	got, err := src.Collect(ctx, live, nil)
+	got, live, err := collectRunning(ctx, src, root, live)
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
 	}
@@ -52,6 +54,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	}
 	p := plan.Build(v.st, v.host, pol)
 	v.refusals = plan.Distinct(append(append(v.refusals, p.Refusals...), undoBlockers(src, live)...))
+	v.refusals = still(root, live, v.refusals)
 	v.notes = p.Notes
 	if outside {
 		v.notes = append(v.notes, heldOutside(v.st)...)
@@ -80,6 +83,37 @@ func (v *survey) addDead() error {
 	}
 	v.st.Leaderless = leaderless(v.st)
 	return nil
+}
+
+// collectRunning asks the source for the state of a running tree. Processes that end meanwhile are left out; it returns
+// the others, too.
+func collectRunning(ctx context.Context, src kstate.Source, root int, live []int) (*kstate.Collected, []int, error) {
+	for {
+		got, err := src.Collect(ctx, live, nil)
+		pid := subject(err)
+		if err == nil || !isGone(err) || pid == root || !slices.Contains(live, pid) {
+			return got, live, err
+		}
+		// Others will have ended with it.
+		m, err := splitMembers(slices.DeleteFunc(slices.Clone(live), func(p int) bool { return p == pid }))
+		if err != nil {
+			return nil, nil, err
+		}
+		live = m.live
+	}
+}
+
+// still leaves out what is about processes that were live before we looked and have ended since: what came and went is
+// in nobody's way. The root does not come and go.
+func still(root int, live []int, list fault.List) fault.List {
+	return slices.DeleteFunc(list, func(f *fault.Error) bool {
+		pid := subject(f)
+		if pid == root || !slices.Contains(live, pid) {
+			return false
+		}
+		st, err := procfs.Pid(pid).Stat()
+		return isGone(err) || err == nil && isZombie(&st)
+	})
 }
 
 // secondLook is how long after a survey that found something in the way the next one is made: what was in the way may have been a child that came and

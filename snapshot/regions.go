@@ -207,8 +207,12 @@ func (c *codeSeen) blockers(pids []int) (fault.List, error) {
 			if c.files[key] {
 				continue
 			}
+			why := hasRegions(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()), m)
+			if errors.Is(why, errUnmapped) {
+				continue // it was not looked at; another process may have it, or this one when it is stopped
+			}
 			c.files[key], c.names[strings.TrimSuffix(m.Name, " (deleted)")] = true, true
-			if why := hasRegions(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()), m); why != nil {
+			if why != nil {
 				list = append(list, fault.New(fault.Regions, pidName(pid), "%w", why).WithRemedy(regionRemedy, pid))
 			}
 		}
@@ -218,14 +222,17 @@ func (c *codeSeen) blockers(pids []int) (fault.List, error) {
 
 const regionRemedy = "begin a watch before it is in a region: bpfckpt watch %d --background, or start it with bpfckpt run; --ignore-regions takes a snapshot all the same"
 
+// errUnmapped says that a mapping, or its process, is gone.
+var errUnmapped = errors.New("it is not mapped any more")
+
 // hasRegions looks at a mapped file, by its link below map_files or, without the right to follow that, by its name. The error tells that it has regions,
-// or that this cannot be found out.
+// or that this cannot be found out, or is errUnmapped.
 func hasRegions(link string, m *procfs.Map) error {
 	f, err := openRegular(link)
 	if errors.Is(err, fs.ErrPermission) {
 		f, err = openNamed(m)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		return nil // unmapped since: what comes in its place is looked at when the tree is stopped
+	} else if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return errUnmapped
 	}
 	if err != nil {
 		return fmt.Errorf("whether %s marks regions cannot be told: %w", m.Name, err)

@@ -137,7 +137,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if list := append(s.around.settledBlockers(live), unseen...); len(list) > 0 {
+	if list := still(s.pid, live, append(s.around.settledBlockers(live), unseen...)); len(list) > 0 {
 		return allBlockers(ctx, s.pid, list)
 	}
 	s.st = &image.State{Root: s.pid}

@@ -62,8 +62,7 @@ func snapInTime(ctx context.Context, pid int, o Options) (*Result, error) {
 
 // onlyBelow tells whether a snapshot failed because a process has ended that is not the root.
 func onlyBelow(root int, err error) bool {
-	var f *fault.Error
-	if !isGone(err) || errors.As(err, &f) && f.Object == pidName(root) {
+	if !isGone(err) || subject(err) == root {
 		return false
 	}
 	st, err := procfs.Pid(root).Stat()

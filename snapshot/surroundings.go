@@ -243,12 +243,17 @@ const (
 // settledBlockers is outsideBlockers, but waits a little for what passes: a child that has just been made by posix_spawn or vfork(2) shares its parent's
 // memory, and the parent cannot be stopped, until the child calls execve.
 func (s *surroundings) settledBlockers(pids []int) fault.List {
+	list := s.outsideBlockers(pids)
 	for range settleRounds {
-		list := s.outsideBlockers(pids)
 		if !slices.ContainsFunc(list, func(e *fault.Error) bool { return e.Code == fault.Shared }) {
-			return list
+			break
 		}
 		time.Sleep(settlePause)
+		before := list
+		// Of a program that starts many there is always one: it is in the way only if it stays.
+		list = slices.DeleteFunc(s.outsideBlockers(pids), func(e *fault.Error) bool {
+			return e.Code == fault.Shared && !slices.ContainsFunc(before, func(b *fault.Error) bool { return b.Error() == e.Error() })
+		})
 	}
-	return s.outsideBlockers(pids)
+	return list
 }

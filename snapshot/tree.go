@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -21,6 +22,18 @@ func vmaName(pid int, v *image.VMA) string {
 
 // isGone tells whether err says that a process or thread has ended.
 func isGone(err error) bool { return errors.Is(err, &fault.Error{Code: fault.TargetGone}) }
+
+// subject returns the process that a fault is about: "fd 3 of pid 12", "thread 13 of pid 12"; 0 if it names none.
+func subject(err error) (pid int) {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return 0
+	}
+	if i := strings.LastIndex(f.Object, "pid "); i >= 0 {
+		_, _ = fmt.Sscanf(f.Object[i:], "pid %d", &pid) // else it is some other word
+	}
+	return pid
+}
 
 // isZombie tells whether a process has ended and waits for its parent, or is just being removed.
 func isZombie(s *procfs.Stat) bool { return s.State == 'Z' || s.State == 'X' }

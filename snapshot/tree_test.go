@@ -1,14 +1,17 @@
 package snapshot
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -120,5 +123,29 @@ func TestNoNamespacesOfTheDead(t *testing.T) {
 	}
 	if list := around.blockers(pid, []int{pid}); len(list) > 0 {
 		t.Errorf("%v", list)
+	}
+}
+
+// TestChildrenComeAndGo saves a shell whose commands begin and end all the time, also those that have executed their
+// program only just: it can be saved at any moment, by every source.
+func TestChildrenComeAndGo(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "while :; do /bin/true; (/bin/true & /bin/true; wait) | /bin/cat; done")
+	cmd.Dir = t.TempDir()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	for _, source := range []string{"", "proc"} {
+		for range 12 {
+			o := Options{Source: source, Dir: filepath.Join(cmd.Dir, "store"), Compress: image.LevelNone}
+			_, err := Snap(t.Context(), cmd.Process.Pid, o)
+			// On a busy machine a child of vfork(2) may wait long for its turn to execute its program.
+			if err != nil && !errors.Is(err, &fault.Error{Code: fault.Shared}) && !errors.Is(err, &fault.Error{Code: fault.Freeze}) {
+				t.Errorf("source %q: %v", source, err)
+			}
+		}
 	}
 }

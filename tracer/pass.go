@@ -44,6 +44,9 @@ func (ps *passes) mappings(raw *rawProcess) error {
 	if err != nil {
 		return readFault(raw.pid, err)
 	}
+	if len(raw.vmas) == 0 { // who has memory has mappings: the thread has given it up since
+		return gone(raw.pid)
+	}
 	return nil
 }
 

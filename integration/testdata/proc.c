@@ -306,6 +306,7 @@ static void autogroup(void)
 	must(pipe(up));
 	pid_t pid = must(fork());
 	if (pid == 0) {
+		must(prctl(PR_SET_PDEATHSIG, SIGKILL)); // who kills our parent does not look for us in another session
 		must(setsid());
 		int fd = open("/proc/self/autogroup", O_WRONLY);
 		if (fd >= 0)
