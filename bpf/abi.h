@@ -257,6 +257,14 @@ struct fd_rec {
 	struct inode_rec inode;
 };
 
+/* When the timer of a thread's call would have run out, which was cancelled. */
+struct wait_rec {
+	__s64 expires; /* ns of clock */
+	__u64 when;    /* of the cancellation, CLOCK_MONOTONIC ns */
+	__u32 clock;   /* CLOCK_* */
+	__u32 pad;
+};
+
 /* How deep a followed thread is in regions in which no snapshot may be taken (include/bpfckpt.h). Times are CLOCK_MONOTONIC ns. */
 struct held_rec {
 	struct rec_head head;

@@ -38,7 +38,7 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
-enum { BPF_RB_FORCE_WAKEUP = 2 };
+enum { BPF_RB_FORCE_WAKEUP = 2, BPF_F_NO_PREALLOC = 1 };
 
 /* Kernel structures that only ever occur behind a pointer here. */
 struct seq_file;

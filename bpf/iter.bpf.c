@@ -17,6 +17,7 @@ const enum ns_bit *abi_ns_bit;
 const enum thread_bit *abi_thread_bit;
 const enum vma_bit *abi_vma_bit;
 const enum inode_bit *abi_inode_bit;
+const struct wait_rec *abi_wait_rec;
 
 static __always_inline __u64 turns_of(struct mm_struct *mm)
 {

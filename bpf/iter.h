@@ -12,6 +12,7 @@
 #include "signal.h"
 #include "task.h"
 #include "vma.h"
+#include "waits.h"
 
 static __always_inline __u64 turns_of(struct mm_struct *mm);
 

@@ -312,19 +312,32 @@ type IterVmaRec struct {
 	Pad   uint32
 }
 
+type IterWaitRec struct {
+	_       structs.HostLayout
+	Expires int64
+	When    uint64
+	Clock   uint32
+	Pad     uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	IterProgIterFile    = "iter_file"
-	IterProgIterTask    = "iter_task"
-	IterProgIterVma     = "iter_vma"
-	IterVarAbiInodeBit  = "abi_inode_bit"
-	IterVarAbiNsBit     = "abi_ns_bit"
-	IterVarAbiRecKind   = "abi_rec_kind"
-	IterVarAbiThreadBit = "abi_thread_bit"
-	IterVarAbiVmaBit    = "abi_vma_bit"
-	IterVarMappedLast   = "mapped_last"
+	IterMapWaits          = "waits"
+	IterProgIterFile      = "iter_file"
+	IterProgIterTask      = "iter_task"
+	IterProgIterVma       = "iter_vma"
+	IterProgWaitCancelled = "wait_cancelled"
+	IterVarAbiInodeBit    = "abi_inode_bit"
+	IterVarAbiNsBit       = "abi_ns_bit"
+	IterVarAbiRecKind     = "abi_rec_kind"
+	IterVarAbiThreadBit   = "abi_thread_bit"
+	IterVarAbiVmaBit      = "abi_vma_bit"
+	IterVarAbiWaitRec     = "abi_wait_rec"
+	IterVarMappedLast     = "mapped_last"
+	IterVarWaitLevel      = "wait_level"
+	IterVarWaitTracer     = "wait_tracer"
 )
 
 // LoadIter returns the embedded CollectionSpec for Iter.
@@ -369,15 +382,17 @@ type IterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type IterProgramSpecs struct {
-	IterFile *ebpf.ProgramSpec `ebpf:"iter_file"`
-	IterTask *ebpf.ProgramSpec `ebpf:"iter_task"`
-	IterVma  *ebpf.ProgramSpec `ebpf:"iter_vma"`
+	IterFile      *ebpf.ProgramSpec `ebpf:"iter_file"`
+	IterTask      *ebpf.ProgramSpec `ebpf:"iter_task"`
+	IterVma       *ebpf.ProgramSpec `ebpf:"iter_vma"`
+	WaitCancelled *ebpf.ProgramSpec `ebpf:"wait_cancelled"`
 }
 
 // IterMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type IterMapSpecs struct {
+	Waits *ebpf.MapSpec `ebpf:"waits"`
 }
 
 // IterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -389,7 +404,10 @@ type IterVariableSpecs struct {
 	AbiRecKind   *ebpf.VariableSpec `ebpf:"abi_rec_kind"`
 	AbiThreadBit *ebpf.VariableSpec `ebpf:"abi_thread_bit"`
 	AbiVmaBit    *ebpf.VariableSpec `ebpf:"abi_vma_bit"`
+	AbiWaitRec   *ebpf.VariableSpec `ebpf:"abi_wait_rec"`
 	MappedLast   *ebpf.VariableSpec `ebpf:"mapped_last"`
+	WaitLevel    *ebpf.VariableSpec `ebpf:"wait_level"`
+	WaitTracer   *ebpf.VariableSpec `ebpf:"wait_tracer"`
 }
 
 // IterObjects contains all objects after they have been loaded into the kernel.
@@ -412,10 +430,13 @@ func (o *IterObjects) Close() error {
 //
 // It can be passed to LoadIterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type IterMaps struct {
+	Waits *ebpf.Map `ebpf:"waits"`
 }
 
 func (m *IterMaps) Close() error {
-	return _IterClose()
+	return _IterClose(
+		m.Waits,
+	)
 }
 
 // IterVariables contains all global variables after they have been loaded into the kernel.
@@ -427,16 +448,20 @@ type IterVariables struct {
 	AbiRecKind   *ebpf.Variable `ebpf:"abi_rec_kind"`
 	AbiThreadBit *ebpf.Variable `ebpf:"abi_thread_bit"`
 	AbiVmaBit    *ebpf.Variable `ebpf:"abi_vma_bit"`
+	AbiWaitRec   *ebpf.Variable `ebpf:"abi_wait_rec"`
 	MappedLast   *ebpf.Variable `ebpf:"mapped_last"`
+	WaitLevel    *ebpf.Variable `ebpf:"wait_level"`
+	WaitTracer   *ebpf.Variable `ebpf:"wait_tracer"`
 }
 
 // IterPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadIterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type IterPrograms struct {
-	IterFile *ebpf.Program `ebpf:"iter_file"`
-	IterTask *ebpf.Program `ebpf:"iter_task"`
-	IterVma  *ebpf.Program `ebpf:"iter_vma"`
+	IterFile      *ebpf.Program `ebpf:"iter_file"`
+	IterTask      *ebpf.Program `ebpf:"iter_task"`
+	IterVma       *ebpf.Program `ebpf:"iter_vma"`
+	WaitCancelled *ebpf.Program `ebpf:"wait_cancelled"`
 }
 
 func (p *IterPrograms) Close() error {
@@ -444,6 +469,7 @@ func (p *IterPrograms) Close() error {
 		p.IterFile,
 		p.IterTask,
 		p.IterVma,
+		p.WaitCancelled,
 	)
 }
 

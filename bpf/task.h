@@ -79,7 +79,8 @@ struct sigset {
 
 struct task_struct {
 	struct thread_info thread_info;
-	unsigned int flags;
+	void *stack;
+	unsigned int flags, ptrace;
 	int static_prio;
 	unsigned int rt_priority;
 	struct sched_entity se;
@@ -94,6 +95,7 @@ struct task_struct {
 	struct restart_block restart_block;
 	__s32 pid, tgid;
 	struct task_struct *real_parent;
+	struct task_struct *parent; /* the tracer, if there is one */
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	void *vfork_done;

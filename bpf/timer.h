@@ -29,6 +29,7 @@ struct hrtimer_clock_base {
 
 struct hrtimer {
 	struct timerqueue_node node;
+	__s64 _softexpires; /* without the slack */
 	struct hrtimer_clock_base *base;
 	__u8 state;
 } CORE;

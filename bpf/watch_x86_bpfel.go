@@ -256,6 +256,14 @@ type WatchVmaState struct {
 	File  uint64
 }
 
+type WatchWaitRec struct {
+	_       structs.HostLayout
+	Expires int64
+	When    uint64
+	Clock   uint32
+	Pad     uint32
+}
+
 type WatchWarmArg struct {
 	_    structs.HostLayout
 	From uint64
@@ -308,6 +316,7 @@ const (
 	WatchMapMms               = "mms"
 	WatchMapStats             = "stats"
 	WatchMapTasks             = "tasks"
+	WatchMapWaits             = "waits"
 	WatchMapWaker             = "waker"
 	WatchProgIterFile         = "iter_file"
 	WatchProgIterFollow       = "iter_follow"
@@ -326,6 +335,7 @@ const (
 	WatchProgOnSignal         = "on_signal"
 	WatchProgOnTurn           = "on_turn"
 	WatchProgReadTurns        = "read_turns"
+	WatchProgWaitCancelled    = "wait_cancelled"
 	WatchProgWarmRing         = "warm_ring"
 	WatchVarAbiCallKind       = "abi_call_kind"
 	WatchVarAbiEvAction       = "abi_ev_action"
@@ -356,6 +366,8 @@ const (
 	WatchVarReaderLevel       = "reader_level"
 	WatchVarRingMask          = "ring_mask"
 	WatchVarTurnPath          = "turn_path"
+	WatchVarWaitLevel         = "wait_level"
+	WatchVarWaitTracer        = "wait_tracer"
 	WatchVarWakeBytes         = "wake_bytes"
 )
 
@@ -401,24 +413,25 @@ type WatchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WatchProgramSpecs struct {
-	IterFile   *ebpf.ProgramSpec `ebpf:"iter_file"`
-	IterFollow *ebpf.ProgramSpec `ebpf:"iter_follow"`
-	IterHeld   *ebpf.ProgramSpec `ebpf:"iter_held"`
-	IterTask   *ebpf.ProgramSpec `ebpf:"iter_task"`
-	IterVma    *ebpf.ProgramSpec `ebpf:"iter_vma"`
-	OnCall     *ebpf.ProgramSpec `ebpf:"on_call"`
-	OnDlclose  *ebpf.ProgramSpec `ebpf:"on_dlclose"`
-	OnDlmopen  *ebpf.ProgramSpec `ebpf:"on_dlmopen"`
-	OnDlopen   *ebpf.ProgramSpec `ebpf:"on_dlopen"`
-	OnExec     *ebpf.ProgramSpec `ebpf:"on_exec"`
-	OnExit     *ebpf.ProgramSpec `ebpf:"on_exit"`
-	OnFork     *ebpf.ProgramSpec `ebpf:"on_fork"`
-	OnHold     *ebpf.ProgramSpec `ebpf:"on_hold"`
-	OnRelease  *ebpf.ProgramSpec `ebpf:"on_release"`
-	OnSignal   *ebpf.ProgramSpec `ebpf:"on_signal"`
-	OnTurn     *ebpf.ProgramSpec `ebpf:"on_turn"`
-	ReadTurns  *ebpf.ProgramSpec `ebpf:"read_turns"`
-	WarmRing   *ebpf.ProgramSpec `ebpf:"warm_ring"`
+	IterFile      *ebpf.ProgramSpec `ebpf:"iter_file"`
+	IterFollow    *ebpf.ProgramSpec `ebpf:"iter_follow"`
+	IterHeld      *ebpf.ProgramSpec `ebpf:"iter_held"`
+	IterTask      *ebpf.ProgramSpec `ebpf:"iter_task"`
+	IterVma       *ebpf.ProgramSpec `ebpf:"iter_vma"`
+	OnCall        *ebpf.ProgramSpec `ebpf:"on_call"`
+	OnDlclose     *ebpf.ProgramSpec `ebpf:"on_dlclose"`
+	OnDlmopen     *ebpf.ProgramSpec `ebpf:"on_dlmopen"`
+	OnDlopen      *ebpf.ProgramSpec `ebpf:"on_dlopen"`
+	OnExec        *ebpf.ProgramSpec `ebpf:"on_exec"`
+	OnExit        *ebpf.ProgramSpec `ebpf:"on_exit"`
+	OnFork        *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnHold        *ebpf.ProgramSpec `ebpf:"on_hold"`
+	OnRelease     *ebpf.ProgramSpec `ebpf:"on_release"`
+	OnSignal      *ebpf.ProgramSpec `ebpf:"on_signal"`
+	OnTurn        *ebpf.ProgramSpec `ebpf:"on_turn"`
+	ReadTurns     *ebpf.ProgramSpec `ebpf:"read_turns"`
+	WaitCancelled *ebpf.ProgramSpec `ebpf:"wait_cancelled"`
+	WarmRing      *ebpf.ProgramSpec `ebpf:"warm_ring"`
 }
 
 // WatchMapSpecs contains maps before they are loaded into the kernel.
@@ -431,6 +444,7 @@ type WatchMapSpecs struct {
 	Mms        *ebpf.MapSpec `ebpf:"mms"`
 	Stats      *ebpf.MapSpec `ebpf:"stats"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
+	Waits      *ebpf.MapSpec `ebpf:"waits"`
 	Waker      *ebpf.MapSpec `ebpf:"waker"`
 }
 
@@ -467,6 +481,8 @@ type WatchVariableSpecs struct {
 	ReaderLevel       *ebpf.VariableSpec `ebpf:"reader_level"`
 	RingMask          *ebpf.VariableSpec `ebpf:"ring_mask"`
 	TurnPath          *ebpf.VariableSpec `ebpf:"turn_path"`
+	WaitLevel         *ebpf.VariableSpec `ebpf:"wait_level"`
+	WaitTracer        *ebpf.VariableSpec `ebpf:"wait_tracer"`
 	WakeBytes         *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
@@ -496,6 +512,7 @@ type WatchMaps struct {
 	Mms        *ebpf.Map `ebpf:"mms"`
 	Stats      *ebpf.Map `ebpf:"stats"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
+	Waits      *ebpf.Map `ebpf:"waits"`
 	Waker      *ebpf.Map `ebpf:"waker"`
 }
 
@@ -507,6 +524,7 @@ func (m *WatchMaps) Close() error {
 		m.Mms,
 		m.Stats,
 		m.Tasks,
+		m.Waits,
 		m.Waker,
 	)
 }
@@ -544,6 +562,8 @@ type WatchVariables struct {
 	ReaderLevel       *ebpf.Variable `ebpf:"reader_level"`
 	RingMask          *ebpf.Variable `ebpf:"ring_mask"`
 	TurnPath          *ebpf.Variable `ebpf:"turn_path"`
+	WaitLevel         *ebpf.Variable `ebpf:"wait_level"`
+	WaitTracer        *ebpf.Variable `ebpf:"wait_tracer"`
 	WakeBytes         *ebpf.Variable `ebpf:"wake_bytes"`
 }
 
@@ -551,24 +571,25 @@ type WatchVariables struct {
 //
 // It can be passed to LoadWatchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WatchPrograms struct {
-	IterFile   *ebpf.Program `ebpf:"iter_file"`
-	IterFollow *ebpf.Program `ebpf:"iter_follow"`
-	IterHeld   *ebpf.Program `ebpf:"iter_held"`
-	IterTask   *ebpf.Program `ebpf:"iter_task"`
-	IterVma    *ebpf.Program `ebpf:"iter_vma"`
-	OnCall     *ebpf.Program `ebpf:"on_call"`
-	OnDlclose  *ebpf.Program `ebpf:"on_dlclose"`
-	OnDlmopen  *ebpf.Program `ebpf:"on_dlmopen"`
-	OnDlopen   *ebpf.Program `ebpf:"on_dlopen"`
-	OnExec     *ebpf.Program `ebpf:"on_exec"`
-	OnExit     *ebpf.Program `ebpf:"on_exit"`
-	OnFork     *ebpf.Program `ebpf:"on_fork"`
-	OnHold     *ebpf.Program `ebpf:"on_hold"`
-	OnRelease  *ebpf.Program `ebpf:"on_release"`
-	OnSignal   *ebpf.Program `ebpf:"on_signal"`
-	OnTurn     *ebpf.Program `ebpf:"on_turn"`
-	ReadTurns  *ebpf.Program `ebpf:"read_turns"`
-	WarmRing   *ebpf.Program `ebpf:"warm_ring"`
+	IterFile      *ebpf.Program `ebpf:"iter_file"`
+	IterFollow    *ebpf.Program `ebpf:"iter_follow"`
+	IterHeld      *ebpf.Program `ebpf:"iter_held"`
+	IterTask      *ebpf.Program `ebpf:"iter_task"`
+	IterVma       *ebpf.Program `ebpf:"iter_vma"`
+	OnCall        *ebpf.Program `ebpf:"on_call"`
+	OnDlclose     *ebpf.Program `ebpf:"on_dlclose"`
+	OnDlmopen     *ebpf.Program `ebpf:"on_dlmopen"`
+	OnDlopen      *ebpf.Program `ebpf:"on_dlopen"`
+	OnExec        *ebpf.Program `ebpf:"on_exec"`
+	OnExit        *ebpf.Program `ebpf:"on_exit"`
+	OnFork        *ebpf.Program `ebpf:"on_fork"`
+	OnHold        *ebpf.Program `ebpf:"on_hold"`
+	OnRelease     *ebpf.Program `ebpf:"on_release"`
+	OnSignal      *ebpf.Program `ebpf:"on_signal"`
+	OnTurn        *ebpf.Program `ebpf:"on_turn"`
+	ReadTurns     *ebpf.Program `ebpf:"read_turns"`
+	WaitCancelled *ebpf.Program `ebpf:"wait_cancelled"`
+	WarmRing      *ebpf.Program `ebpf:"warm_ring"`
 }
 
 func (p *WatchPrograms) Close() error {
@@ -590,6 +611,7 @@ func (p *WatchPrograms) Close() error {
 		p.OnSignal,
 		p.OnTurn,
 		p.ReadTurns,
+		p.WaitCancelled,
 		p.WarmRing,
 	)
 }

@@ -492,18 +492,22 @@ type SeccompFilter struct {
 }
 
 // Restart is the restart_block of a thread whose interrupted system call is continued by restart_syscall(2): what the kernel
-// keeps outside registers. Kind is "nanosleep", "futex" or "poll".
+// keeps outside registers. Kind is "nanosleep", "futex" or "poll"; or RestartWait, which is a call that the kernel would end with EINTR, as the
+// registers have it, and that is made again with the time that was left.
 type Restart struct {
 	Kind   string `json:"kind"`
 	Left   int64  `json:"left"`            // ns left until the deadline; -1 if the call has none
 	Clock  int    `json:"clock,omitempty"` // nanosleep: clockid
 	Rmtp   uint64 `json:"rmtp,omitempty"`  // nanosleep: where the rest is written, 0 if nowhere
-	Addr   uint64 `json:"addr,omitempty"`  // futex: uaddr; poll: ufds
+	Addr   uint64 `json:"addr,omitempty"`  // futex: uaddr; poll: ufds; wait: dead memory for the timeout, 0 if it is in a register
 	Val    uint32 `json:"val,omitempty"`   // futex: expected value; poll: nfds
 	Flags  uint32 `json:"flags,omitempty"` // futex: the kernel's FLAGS_*; FLAGS_CLOCKRT is 0x20 up to 6.6
 	Bitset uint32 `json:"bitset,omitempty"`
 	Exact  bool   `json:"exact"` // Left is the kernel's own figure; false if estimated from the call's arguments
 }
+
+// RestartWait is the Kind of a Restart that is a call with a timeout which a stop ends: epoll_wait(2), sigtimedwait(2), semtimedop(2) and their like.
+const RestartWait = "wait"
 
 // SUD is syscall user dispatch (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).
 type SUD struct {

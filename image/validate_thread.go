@@ -85,7 +85,7 @@ func checkRestart(r *Restart) error {
 		return nil
 	}
 	return firstBad(
-		rule{!slices.Contains([]string{"nanosleep", "futex", "poll"}, r.Kind), fmt.Sprintf("its restart block of kind %q is unknown", r.Kind)},
+		rule{!slices.Contains([]string{"nanosleep", "futex", "poll", RestartWait}, r.Kind), fmt.Sprintf("its restart block of kind %q is unknown", r.Kind)},
 		rule{r.Left < -1, "the time left of its system call is negative"},
 		rule{r.Rmtp > maxAddr || r.Addr > maxAddr, "an address of its restart block is beyond the address space"},
 	)

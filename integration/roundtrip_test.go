@@ -142,6 +142,40 @@ func snappedAfter(t *testing.T, p program, delay time.Duration) *target {
 // longer are numbers of steps that keep a program busy through five snapshots.
 var longer = map[string]string{"counter": "2000", "threads": "2000", "goroutines": "2000", "pipeline": "2000", "python": "9000"}
 
+// Waits for SysV semaphores, one after the other and beside nothing else: see special.
+func TestSemaphores(t *testing.T) {
+	for _, name := range []string{"semtimedop", "semop"} {
+		t.Run(name, func(t *testing.T) {
+			roundTrip(t, program{name: "sleeps/" + name, argv: []string{"sleeps", name}, wait: inACall, outage: 400 * time.Millisecond})
+		})
+	}
+}
+
+// Calls with a timeout, that a stop ends, go on when the program runs on after a snapshot, and end on time: with snapshots more often than the timeout
+// a call that were made anew each time would never end.
+func TestTimeoutsBelowSnapshots(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--no-precopy"}, {"--incremental"}} {
+		t.Run(strings.Join(append([]string{"snap"}, flags...), " "), func(t *testing.T) {
+			t.Parallel()
+			p := caseNamed(t, "sleeps/timeouts")
+			want := control(t, p)
+			tg := start(t, p)
+			taken := 0
+			for !tg.ended() {
+				if _, errs, status := tg.trySnap(flags...); status == 0 {
+					taken++
+				} else if !tg.ended() && !regexp.MustCompile("E_(NO_SUCH_PID|TARGET_GONE|ZOMBIE|TREE_MOVES): ").MatchString(errs) {
+					t.Fatalf("snapshot %d: status %d: %s", taken, status, errs)
+				}
+			}
+			if taken == 0 {
+				t.Error("no snapshot was taken")
+			}
+			same(t, p.name, tg.finish(), want)
+		})
+	}
+}
+
 // Five generations: each life is snapped, killed and followed by the next.
 func TestGenerations(t *testing.T) {
 	for _, name := range []string{"counter", "threads", "python", "goroutines", "pipeline", "signals/realtime-order", "vmas/memfd", "fds/pipes"} {

@@ -61,6 +61,9 @@ func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 		if t.Rseq.Ptr != 0 {
 			pl.touch(t.Rseq.Ptr, uint64(t.Rseq.Size))
 		}
+		if rs := t.Restart; rs != nil && rs.Kind == image.RestartWait && rs.Addr != 0 {
+			pl.touch(rs.Addr, uint64(sizeofTimespec))
+		}
 		for _, r := range startsAt(t) {
 			pl.touch(r, 1)
 		}

@@ -51,7 +51,11 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 	if err := r.lastCalls(p, i); err != nil {
 		return err
 	}
-	if rec.Restart != nil {
+	if rec.Restart != nil && rec.Restart.Kind == image.RestartWait {
+		if err := r.goOn(p, rec, &regs); err != nil {
+			return err
+		}
+	} else if rec.Restart != nil {
 		if err := r.reenter(p, th, rec, &regs); err != nil {
 			return err
 		}
@@ -256,6 +260,27 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, reg
 	}
 	if result != ptrace.RestartBlock {
 		regs.Finish(result)
+	}
+	return nil
+}
+
+// sizeofTimespec is the size of struct timespec.
+const sizeofTimespec = 16
+
+// goOn makes the registers of a call with a timeout, which the snapshot would have ended, ones that make it again with the time that was left.
+func (r *restorer) goOn(p *process, rec *image.Thread, regs *ptrace.Regs) error {
+	if !regs.InTimedWait() {
+		return fault.New(fault.RestoreState, p.object(), "thread %d is to go on waiting, and is in no call that waits", rec.Tid)
+	}
+	text := regs.GoOn(rec.Restart.Left, rec.Restart.Addr)
+	if text == nil {
+		return nil
+	}
+	if err := r.step("write a timeout"); err != nil {
+		return err
+	}
+	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: rec.Restart.Addr, Len: len(text)}}, text); err != nil {
+		return fmt.Errorf("write the timeout of thread %d: %w", rec.Tid, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
@@ -16,6 +17,7 @@ type brake struct {
 	ctx   context.Context
 	pids  []int
 	slice time.Duration // the longest that the tree may stand still at once
+	waits kstate.Waits  // as in session
 
 	hard   int // how many times harder was called
 	cancel context.CancelFunc
@@ -81,6 +83,9 @@ func (b *brake) stand(ctx context.Context, until time.Time) {
 	t := ptrace.New()
 	defer t.Close() // detaches also what stops only after we have given up
 	t.Hurry()
+	if b.waits != nil {
+		t.Deadlines = b.waits
+	}
 	begun := time.Now()
 	g, err := t.Freeze(ctx, b.pids, time.Until(until))
 	if err != nil {

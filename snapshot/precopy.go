@@ -65,7 +65,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		}
 	}
 	t.take = take
-	s.brake = &brake{ctx: ctx, pids: take, slice: s.opts.MaxFreeze}
+	s.brake = &brake{ctx: ctx, pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
 	most, stuck := precopyRounds, 0
 	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest

@@ -38,6 +38,7 @@ type session struct {
 	source kstate.Source
 	writer *image.Writer
 	tracer *ptrace.Tracer
+	waits  kstate.Waits  // nil if nobody can tell how long calls with a timeout would wait
 	group  *ptrace.Group // nil while nothing is stopped
 	arena  *arena
 
@@ -73,6 +74,9 @@ func (s *session) close() {
 			_ = s.group.Thaw() // the end of the tracing thread detaches what is left
 		}
 		s.tracer.Close()
+	}
+	if s.waits != nil {
+		_ = s.waits.Close() // its objects go with its descriptors
 	}
 	if s.writer != nil {
 		s.writer.Abort() // harmless after Commit
@@ -165,6 +169,7 @@ func (s *session) prepare(ctx context.Context) error {
 	}
 	s.tracer = ptrace.New()
 	s.tracer.Hurry()
+	s.beginWaits()
 	s.live = live
 	return ctx.Err()
 }

@@ -54,6 +54,23 @@ func (s *session) prepareSource(ctx context.Context) error {
 	return s.learnBreakpoints(ctx)
 }
 
+// beginWaits has the source look at calls with a timeout that a stop ends. Where it cannot, they end: docs/time.md.
+func (s *session) beginWaits() {
+	src := s.source
+	if s.opts.Live != nil {
+		src = s.opts.Live
+	}
+	w, ok := src.(kstate.Waiter)
+	if !ok {
+		return
+	}
+	waits, err := w.Waits()
+	if err != nil {
+		return
+	}
+	s.waits, s.tracer.Deadlines = waits, waits
+}
+
 // learnBreakpoints asks a lent source for its breakpoints.
 func (s *session) learnBreakpoints(ctx context.Context) error {
 	p, ok := s.opts.Live.(kstate.Prober)

@@ -23,6 +23,7 @@ type told struct {
 	shared   []image.SigInfo // of the process; read from its first thread only
 	rseq     image.Rseq
 	sud      image.SUD
+	wait     *image.Restart // the call with a timeout that it goes on with, nil if it is in none
 	blockers fault.List
 }
 
@@ -36,6 +37,9 @@ func readThreads(g *ptrace.Group) ([]told, error) {
 			first := i == 0 || threads[i-1].Pid != th.Pid
 			if err := all[i].read(th, first, scratch); err != nil {
 				return err
+			}
+			if left, room, ok := g.Wait(th); ok {
+				all[i].wait = &image.Restart{Kind: image.RestartWait, Left: max(left, 0), Addr: room, Exact: true}
 			}
 		}
 		return nil
@@ -137,6 +141,9 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 				if err := stopTold(p); err != nil {
 					return nil, err
 				}
+			}
+			if t.wait != nil {
+				th.Restart = t.wait
 			}
 			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq, t.sud
 			list = append(list, t.blockers...)

@@ -45,14 +45,18 @@ func NewIter() (*Iter, error) {
 		return nil, loadFault("iterators", err)
 	}
 	it := &Iter{
-		progs:  objs.IterPrograms,
-		passes: passes{task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast},
+		progs: objs.IterPrograms,
+		passes: passes{
+			task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast,
+			wait: &waitProgram{prog: objs.WaitCancelled, waits: objs.Waits, level: objs.WaitLevel, tracer: objs.WaitTracer},
+		},
 	}
-	if err := objs.IterMaps.Close(); err != nil { // the programs and variables hold what they need
+	objs.Waits = nil
+	if err := objs.IterMaps.Close(); err != nil { // but for what we keep, the programs and variables hold what they need
 		return nil, fault.New(fault.BPFLoad, "iterators", "close maps: %w", err)
 	}
 	if err := it.probe(); err != nil {
-		it.progs.Close()
+		it.Close()
 		return nil, err
 	}
 	return it, nil
@@ -117,7 +121,7 @@ func identityMap() error {
 func (it *Iter) Name() string { return "iter" }
 
 // Close unloads the programs.
-func (it *Iter) Close() error { return it.progs.Close() }
+func (it *Iter) Close() error { return errors.Join(it.progs.Close(), it.wait.waits.Close()) }
 
 // Collect implements kstate.Source.
 func (it *Iter) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {

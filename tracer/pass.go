@@ -9,6 +9,7 @@ import (
 type passes struct {
 	task, vma, file *ebpf.Program
 	mappedLast      *ebpf.Variable
+	wait            *waitProgram
 	buf             []byte // what the iterators write; grows to the largest pass
 }
 

@@ -197,7 +197,10 @@ func pidLevel() (uint32, error) {
 
 // passes are the iterators of this watch.
 func (ps *probes) passes() *passes {
-	return &passes{task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast}
+	return &passes{
+		task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast,
+		wait: &waitProgram{prog: ps.objs.WaitCancelled, waits: ps.objs.Waits, level: ps.objs.WaitLevel, tracer: ps.objs.WaitTracer},
+	}
 }
 
 // lost is how many records did not fit, in all.

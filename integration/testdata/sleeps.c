@@ -4,7 +4,10 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <semaphore.h>
+#include <sys/epoll.h>
+#include <sys/ipc.h>
 #include <sys/select.h>
+#include <sys/sem.h>
 #include <sys/time.h>
 
 #define NAP (3000 * MS) // long enough for a snapshot to begin on a busy machine
@@ -266,32 +269,212 @@ static void wait_child(void)
 	expect("status", WEXITSTATUS(status), 42);
 }
 
-static void *timed_waiter(void *arg)
+// The kernel ends these calls with EINTR when a stop interrupts them. Here they go on.
+
+static int semaphores;
+
+static void call_epoll(void)
+{
+	struct epoll_event e;
+	int ep = must(epoll_create1(0));
+	expect("epoll_wait", epoll_wait(ep, &e, 1, NAP / MS), 0);
+}
+
+static void call_epoll_pwait2(void)
+{
+	struct epoll_event e;
+	struct timespec ts = spec(NAP);
+	int ep = must(epoll_create1(0));
+	if (syscall(441, ep, &e, 1, &ts, NULL, 8) == -1) { // SYS_epoll_pwait2, Linux 5.11
+		expect("errno", errno, ENOSYS);
+		nap(NAP);
+	}
+}
+
+static void call_semtimedop(void)
+{
+	struct sembuf down = {0, -1, 0};
+	struct timespec ts = spec(NAP);
+	expect("semtimedop", semtimedop(semaphores, &down, 1, &ts), -1);
+	expect("errno", errno, EAGAIN);
+}
+
+static void call_sigtimedwait(void)
 {
 	sigset_t set;
 	siginfo_t info;
 	struct timespec ts = spec(NAP);
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
-	(void)arg;
 	expect("sigtimedwait", sigtimedwait(&set, &info, &ts), -1);
-	if (errno != EAGAIN && errno != EINTR) // signal(7): sigtimedwait is one of the calls that a stop may interrupt
-		differs("sigtimedwait: %s", strerror(errno));
+	expect("errno", errno, EAGAIN);
+}
+
+static void *timed(void *call)
+{
+	long long start = now(CLOCK_MONOTONIC);
+	((void (*)(void))call)();
+	check_elapsed(start, NAP);
 	return NULL;
 }
 
-static void signal_wait(void)
+static void block(int sig)
 {
 	sigset_t set;
-	pthread_t t;
 	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	must(sigprocmask(SIG_BLOCK, &set, NULL));
-	must(-pthread_create(&t, NULL, timed_waiter, NULL));
-	ready();
+	sigaddset(&set, sig);
+	must(-pthread_sigmask(SIG_BLOCK, &set, NULL));
+}
+
+static void make_semaphores(void) { semaphores = must(semget(IPC_PRIVATE, 1, 0600)); }
+
+static void epoll_timeout(void)
+{
+	say_ready();
+	timed(call_epoll);
+}
+
+static void epoll_pwait2_timeout(void)
+{
+	say_ready();
+	timed(call_epoll_pwait2);
+}
+
+static void semtimedop_timeout(void)
+{
+	make_semaphores();
+	say_ready();
+	timed(call_semtimedop);
+	must(semctl(semaphores, 0, IPC_RMID));
+}
+
+static void sigtimedwait_timeout(void)
+{
+	block(SIGUSR1);
+	say_ready();
+	timed(call_sigtimedwait);
+}
+
+// All of them at once, each in a thread of its own.
+static void timeouts(void)
+{
+	void (*calls[])(void) = {call_epoll, call_epoll_pwait2, call_sigtimedwait};
+	pthread_t threads[COUNT(calls)];
+	block(SIGUSR1);
+	for (size_t i = 0; i < COUNT(calls); i++)
+		must(-pthread_create(&threads[i], NULL, timed, (void *)calls[i]));
+	say_ready();
+	for (size_t i = 0; i < COUNT(calls); i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void epoll_forever(void)
+{
+	pthread_t t = start_writer();
+	int ep = must(epoll_create1(0));
+	struct epoll_event e = {.events = EPOLLIN};
+	must(epoll_ctl(ep, EPOLL_CTL_ADD, ends[0], &e));
+	say_ready();
+	expect("epoll_wait", epoll_wait(ep, &e, 1, -1), 1);
 	pthread_join(t, NULL);
 }
 
+static pthread_t waiting;
+
+static void *signaller(void *arg)
+{
+	(void)arg;
+	wait_go();
+	nap(100 * MS);
+	pthread_kill(waiting, SIGUSR1);
+	pthread_kill(waiting, SIGUSR2);
+	return NULL;
+}
+
+static pthread_t start_signaller(void)
+{
+	pthread_t t;
+	block(SIGUSR1);
+	waiting = pthread_self();
+	must(-pthread_create(&t, NULL, signaller, NULL));
+	return t;
+}
+
+static void *raiser(void *arg)
+{
+	struct sembuf up = {0, 1, 0};
+	(void)arg;
+	wait_go();
+	nap(100 * MS);
+	must(semop(semaphores, &up, 1));
+	return NULL;
+}
+
+static void semop_forever(void)
+{
+	struct sembuf down = {0, -1, 0};
+	pthread_t t;
+	make_semaphores();
+	must(-pthread_create(&t, NULL, raiser, NULL));
+	say_ready();
+	expect("semop", semop(semaphores, &down, 1), 0);
+	pthread_join(t, NULL);
+	must(semctl(semaphores, 0, IPC_RMID));
+}
+
+static void sigwaitinfo_forever(void)
+{
+	sigset_t set;
+	block(SIGUSR2);
+	pthread_t t = start_signaller();
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	say_ready();
+	expect("sigwaitinfo", sigwaitinfo(&set, NULL), SIGUSR1);
+	pthread_join(t, NULL);
+}
+
+static volatile sig_atomic_t handled;
+
+static void on_handled(int sig)
+{
+	(void)sig;
+	handled++;
+}
+
+// A signal that is handled still ends such a call, whatever SA_RESTART says.
+static void epoll_signal(void)
+{
+	struct sigaction sa = {.sa_handler = on_handled, .sa_flags = SA_RESTART};
+	struct epoll_event e;
+	int ep = must(epoll_create1(0));
+	must(sigaction(SIGUSR2, &sa, NULL));
+	pthread_t t = start_signaller();
+	say_ready();
+	expect("epoll_wait", epoll_wait(ep, &e, 1, -1), -1);
+	expect("errno", errno, EINTR);
+	expect("handled", handled, 1);
+	pthread_join(t, NULL);
+}
+
+// A program that looks at the register with the timeout again finds what it put there; then its call may end.
+static void epoll_register(void)
+{
+	static struct epoll_event e;
+	long ep = must(epoll_create1(0)), result;
+	register long timeout asm("r10") = NAP / MS;
+	register long mask asm("r8") = 0;
+	register long size asm("r9") = 8;
+	say_ready();
+	timeout = NAP / MS;
+	mask = 0;
+	size = 8;
+	asm volatile("syscall" : "=a"(result), "+r"(timeout) : "a"(SYS_epoll_pwait), "D"(ep), "S"(&e), "d"(1), "r"(mask), "r"(size) : "rcx", "r11", "memory");
+	long after = timeout;
+	expect("timeout", after, NAP / MS);
+	if (result != 0 && result != -EINTR)
+		differs("epoll_pwait: %ld", result);
+}
 
 static const struct test_case cases[] = {
 	{"nanosleep", sleep_nanosleep},
@@ -310,7 +493,16 @@ static const struct test_case cases[] = {
 	{"semaphore", semaphore},
 	{"condition", condition},
 	{"waitpid", wait_child},
-	{"sigtimedwait", signal_wait},
+	{"epoll-timeout", epoll_timeout},
+	{"epoll-pwait2-timeout", epoll_pwait2_timeout},
+	{"semtimedop", semtimedop_timeout},
+	{"sigtimedwait", sigtimedwait_timeout},
+	{"timeouts", timeouts},
+	{"epoll-forever", epoll_forever},
+	{"semop", semop_forever},
+	{"sigwaitinfo-forever", sigwaitinfo_forever},
+	{"epoll-signal", epoll_signal},
+	{"epoll-register", epoll_register},
 };
 
 MAIN(cases)

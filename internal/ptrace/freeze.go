@@ -21,6 +21,9 @@ type Group struct {
 	t       *Tracer
 	pids    []int // in the order given
 	threads []*Thread
+
+	maps map[int][]procfs.Map // by pid, of processes with a thread in a wait with a timeout
+	dead map[deadKey]bool
 }
 
 // Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears. Those that have ended are left out (Of),
@@ -88,6 +91,7 @@ func (g *Group) Of(pid int) []*Thread {
 // Thaw detaches from every thread; each goes on where it was, one in a job-control stop stays in it. It may be called twice.
 func (g *Group) Thaw() error {
 	return g.t.Do(func() error {
+		g.letGoOn()
 		var errs []error
 		for _, th := range g.threads {
 			if err := th.detach(); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -201,6 +205,7 @@ func (th *Thread) seize(options int) error {
 	if err := request(requestSeize, th.Tid, 0, uintptr(options)); err != nil {
 		return err
 	}
+	th.asked = monotonic()
 	return request(requestInterrupt, th.Tid, 0, 0)
 }
 
@@ -212,7 +217,7 @@ func (f *freezer) awaitStops() error {
 		for i := 0; i < len(f.waiting); i++ {
 			th := f.waiting[i]
 			stopped, gone, err := th.pollStop()
-			if err != nil {
+			if err != nil && !stopped {
 				return err
 			}
 			if !stopped && !gone {
@@ -221,8 +226,8 @@ func (f *freezer) awaitStops() error {
 			progress = true
 			if stopped {
 				f.g.threads = append(f.g.threads, th)
-				if err := th.unrewind(); err != nil && !errors.Is(err, unix.ESRCH) {
-					return fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "look at its registers: %w", err)
+				if err != nil {
+					return err
 				}
 			} else if th.Tid == th.Pid {
 				f.ended[th.Pid] = true
@@ -301,6 +306,9 @@ func (th *Thread) pollStop() (stopped, gone bool, err error) {
 		case int(status)>>16 == eventStop:
 			if sig := status.StopSignal(); sig != unix.SIGTRAP {
 				th.JobStop = int(sig)
+			}
+			if err := th.atStop(); err != nil && !errors.Is(err, unix.ESRCH) {
+				return true, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "look at its registers: %w", err)
 			}
 			return true, false, nil
 		}

@@ -24,11 +24,8 @@ const (
 // main stack, as far from its user as possible.
 func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 	l := &loan{th: th}
-	if m := in.mapOf(r.Rsp); m != nil && in.trusted(th, r, m) {
-		base := (r.Rsp - redZone - size) &^ (xstateAlign - 1)
-		if base < r.Rsp && base >= m.Start && readable(th.Pid, base, r.Rsp) {
-			return base, nil
-		}
+	if base, ok := in.ownStack(th, r, size); ok {
+		return base, nil
 	}
 	m, low, owned := in.mainStack()
 	if m == nil {
@@ -45,6 +42,16 @@ func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 		return m.Start, nil
 	}
 	return 0, l.noRoom("the stack at %#x is full or not one that a libc made, and the main stack has no unused part of %d bytes", r.Rsp, size)
+}
+
+// ownStack is the first choice of place.
+func (in *Injector) ownStack(th *Thread, r *Regs, size uint64) (uint64, bool) {
+	m := in.mapOf(r.Rsp)
+	if m == nil || !in.trusted(th, r, m) {
+		return 0, false
+	}
+	base := (r.Rsp - redZone - size) &^ (xstateAlign - 1)
+	return base, base < r.Rsp && base >= m.Start && readable(th.Pid, base, r.Rsp)
 }
 
 // readable reports whether the pages from start to end can be used by the process itself: none is a guard.

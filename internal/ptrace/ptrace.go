@@ -24,6 +24,9 @@ type Tracer struct {
 	started chan struct{} // closed when tid is known
 	tid     int           // of the tracing thread, to recognise calls made on it
 
+	// Deadlines tells how long calls with a timeout would have gone on waiting, which a stop ends; nil if nobody can. It is set before the first Freeze.
+	Deadlines Deadlines
+
 	left map[int]*Thread // by tid: asked to stop by a Freeze that gave up before they did; of the tracing thread
 }
 

@@ -15,6 +15,8 @@ type Thread struct {
 	JobStop  int // the stop signal if the thread was in a job-control stop when it was seized, else 0
 	t        *Tracer
 	detached bool
+	asked    int64      // when it was asked to stop, CLOCK_MONOTONIC ns
+	timed    *timedWait // the call with a timeout that it was stopped in, nil if it is in none
 }
 
 // Rseq is the answer of PTRACE_GET_RSEQ_CONFIGURATION (Linux 5.13); Ptr 0 means the thread has registered none.
