@@ -287,6 +287,8 @@ int main(int argc, char **argv)
 		list_features();
 		return 0;
 	}
+	if (argc == 4 && strcmp(argv[1], "executed") == 0)
+		return executed(argv);
 	if (argc < 2) {
 		fprintf(stderr, "usage: random SEED [FEATURE...] | random list\n");
 		return 64;

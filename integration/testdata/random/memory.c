@@ -168,6 +168,23 @@ static void check_advice(struct item *it)
 	check_fill("content", it->p, LEN, it->random);
 }
 
+// The same of memory that is shared, or of a file.
+static void set_advice_elsewhere(struct item *it)
+{
+	if (it->feature->arg % 1000 != 0) {
+		make_file(path_of(it, ""), LEN, it->random);
+		int fd = must(open(path_of(it, ""), O_RDWR | O_CLOEXEC));
+		it->p = map(LEN, PROT_READ | PROT_WRITE, it->feature->arg % 1000, fd, 0);
+		close(fd);
+	} else {
+		it->p = map(LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		fill(it->p, LEN, it->random);
+	}
+	long advice = it->feature->arg / 1000;
+	need(it, advice == 999 ? mlock(it->p, LEN) : madvise(it->p, LEN, (int)advice));
+	smaps(it->p, "VmFlags", it->text, sizeof it->text);
+}
+
 static void set_free(struct item *it)
 {
 	it->p = anon(LEN);
@@ -371,6 +388,27 @@ static const struct feature features[] = {
 	{"vma MADV_HUGEPAGE", set_advice, check_advice, MADV_HUGEPAGE},
 	{"vma MADV_NOHUGEPAGE", set_advice, check_advice, MADV_NOHUGEPAGE},
 	{"vma MADV_MERGEABLE", set_advice, check_advice, MADV_MERGEABLE},
+	{"vma shared MADV_DONTFORK", set_advice_elsewhere, check_advice, MADV_DONTFORK * 1000 + 0},
+	{"vma shared MADV_DONTDUMP", set_advice_elsewhere, check_advice, MADV_DONTDUMP * 1000 + 0},
+	{"vma shared MADV_RANDOM", set_advice_elsewhere, check_advice, MADV_RANDOM * 1000 + 0},
+	{"vma shared MADV_SEQUENTIAL", set_advice_elsewhere, check_advice, MADV_SEQUENTIAL * 1000 + 0},
+	{"vma shared MADV_HUGEPAGE", set_advice_elsewhere, check_advice, MADV_HUGEPAGE * 1000 + 0},
+	{"vma shared MADV_NOHUGEPAGE", set_advice_elsewhere, check_advice, MADV_NOHUGEPAGE * 1000 + 0},
+	{"vma shared locked", set_advice_elsewhere, check_advice, 999 * 1000 + 0},
+	{"vma private file MADV_DONTFORK", set_advice_elsewhere, check_advice, MADV_DONTFORK * 1000 + MAP_PRIVATE},
+	{"vma private file MADV_DONTDUMP", set_advice_elsewhere, check_advice, MADV_DONTDUMP * 1000 + MAP_PRIVATE},
+	{"vma private file MADV_RANDOM", set_advice_elsewhere, check_advice, MADV_RANDOM * 1000 + MAP_PRIVATE},
+	{"vma private file MADV_SEQUENTIAL", set_advice_elsewhere, check_advice, MADV_SEQUENTIAL * 1000 + MAP_PRIVATE},
+	{"vma private file MADV_HUGEPAGE", set_advice_elsewhere, check_advice, MADV_HUGEPAGE * 1000 + MAP_PRIVATE},
+	{"vma private file MADV_NOHUGEPAGE", set_advice_elsewhere, check_advice, MADV_NOHUGEPAGE * 1000 + MAP_PRIVATE},
+	{"vma private file locked", set_advice_elsewhere, check_advice, 999 * 1000 + MAP_PRIVATE},
+	{"vma shared file MADV_DONTFORK", set_advice_elsewhere, check_advice, MADV_DONTFORK * 1000 + MAP_SHARED},
+	{"vma shared file MADV_DONTDUMP", set_advice_elsewhere, check_advice, MADV_DONTDUMP * 1000 + MAP_SHARED},
+	{"vma shared file MADV_RANDOM", set_advice_elsewhere, check_advice, MADV_RANDOM * 1000 + MAP_SHARED},
+	{"vma shared file MADV_SEQUENTIAL", set_advice_elsewhere, check_advice, MADV_SEQUENTIAL * 1000 + MAP_SHARED},
+	{"vma shared file MADV_HUGEPAGE", set_advice_elsewhere, check_advice, MADV_HUGEPAGE * 1000 + MAP_SHARED},
+	{"vma shared file MADV_NOHUGEPAGE", set_advice_elsewhere, check_advice, MADV_NOHUGEPAGE * 1000 + MAP_SHARED},
+	{"vma shared file locked", set_advice_elsewhere, check_advice, 999 * 1000 + MAP_SHARED},
 	{"vma MADV_COLD", set_advice, check_advice, MADV_COLD},
 	{"vma MADV_PAGEOUT", set_advice, check_advice, MADV_PAGEOUT},
 	{"vma MADV_FREE", set_free, check_free},

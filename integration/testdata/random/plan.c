@@ -5,7 +5,7 @@ const char *const shape_names[SHAPES] = {"tree child", "tree own group", "tree o
 
 static const struct table *const tables[] = {
 	&memory_table, &filemap_table, &files_table,  &pipes_table,    &events_table,  &timers_table,
-	&signals_table, &process_table, &rights_table, &children_table, &refused_table, &refused_fds_table,
+	&signals_table, &process_table, &rights_table, &children_table, &calls_table, &exec_table, &refused_table, &refused_fds_table,
 };
 
 enum { MAX_FEATURES = 1000 };

@@ -174,6 +174,14 @@ static void check_global_membarrier(struct item *it)
 		expect("registrations", have & MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED);
 }
 
+static void set_futex_hash(struct item *it)
+{
+	need(it, prctl(78 /* PR_FUTEX_HASH, Linux 6.16 */, 1 /* set slots */, 64, 0, 0));
+	it->v[0] = prctl(78, 2 /* get slots */, 0, 0, 0);
+}
+
+static void check_futex_hash(struct item *it) { expect("slots", prctl(78, 2, 0, 0, 0), it->v[0]); }
+
 static void set_gs(struct item *it) { must(syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, it->random & 0x7ffffffff000)); }
 
 static void check_gs(struct item *it)
@@ -345,6 +353,7 @@ static const struct feature features[] = {
 	{"membarrier core", set_membarrier, check_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE},
 	{"membarrier rseq", set_membarrier, check_membarrier, 1 << 7},
 	{"membarrier global", set_global_membarrier, check_global_membarrier},
+	{"prctl futex hash", set_futex_hash, check_futex_hash, 0, ALONE},
 	{"GS base", set_gs, check_gs, 0, OF_A_THREAD, "gs"},
 	{"AMX permission", set_amx, check_amx, 0, ALONE},
 	{"OOM score", set_proc_number, check_proc_number, 321, ALONE},

@@ -48,7 +48,7 @@ struct table {
 };
 
 extern const struct table memory_table, filemap_table, files_table, pipes_table, events_table, timers_table, signals_table, process_table, rights_table,
-	children_table, refused_table, refused_fds_table;
+	children_table, calls_table, exec_table, refused_table, refused_fds_table;
 
 // lack says that this machine lacks what the feature needs.
 #define lack(it)                                                                                                                     \
@@ -104,6 +104,9 @@ pid_t helper(struct item *it, int (*body)(struct item *));
 void told(void);
 // status_of waits for a child and returns its wait status.
 int status_of(pid_t pid);
+
+// executed is the main function of a program of exec.c.
+int executed(char **argv);
 
 #define TABLE(name) const struct table name##_table = {features, COUNT(features)}
 
