@@ -49,40 +49,60 @@ type Table struct {
 	late    []func() error // what Commit does last
 }
 
-// Rebuild opens every description of the image. On error nothing stays open. It changes no file: what cannot be taken back is
-// left to Commit.
-func Rebuild(ctx context.Context, r *image.Reader, o RebuildOptions) (*Table, error) {
+// Rebuilder opens descriptions again, one by one. It changes no file: what cannot be taken back is left to Table.Commit.
+type Rebuilder struct {
+	b   *builder
+	all map[string]kind
+}
+
+// Begin gets ready to open the descriptions of an image. Whatever Open leaves open, Close of the table closes.
+func Begin(ctx context.Context, r *image.Reader, o RebuildOptions) *Rebuilder {
 	info := r.Info()
 	if o.State == nil {
 		o.State = r.State()
 	}
-	return rebuild(ctx, o.State, info.Dir, info.ID, o)
+	return begin(ctx, o.State, info.Dir, info.ID, o)
 }
 
-func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
+func begin(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) *Rebuilder {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{},
-		moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
+	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
 	b.written = b.writtenFiles()
-	all := kinds()
-	for i := range st.Files {
-		err := ctx.Err()
-		if err == nil {
-			err = b.build(&st.Files[i], all)
-		}
-		if err != nil {
-			t.Close()
-			return nil, err
-		}
+	return &Rebuilder{b: b, all: kinds()}
+}
+
+// Table returns what has been opened so far.
+func (r *Rebuilder) Table() *Table { return r.b.table }
+
+// Open opens State.Files[i] again. The files are to be opened in order.
+func (r *Rebuilder) Open(i int) error {
+	if err := r.b.ctx.Err(); err != nil {
+		return err
 	}
-	if err := b.tellChanges(); err != nil {
-		t.Close()
+	return r.b.build(&r.b.st.Files[i], r.all)
+}
+
+// Done says of all files together what the user should know, or refuses what has changed.
+func (r *Rebuilder) Done() error { return r.b.tellChanges() }
+
+// rebuild opens every description of a state. On error nothing stays open.
+func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
+	r := begin(ctx, st, dir, id, o)
+	err := error(nil)
+	for i := 0; i < len(st.Files) && err == nil; i++ {
+		err = r.Open(i)
+	}
+	if err == nil {
+		err = r.Done()
+	}
+	if err != nil {
+		r.Table().Close()
 		return nil, err
 	}
-	return t, nil
+	return r.Table(), nil
 }
 
-// builder is the state of one Rebuild.
+// builder is the state of one Rebuilder.
 type builder struct {
 	ctx     context.Context
 	st      *image.State

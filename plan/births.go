@@ -121,12 +121,13 @@ func MakeBirths(st *image.State) (*Births, error) {
 	return &f.Births, nil
 }
 
-// birthRefusals refuses a tree that no order of births makes.
-func (b *builder) birthRefusals() {
-	var f *fault.Error
-	if _, err := MakeBirths(b.st); errors.As(err, &f) {
+// births plans the tree, and refuses one that no order of births makes.
+func (b *builder) births() *Births {
+	births, err := MakeBirths(b.st)
+	if f := (*fault.Error)(nil); errors.As(err, &f) {
 		b.refuse(f)
 	}
+	return births
 }
 
 func (f *family) add(k Kin) int {

@@ -39,6 +39,10 @@ type Plan struct {
 	// fault.Unsupported; those of the host as it is now have codes of class fault.RolledBack, for Snap and Check fault.NotRestorable.
 	Refusals fault.List
 	Notes    []string // what the user should know, one line each
+	// Steps, Births and Boot are what a restore does. They are empty if anything stands in the way, and for Check.
+	Steps  []Step
+	Births *Births        // who makes whom
+	Boot   map[int]uint64 // by pid: where the boot area goes, BootSize bytes and VDSORoom behind them
 }
 
 // Build makes the plan. host may be nil: then the state alone is judged.
@@ -50,14 +54,21 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 			b.refusals[i] = fault.New(fault.RestoreState, e.Object, "%s (%s)", e.Cause, e.Code).WithRemedy("%s", e.Advice())
 		}
 	}
+	p := &Plan{}
 	if host != nil {
-		b.birthRefusals()
+		p.Births, p.Boot = b.births(), rooms(st)
 		b.hostRefusals()
 	}
 	if pol.Side != Restore {
 		b.notes = append(b.notes, cpuClockNotes(st)...)
 	}
-	return &Plan{Refusals: Distinct(b.refusals), Notes: b.notes}
+	p.Refusals, p.Notes = Distinct(b.refusals), b.notes
+	if len(p.Refusals) > 0 || pol.Side == Check || host == nil {
+		p.Births, p.Boot = nil, nil
+		return p
+	}
+	p.Steps = b.steps(p.Births)
+	return p
 }
 
 // builder is one Build under way.

@@ -87,6 +87,9 @@ func mappingRefusals(pid int, v *image.VMA) fault.List {
 			list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has the flag %s: %s", vmaLabel(v), name, f.Title))
 		}
 	}
+	if _, _, err := ParsePolicy(v.NUMA); v.NUMA != "" && err != nil {
+		list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s: %w", vmaLabel(v), err))
+	}
 	// The kernel gives memory that can only be executed the first free key by itself (arch/x86/mm/pkeys.c, execute_only_pkey), and will do so again.
 	if v.Pkey != 0 && (v.Pkey != 1 || v.Prot != protExec) {
 		list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has protection key %d", vmaLabel(v), v.Pkey).

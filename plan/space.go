@@ -47,6 +47,17 @@ func hole(taken []image.Range, size uint64) (uint64, bool) {
 	return at, at+size <= MaxAddress-image.PageSize // the last page cannot be had
 }
 
+// rooms says where the boot area goes in each process that lives, with the vDSO behind it, which waits there while its place is made.
+func rooms(st *image.State) map[int]uint64 {
+	boot := map[int]uint64{}
+	for i := range st.Processes {
+		if p := &st.Processes[i]; !p.Zombie {
+			boot[p.Pid], _ = BootPlace(p) // roomRefusals refuses one without
+		}
+	}
+	return boot
+}
+
 // roomRefusals refuses a process that has no address left for the code that rebuilds it.
 func roomRefusals(p *image.Process) fault.List {
 	if _, ok := BootPlace(p); ok {

@@ -11,37 +11,29 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// createTree makes every process of the tree as births plans it, with its parent, session and process group.
-func (r *restorer) createTree() error {
-	b := r.plan.births
-	made := make([]*process, len(b.Kin))
+// birth does one step of the making of the tree.
+func (r *restorer) birth(s plan.BirthStep) (err error) {
 	of := func(i int) *process {
 		if i == plan.TheStub {
 			return r.stub
 		}
-		return made[i]
+		return r.made[i]
 	}
-	for _, s := range b.Steps {
-		var err error
-		switch p := of(s.Who); s.Do {
-		case plan.ActFork:
-			made[s.Who], err = r.create(of(s.By), s.Who)
-		case plan.ActSession:
-			_, err = p.call("setsid", unix.SYS_SETSID)
-		case plan.ActAdopt:
-			err = r.adopt(p, of(s.By), of(s.Parent))
-		case plan.ActLead:
-			_, err = p.call("setpgid", unix.SYS_SETPGID, 0, 0)
-		case plan.ActJoin:
-			_, err = p.call("setpgid", unix.SYS_SETPGID, 0, uint64(r.groupID(s.Group)))
-		case plan.ActEnd:
-			err = r.endHelper(p, of(s.By))
-		}
-		if err != nil {
-			return err
-		}
+	switch p := of(s.Who); s.Do {
+	case plan.ActFork:
+		r.made[s.Who], err = r.create(of(s.By), s.Who)
+	case plan.ActSession:
+		_, err = p.call("setsid", unix.SYS_SETSID)
+	case plan.ActAdopt:
+		err = r.adopt(p, of(s.By), of(s.Parent))
+	case plan.ActLead:
+		_, err = p.call("setpgid", unix.SYS_SETPGID, 0, 0)
+	case plan.ActJoin:
+		_, err = p.call("setpgid", unix.SYS_SETPGID, 0, uint64(r.groupID(s.Group)))
+	case plan.ActEnd:
+		err = r.endHelper(p, of(s.By))
 	}
-	return nil
+	return err
 }
 
 // groupID is the id of a group as processes of the tree see it; 0 stands for that of the stub.
@@ -58,20 +50,20 @@ func (r *restorer) groupID(group int) int {
 
 // create makes process or helper i of the plan with clone3(2) in by.
 func (r *restorer) create(by *process, i int) (*process, error) {
-	k := &r.plan.births.Kin[i]
+	k := &r.plan.Births.Kin[i]
 	if k.Pid == 0 {
 		return r.createAny(by)
 	}
-	rec := k.Rec
-	if rec == nil {
-		rec = &image.Process{Pid: k.Pid}
+	rec := &image.Process{Pid: k.Pid}
+	if k.Rec != nil {
+		rec = &r.st.Processes[i] // where named memory is, may be known only since the plan was made
 	}
 	var flags uint64
 	exitSignal := uint64(rec.ExitSignal)
-	if r.plan.births.Sibling(i) && !r.pidNS { // the init of a namespace must be the parent of the root
+	if r.plan.Births.Sibling(i) && !r.pidNS { // the init of a namespace must be the parent of the root
 		flags, exitSignal = unix.CLONE_PARENT, 0 // clone3 refuses one: it is the stub's, SIGCHLD
 	}
-	if r.plan.births.Sibling(i) && by != r.stub {
+	if r.plan.Births.Sibling(i) && by != r.stub {
 		flags, exitSignal = unix.CLONE_PARENT, 0
 	}
 	p, err := r.clone(by, rec, flags, exitSignal)

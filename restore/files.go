@@ -13,47 +13,40 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// openFiles opens what the tree has mapped and open, after making what has no name. Nothing of it changes a file.
-func (r *restorer) openFiles() error {
-	r.mapped = newMappedFiles()
-	r.onEnd(r.mapped.close)
-	if err := r.makeObjects(); err != nil {
-		return err
+// openMappedOf opens a mapped file of a process, or its executable if index is -1.
+func (r *restorer) openMappedOf(rec *image.Process, index int) error {
+	if index < 0 {
+		return r.openMapped(exeKey(rec), &rec.Exe)
 	}
-	if err := r.openNamed(); err != nil {
-		return err
+	if key, ok := r.keyOf(&rec.VMAs[index]); ok {
+		return r.openMapped(key, &rec.VMAs[index].File)
 	}
-	for i := range r.st.Processes {
-		rec := &r.st.Processes[i]
-		if rec.Zombie {
-			continue
-		}
-		for j := range rec.VMAs {
-			if key, ok := r.keyOf(&rec.VMAs[j]); ok {
-				if err := r.openMapped(key, &rec.VMAs[j].File); err != nil {
-					return err
-				}
-			}
-		}
-		if err := r.openMapped(exeKey(rec), &rec.Exe); err != nil {
-			return err
-		}
-	}
+	return nil
+}
+
+// openDescription opens State.Files[i] again; the last one brings with it what is to be said of all.
+func (r *restorer) openDescription(i int) error {
 	if err := r.step("open descriptors"); err != nil {
 		return err
 	}
-	var err error
-	r.table, err = fdtable.Rebuild(r.ctx, r.img, fdtable.RebuildOptions{
-		Std: r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
-		Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
-		Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
-		Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
-	})
-	if err != nil {
+	if err := r.rebuilder().Open(i); err != nil || i < len(r.st.Files)-1 {
 		return err
 	}
-	r.onEnd(r.table.Close)
-	return nil
+	return r.rebuilder().Done()
+}
+
+// rebuilder opens descriptions. It is made when the first one, or their table, is needed.
+func (r *restorer) rebuilder() *fdtable.Rebuilder {
+	if r.rebuild == nil {
+		r.rebuild = fdtable.Begin(r.ctx, r.img, fdtable.RebuildOptions{
+			Std: r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
+			Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
+			Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
+			Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
+		})
+		r.onEnd(r.rebuild.Table().Close)
+	}
+	return r.rebuild
 }
 
 // checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced meanwhile.
@@ -80,7 +73,7 @@ func (r *restorer) commitFiles() error {
 	if err := r.setTimes(); err != nil {
 		return err
 	}
-	notes, err := r.table.Commit()
+	notes, err := r.rebuilder().Table().Commit()
 	r.notes = append(r.notes, notes...)
 	return err
 }

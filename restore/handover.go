@@ -91,7 +91,7 @@ func recvDescriptors(b *batch, socket int) {
 func (r *restorer) handOver(p *process) error {
 	fds := make([]int, len(p.rec.FDs))
 	for i, fd := range p.rec.FDs {
-		if fds[i] = r.table.FDFor(fd.File, fd.Num); fds[i] < 0 {
+		if fds[i] = r.rebuilder().Table().FDFor(fd.File, fd.Num); fds[i] < 0 {
 			return fault.New(fault.RestoreState, fmt.Sprintf("fd %d of pid %d", fd.Num, p.rec.Pid), "the image has no description %d", fd.File)
 		}
 	}

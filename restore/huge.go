@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // hugeSize is how large a transparent huge page is, bytes, 0 if the kernel has none (Documentation/admin-guide/mm/transhuge.rst).
@@ -85,7 +86,7 @@ func outside(ranges []image.Range) []image.Range {
 		}
 		at = r.End
 	}
-	return append(out, image.Range{Start: at, End: maxAddress})
+	return append(out, image.Range{Start: at, End: plan.MaxAddress})
 }
 
 // fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then brings one. All other content must be there,

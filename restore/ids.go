@@ -89,7 +89,7 @@ func (r *restorer) awaitFreeIDs() ([]occupant, error) {
 // wantedIDs returns every process and thread id of the image, and those of its sessions and groups that have no leader.
 func (r *restorer) wantedIDs() map[int]bool {
 	want := map[int]bool{}
-	for _, id := range r.plan.births.IDs() {
+	for _, id := range r.plan.Births.IDs() {
 		want[id] = true
 	}
 	for i := range r.st.Processes {

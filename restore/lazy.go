@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Lazy is what a restore left to come, of a Result.
@@ -90,7 +91,7 @@ func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 		pl.now = append(pl.now, image.Range{Start: at, End: max(at, a.Start)})
 		at = a.End
 	}
-	pl.now = append(pl.now, image.Range{Start: at, End: maxAddress})
+	pl.now = append(pl.now, image.Range{Start: at, End: plan.MaxAddress})
 	pl.now = slices.DeleteFunc(pl.now, func(r image.Range) bool { return r.Start >= r.End })
 	return pl
 }

@@ -1,28 +1,18 @@
 package restore
 
 import (
-	"encoding/binary"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
-
-// policies are the names of numa_maps(5) (mpol_to_str in mm/mempolicy.c) and their numbers (include/uapi/linux/mempolicy.h).
-var policies = map[string]uint64{
-	"default": 0, "prefer": 1, "bind": 2, "interleave": 3, "local": 4, "prefer (many)": 5, "weighted interleave": 6,
-}
-
-// Mode flags, which numa_maps shows as "=static" and "=relative".
-var policyFlags = map[string]uint64{"static": 1 << 15, "relative": 1 << 14, "balancing": 1 << 13}
 
 // bindMemory sets the NUMA policy of a mapping with mbind(2) from its text, for example "bind=static:0-1".
 func bindMemory(b *batch, v *image.VMA) {
-	mode, nodes, err := parsePolicy(v.NUMA)
+	mode, nodes, err := plan.ParsePolicy(v.NUMA)
 	if err != nil {
 		b.err = fault.New(fault.RestoreState, fmt.Sprintf("mapping %#x-%#x", v.Start, v.End), "%w", err)
 		return
@@ -32,43 +22,4 @@ func bindMemory(b *batch, v *image.VMA) {
 		mask, bits = inBytes(nodes), len(nodes)*8+1
 	}
 	b.call(fmt.Sprintf("bind %#x-%#x to nodes", v.Start, v.End), unix.SYS_MBIND, v.Start, v.End-v.Start, mode, mask, bits, 0)
-}
-
-func parsePolicy(text string) (mode uint64, nodes []byte, err error) {
-	head, list, _ := strings.Cut(text, ":")
-	name, flags, _ := strings.Cut(head, "=")
-	mode, ok := policies[name]
-	if !ok {
-		return 0, nil, fmt.Errorf("unknown NUMA policy %q", text)
-	}
-	for _, f := range strings.FieldsFunc(flags, func(c rune) bool { return c == '|' || c == '=' }) {
-		bit, ok := policyFlags[f]
-		if !ok {
-			return 0, nil, fmt.Errorf("unknown flag %q of NUMA policy %q", f, text)
-		}
-		mode |= bit
-	}
-	if list == "" {
-		return mode, nil, nil
-	}
-	const words = 16 // 1,024 nodes, MAX_NUMNODES of x86-64
-	var mask [words]uint64
-	for _, part := range strings.Split(list, ",") {
-		first, last, ranged := strings.Cut(part, "-")
-		if !ranged {
-			last = first
-		}
-		lo, err1 := strconv.Atoi(first)
-		hi, err2 := strconv.Atoi(last)
-		if err1 != nil || err2 != nil || lo < 0 || hi < lo || hi >= words*64 {
-			return 0, nil, fmt.Errorf("bad node list in NUMA policy %q", text)
-		}
-		for n := lo; n <= hi; n++ {
-			mask[n/64] |= 1 << (n % 64)
-		}
-	}
-	for _, w := range mask {
-		nodes = binary.LittleEndian.AppendUint64(nodes, w)
-	}
-	return mode, nodes, nil
 }

@@ -10,29 +10,29 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// makeObjects makes and fills the shared memory objects and the files without a name.
-func (r *restorer) makeObjects() error {
-	for i := range r.st.Shmems {
-		if err := r.step("make shared memory"); err != nil {
-			return err
-		}
-		f, err := r.makeShmem(&r.st.Shmems[i])
-		if err != nil {
-			return fmt.Errorf("make shared memory %d of the image: %w", i+1, err)
-		}
-		r.shmems = append(r.shmems, f)
+// shmem makes and fills a shared memory object.
+func (r *restorer) shmem(i int) error {
+	if err := r.step("make shared memory"); err != nil {
+		return err
 	}
-	r.temps = map[int]*os.File{}
-	for i := range r.st.Ghosts {
-		if err := r.step("make a nameless file"); err != nil {
-			return err
-		}
-		f, err := r.makeGhost(i)
-		if err != nil {
-			return fmt.Errorf("make the deleted file %s again: %w", r.st.Ghosts[i].Path, err)
-		}
-		r.ghosts = append(r.ghosts, f)
+	f, err := r.makeShmem(&r.st.Shmems[i])
+	if err != nil {
+		return fmt.Errorf("make shared memory %d of the image: %w", i+1, err)
 	}
+	r.shmems = append(r.shmems, f)
+	return nil
+}
+
+// ghost makes and fills an unlinked file.
+func (r *restorer) ghost(i int) error {
+	if err := r.step("make a nameless file"); err != nil {
+		return err
+	}
+	f, err := r.makeGhost(i)
+	if err != nil {
+		return fmt.Errorf("make the deleted file %s again: %w", r.st.Ghosts[i].Path, err)
+	}
+	r.ghosts = append(r.ghosts, f)
 	return nil
 }
 

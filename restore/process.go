@@ -82,28 +82,12 @@ const (
 	stubReport = 4
 )
 
-// createAll makes every process of the tree, as copies of the stub, with sessions and process groups.
-func (r *restorer) createAll() error {
-	r.tr = ptrace.New()
-	r.onUndo(r.killAll)
-	if err := r.startStub(); err != nil {
-		return err
-	}
-	r.procs = make([]*process, len(r.st.Processes))
-	if err := r.createTree(); err != nil {
-		return err
-	}
-	if err := r.makeZombies(); err != nil {
-		return err
-	}
-	if !r.pidNS {
-		return r.endStub()
-	}
-	return nil
-}
-
 // startStub runs the stub from a memfd and takes it over.
 func (r *restorer) startStub() error {
+	r.tr = ptrace.New()
+	r.onUndo(r.killAll)
+	r.procs = make([]*process, len(r.st.Processes))
+	r.made = make([]*process, len(r.plan.Births.Kin))
 	if err := r.step("start the stub"); err != nil {
 		return err
 	}
@@ -199,6 +183,9 @@ func stackOf(p *process) uint64 {
 
 // endStub ends the stub when its work, making the root, is done.
 func (r *restorer) endStub() error {
+	if r.pidNS {
+		return nil // it becomes the init of the namespace: letStubGo
+	}
 	if err := unix.Kill(r.stub.pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("end the stub: %w", err)
 	}
@@ -275,18 +262,6 @@ func (r *restorer) createFault(pid int, err error) error {
 		return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", pid), "clone3 with set_tid: %w (is the id above kernel.pid_max?)", err)
 	}
 	return fmt.Errorf("create pid %d: %w", pid, err)
-}
-
-// makeZombies ends those that had ended.
-func (r *restorer) makeZombies() error {
-	for _, p := range r.procs {
-		if p.rec.Zombie {
-			if err := r.die(p); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // die makes a process what it was at the snapshot: dead and not waited for.

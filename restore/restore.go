@@ -108,17 +108,20 @@ type restorer struct {
 	img   *image.Reader
 	st    *image.State
 	o     Options
-	plan  *layout
+	plan  *plan.Plan
 	pidNS bool
+
+	actions map[plan.Op]action
 
 	tr      *ptrace.Tracer
 	parent  *parent // starts and reaps the stub
 	stub    *process
 	stubCmd *exec.Cmd
 	procs   []*process // in the order of the image, nil until made
+	made    []*process // by index of the plan's Births.Kin
 	helpers []*process // others that were made and are no more when the tree stands
 	byPid   map[int]*process
-	table   *fdtable.Table
+	rebuild *fdtable.Rebuilder
 	mapped  *mappedFiles
 	shmems  []*os.File
 	named   []*namedMemory
@@ -170,7 +173,11 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 }
 
 func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
-	r := &restorer{ctx: ctx, img: img, st: img.State(), o: o, byPid: map[int]*process{}, criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{}}
+	r := &restorer{
+		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{}, temps: map[int]*os.File{}, mapped: newMappedFiles(),
+		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
+	}
+	r.onEnd(r.mapped.close)
 	start := time.Now()
 	res, err := r.run()
 	if err != nil {
@@ -195,41 +202,14 @@ func asRestoreFault(err error) error {
 
 func (r *restorer) run() (*Result, error) {
 	r.enter(phasePlan)
-	var err error
 	if err := r.decide(); err != nil {
-		return nil, err
-	}
-	if r.plan, err = makePlan(r.st); err != nil {
 		return nil, err
 	}
 	if err := r.chooseIDs(); err != nil {
 		return nil, err
 	}
-	for _, part := range []struct {
-		phase string
-		do    func() error
-	}{
-		{phasePlan, r.checkServer},
-		{phaseFiles, r.openFiles},
-		{phaseCreate, r.createAll},
-		{phaseSpace, r.each(r.buildSpace)},
-		{phaseSpace, r.sealLate},
-		{phaseMemory, r.each(r.fillMemory)},
-		{phaseMemory, r.each(r.rememberCriticalSections)},
-		{phaseSpace, r.each(r.finishSpace)},
-		{phaseMemory, r.each(r.arm)},
-		{phaseFiles, r.each(r.handOver)},
-		{phaseThreads, r.each(r.makeThreads)},
-		{phaseThreads, r.each(r.setProcessState)},
-		{phaseThreads, r.each(r.setThreadState)},
-		{phaseFinalise, r.childrenFirst(r.finalise)},
-		{phaseFinalise, r.commitNamed},
-		{phaseFinalise, r.commitFiles},
-		{phaseRelease, r.commitServer},
-		{phaseRelease, r.release},
-	} {
-		r.enter(part.phase)
-		if err := part.do(); err != nil {
+	for _, s := range r.plan.Steps {
+		if err := r.execute(s); err != nil {
 			return nil, err
 		}
 	}
@@ -248,39 +228,9 @@ func (r *restorer) decide() error {
 		return err
 	}
 	h.Streams = host.Streams(r.o.Std)
-	p := plan.Build(r.st, h, pol)
-	r.notes = append(r.notes, p.Notes...)
-	return p.Refusals.OrNil()
-}
-
-// each turns a step for one process into one for all that are not zombies.
-func (r *restorer) each(do func(p *process) error) func() error {
-	return func() error {
-		for _, p := range r.procs {
-			if p.rec.Zombie {
-				continue
-			}
-			if err := do(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-// childrenFirst is each in the other order: what becomes of children, parents are told.
-func (r *restorer) childrenFirst(do func(p *process) error) func() error {
-	return func() error {
-		for _, p := range slices.Backward(r.procs) {
-			if p.rec.Zombie {
-				continue
-			}
-			if err := do(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+	r.plan = plan.Build(r.st, h, pol)
+	r.notes = append(r.notes, r.plan.Notes...)
+	return r.plan.Refusals.OrNil()
 }
 
 // enter ends the phase under way and begins another; time in a phase that is entered twice adds up.

@@ -78,7 +78,7 @@ func (r *restorer) setAfterCreds(p *process) error {
 	default:
 		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set", p.rec.MM.Dumpable)
 	}
-	for _, s := range r.table.Steps(p.rec.Pid) {
+	for _, s := range r.rebuilder().Table().Steps(p.rec.Pid) {
 		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
 	}
 	for i, l := range p.rec.Limits {

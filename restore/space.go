@@ -33,7 +33,7 @@ func (r *restorer) buildSpace(p *process) error {
 	}
 	b.call("unmap what lies below", unix.SYS_MUNMAP, uint64(0), p.boot)
 	end := p.boot + plan.BootSize + plan.VDSORoom
-	b.call("unmap what lies above", unix.SYS_MUNMAP, end, uint64(maxAddress-pageSize)-end)
+	b.call("unmap what lies above", unix.SYS_MUNMAP, end, uint64(plan.MaxAddress-pageSize)-end)
 	if err := b.done(); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (r *restorer) buildSpace(p *process) error {
 
 // makeBoot maps the boot area and copies the code there.
 func (r *restorer) makeBoot(p *process) error {
-	want := r.plan.procs[p.rec.Pid].boot
+	want := r.plan.Boot[p.rec.Pid]
 	at, err := p.call("map the boot area", unix.SYS_MMAP, want, plan.BootSize, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uint64(0), 0)
 	if errors.Is(err, unix.EEXIST) { // an address space so full that the only hole is where the stub has its stack
@@ -110,7 +110,7 @@ func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
 	if err := plan.SameLayout(have, want); err != nil {
 		return nil, fault.New(fault.OtherKernel, p.object(), "%w (image from kernel %s)", err, r.st.Kernel.Release)
 	}
-	park := r.plan.procs[p.rec.Pid].park
+	park := r.plan.Boot[p.rec.Pid] + plan.BootSize
 	parked := make([]plan.Special, len(have))
 	for i, s := range have {
 		at := park + s.Start - have[0].Start
@@ -138,7 +138,7 @@ func remap(b *batch, s plan.Special, to uint64) {
 
 func (r *restorer) placeVDSO(p *process, b *batch, parked []plan.Special) {
 	if len(parked) == 0 {
-		b.call("unmap the vDSO", unix.SYS_MUNMAP, r.plan.procs[p.rec.Pid].park, uint64(plan.VDSORoom))
+		b.call("unmap the vDSO", unix.SYS_MUNMAP, r.plan.Boot[p.rec.Pid]+plan.BootSize, uint64(plan.VDSORoom))
 		return
 	}
 	for i, w := range plan.Specials(p.rec) {

@@ -102,53 +102,10 @@ func timed(us *int64, f func() error) error {
 
 // prepare does everything that needs no stopped target.
 func (s *session) prepare(ctx context.Context) error {
-	if err := preflight(s.pid); err != nil {
-		return err
-	}
-	var err error
-	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
-		return err
-	}
-	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
-		s.opened = opening(s.opts.Source)
-	}
-	tree, err := findTree(s.pid)
+	live, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
-	if err := lazy.Settle(ctx, tree); err != nil {
-		return err
-	}
-	live, err := s.liveTree(ctx)
-	if err != nil {
-		return err
-	}
-	root, err := procfs.Pid(s.pid).Stat()
-	if err != nil {
-		return err
-	}
-	if s.here, err = procid.Here(); err != nil {
-		return err
-	}
-	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
-	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
-		return anotherProcess(s.pid)
-	}
-	if s.around, err = readSurroundings(s.pid); err != nil {
-		return err
-	}
-	unseen, err := s.unseenRegions(live)
-	if err != nil {
-		return err
-	}
-	if list := still(s.pid, live, append(s.around.settledBlockers(live), unseen...)); len(list) > 0 {
-		return allBlockers(ctx, s.pid, list)
-	}
-	s.st = &image.State{Root: s.pid}
-	if s.st.Kernel, err = readKernel(); err != nil {
-		return err
-	}
-	s.st.Kernel.PidNS = s.here.NS
 	parent, err := s.chooseTracking(live)
 	if err != nil {
 		return err
@@ -172,6 +129,56 @@ func (s *session) prepare(ctx context.Context) error {
 	s.beginWaits()
 	s.live = live
 	return ctx.Err()
+}
+
+// begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the source.
+func (s *session) begin(ctx context.Context) (live []int, err error) {
+	if err := preflight(s.pid); err != nil {
+		return nil, err
+	}
+	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
+		return nil, err
+	}
+	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
+		s.opened = opening(s.opts.Source)
+	}
+	tree, err := findTree(s.pid)
+	if err != nil {
+		return nil, err
+	}
+	if err := lazy.Settle(ctx, tree); err != nil {
+		return nil, err
+	}
+	if live, err = s.liveTree(ctx); err != nil {
+		return nil, err
+	}
+	root, err := procfs.Pid(s.pid).Stat()
+	if err != nil {
+		return nil, err
+	}
+	if s.here, err = procid.Here(); err != nil {
+		return nil, err
+	}
+	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
+	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
+		return nil, anotherProcess(s.pid)
+	}
+	if s.around, err = readSurroundings(s.pid); err != nil {
+		return nil, err
+	}
+	unseen, err := s.unseenRegions(live)
+	if err != nil {
+		return nil, err
+	}
+	if list := still(s.pid, live, append(s.around.settledBlockers(live), unseen...)); len(list) > 0 {
+		return nil, allBlockers(ctx, s.pid, list)
+	}
+	s.st = &image.State{Root: s.pid}
+	if s.st.Kernel, err = readKernel(); err != nil {
+		return nil, err
+	}
+	s.st.Kernel.PidNS = s.here.NS
+	return live, nil
 }
 
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.

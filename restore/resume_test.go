@@ -2,7 +2,6 @@ package restore
 
 import (
 	"encoding/binary"
-	"strings"
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -14,56 +13,10 @@ func procOf(pid, ppid, sid int, vmas ...image.VMA) image.Process {
 	return image.Process{ExitSignal: 17, Pid: pid, PPid: ppid, Pgid: pid, Sid: sid, VMAs: vmas}
 }
 
-func TestPlanRefusesWhatNoForkCanMake(t *testing.T) {
-	for name, c := range map[string]struct {
-		procs []image.Process
-		say   string
-	}{
-		"foreign session": {[]image.Process{procOf(10, 1, 5), procOf(11, 10, 12), procOf(12, 11, 12)}, "never was in"},
-		"no parent":       {[]image.Process{procOf(10, 1, 5), procOf(11, 99, 5)}, "does not come before it"},
-		"root not first":  {[]image.Process{procOf(11, 10, 5)}, "parent 10 does not come before"},
-		"empty":           {nil, "root process 10 is not the first"},
-	} {
-		_, err := makePlan(&image.State{Root: 10, Processes: c.procs})
-		if err == nil || !strings.Contains(err.Error(), c.say) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 // The plan keeps the boot area away from the stub.
 func TestStubPage(t *testing.T) {
 	if stub.CodeAt&^(pageSize-1) != plan.StubPage {
 		t.Errorf("the stub is at %#x, not in the page %#x", uint64(stub.CodeAt), uint64(plan.StubPage))
-	}
-}
-
-func TestParsePolicy(t *testing.T) {
-	for text, want := range map[string]struct {
-		mode uint64
-		mask uint64
-	}{
-		"bind:0":                {2, 1},
-		"bind=static:0-1":       {2 | 1<<15, 3},
-		"interleave:0,2":        {3, 5},
-		"prefer:1":              {1, 2},
-		"local":                 {4, 0},
-		"prefer (many):0":       {5, 1},
-		"weighted interleave:0": {6, 1},
-		"bind=relative:3":       {2 | 1<<14, 8},
-	} {
-		mode, nodes, err := parsePolicy(text)
-		if err != nil || mode != want.mode {
-			t.Errorf("%s: mode %d, %v", text, mode, err)
-		}
-		if want.mask != 0 && binary.LittleEndian.Uint64(nodes) != want.mask {
-			t.Errorf("%s: nodes % x", text, nodes[:8])
-		}
-	}
-	for _, bad := range []string{"best:0", "bind=odd:0", "bind:x", "bind:3-1", "bind:99999"} {
-		if _, _, err := parsePolicy(bad); err == nil {
-			t.Errorf("%q was accepted", bad)
-		}
 	}
 }
 

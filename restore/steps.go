@@ -1,0 +1,91 @@
+package restore
+
+import (
+	"fmt"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/plan"
+)
+
+// action is how a step is done. What it makes it registers with onUndo and onEnd as it goes: a step that fails half-way leaves nothing either.
+type action struct {
+	phase string
+	do    func(r *restorer, s plan.Step) error
+}
+
+// actions says how each op of a plan is done.
+func actions() map[plan.Op]action {
+	return map[plan.Op]action{
+		plan.OpServer:      {phasePlan, whole((*restorer).checkServer)},
+		plan.OpShmem:       {phaseFiles, func(r *restorer, s plan.Step) error { return r.shmem(s.Index) }},
+		plan.OpGhost:       {phaseFiles, func(r *restorer, s plan.Step) error { return r.ghost(s.Index) }},
+		plan.OpNamed:       {phaseFiles, whole((*restorer).openNamed)},
+		plan.OpMapped:      {phaseFiles, func(r *restorer, s plan.Step) error { return r.openMappedOf(r.record(s.Pid), s.Index) }},
+		plan.OpDescription: {phaseFiles, func(r *restorer, s plan.Step) error { return r.openDescription(s.Index) }},
+		plan.OpStub:        {phaseCreate, whole((*restorer).startStub)},
+		plan.OpBirth:       {phaseCreate, func(r *restorer, s plan.Step) error { return r.birth(r.plan.Births.Steps[s.Index]) }},
+		plan.OpZombie:      {phaseCreate, inside((*restorer).die)},
+		plan.OpStubEnd:     {phaseCreate, whole((*restorer).endStub)},
+		plan.OpSpace:       {phaseSpace, inside((*restorer).buildSpace)},
+		plan.OpSeal:        {phaseSpace, whole((*restorer).sealLate)},
+		plan.OpFill:        {phaseMemory, inside((*restorer).fillAndLook)},
+		plan.OpProtect:     {phaseSpace, inside((*restorer).finishSpace)},
+		plan.OpLazy:        {phaseMemory, inside((*restorer).arm)},
+		plan.OpFDs:         {phaseFiles, inside((*restorer).handOver)},
+		plan.OpThreads:     {phaseThreads, inside((*restorer).makeThreads)},
+		plan.OpProcess:     {phaseThreads, inside((*restorer).setProcessState)},
+		plan.OpThreadState: {phaseThreads, inside((*restorer).setThreadState)},
+		plan.OpFinish:      {phaseFinalise, inside((*restorer).finalise)},
+		plan.OpNamedCommit: {phaseFinalise, whole((*restorer).commitNamed)},
+		plan.OpFileCommit:  {phaseFinalise, whole((*restorer).commitFiles)},
+		plan.OpServe:       {phaseRelease, whole((*restorer).commitServer)},
+		plan.OpRelease:     {phaseRelease, whole((*restorer).release)},
+	}
+}
+
+// whole is an action that knows by itself what it is about.
+func whole(do func(*restorer) error) func(*restorer, plan.Step) error {
+	return func(r *restorer, _ plan.Step) error { return do(r) }
+}
+
+// inside is an action for one process.
+func inside(do func(*restorer, *process) error) func(*restorer, plan.Step) error {
+	return func(r *restorer, s plan.Step) error {
+		p := r.byPid[s.Pid]
+		if p == nil {
+			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", s.Pid), "a step of the plan comes before it is made: %s", s.Text)
+		}
+		return do(r, p)
+	}
+}
+
+// execute does one step.
+func (r *restorer) execute(s plan.Step) error {
+	a, ok := r.actions[s.Op]
+	if !ok {
+		return fault.New(fault.RestoreState, string(s.Op), "nobody knows how to do this step of the plan")
+	}
+	if r.phase != a.phase {
+		r.enter(a.phase)
+	}
+	return a.do(r, s)
+}
+
+// record is the record of a process that lives.
+func (r *restorer) record(pid int) *image.Process {
+	for i := range r.st.Processes {
+		if r.st.Processes[i].Pid == pid {
+			return &r.st.Processes[i]
+		}
+	}
+	panic("restore: a process of the plan is not in the image")
+}
+
+// fillAndLook fills the memory of a process and remembers what the kernel would clear when threads are made.
+func (r *restorer) fillAndLook(p *process) error {
+	if err := r.fillMemory(p); err != nil {
+		return err
+	}
+	return r.rememberCriticalSections(p)
+}
