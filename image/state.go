@@ -106,6 +106,7 @@ type MM struct {
 	Auxv           []byte `json:"auxv"`                      // as /proc/PID/auxv gives it, up to and including AT_NULL
 	Dumpable       int    `json:"dumpable"`                  // PR_GET_DUMPABLE: 0, 1 or 2
 	THPDisable     bool   `json:"thp_disable"`               // PR_GET_THP_DISABLE
+	THPAdvised     bool   `json:"thp_advised,omitempty"`     // PR_THP_DISABLE_EXCEPT_ADVISED (Linux 6.18): huge pages where they were asked for, and only there
 	Membarrier     uint32 `json:"membarrier"`                // registered commands, MEMBARRIER_CMD_REGISTER_* bits
 	MDWE           uint32 `json:"mdwe"`                      // PR_GET_MDWE
 	KSMMerge       bool   `json:"ksm_merge"`                 // PR_GET_MEMORY_MERGE

@@ -103,6 +103,10 @@ var vmaFlags = []VMAFlag{
 	{Name: "um", Title: "a userfaultfd for missing pages, of its own or because restore --lazy has not brought all of its memory", How: FlagRefused},
 	{Name: "ui", Title: "a userfaultfd for minor faults", How: FlagRefused},
 	{Name: "ss", Title: "a shadow stack", How: FlagRefused},
+	{Name: "ar", Title: "memory of another cache type, as drivers map it", How: FlagRefused},
+	{Name: "nl", Title: "pages of a file in another order (remap_file_pages before Linux 4.0)", How: FlagRefused},
+	{Name: "bt", Title: "branch targets are checked (arm64)", How: FlagRefused},
+	{Name: "mt", Title: "tagged memory (arm64)", How: FlagRefused},
 	{Name: "sf", Title: "synchronous page faults of a DAX file system", How: FlagRefused},
 }
 

@@ -60,6 +60,9 @@ func setMMFlags(b *batch, mm *image.MM) {
 	if mm.THPDisable {
 		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
 	}
+	if mm.THPAdvised {
+		b.call("disable huge pages but where advised", unix.SYS_PRCTL, prSetTHPDisable, 1, thpExceptAdvised, 0, 0)
+	}
 	if mm.KSMMerge {
 		b.call("merge pages", unix.SYS_PRCTL, prSetMemoryMerge, 1, 0, 0, 0)
 	}

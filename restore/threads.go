@@ -49,6 +49,7 @@ const (
 	prSetMDWE        = 65
 	prSetMemoryMerge = 67
 	prSetTHPDisable  = 41
+	thpExceptAdvised = 2 // PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
 	prTSCSIGSEGV     = 2
 	mceKillSet       = 1
 	mceKillDefault   = 2

@@ -87,6 +87,7 @@ func (b *builder) shared(raw *rawProcess, p *image.Process) error {
 const (
 	mmfDumpable = 3
 	mmfSlow     = 1<<24 | 1<<28 | 1<<29 | 1<<30 | 0xffffffff<<32
+	mmfAdvised  = 1 << 23 // MMF_DISABLE_THP_EXCEPT_ADVISED, Linux 6.18; something else before
 	mmfMDWE     = 1 << 28 // MMF_HAS_MDWE, Linux 6.3
 	mmfMDWENo   = 1 << 29 // MMF_HAS_MDWE_NO_INHERIT, Linux 6.6
 )
@@ -100,9 +101,11 @@ func (b *builder) mm(raw *rawProcess, p *image.Process) error {
 		Auxv: auxv(r), Dumpable: int(r.Flags & mmfDumpable), Membarrier: membarrier(r.Membarrier),
 		LockFuture: lockFuture(r.DefFlags), CoredumpFilter: uint32(r.Flags >> 2 & 0x1ff), // MMF_DUMP_FILTER_MASK
 	}
-	if r.Flags&mmfSlow == 0 {
+	advised := r.Flags&mmfAdvised != 0 && advisedOnly()
+	if r.Flags&mmfSlow == 0 && !advised {
 		return nil
 	}
+	p.MM.THPAdvised = advised
 	return rareFlags(raw, p)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +60,20 @@ func ioprio(tid int) (int, error) {
 	}
 	return int(v), nil
 }
+
+// advisedOnly tells whether the kernel knows PR_THP_DISABLE_EXCEPT_ADVISED (prctl(2), Linux 6.18). It is tried on ourselves, for a moment.
+var advisedOnly = sync.OnceValue(func() bool {
+	const set, get, exceptAdvised = unix.PR_SET_THP_DISABLE, unix.PR_GET_THP_DISABLE, 2
+	was, err := unix.PrctlRetInt(get, 0, 0, 0, 0)
+	if err != nil || unix.Prctl(set, 1, exceptAdvised, 0, 0) != nil {
+		return false
+	}
+	if was&1 == 0 {
+		was = 0
+	}
+	_ = unix.Prctl(set, uintptr(was&1), uintptr(was&exceptAdvised), 0, 0) // as it was
+	return true
+})
 
 func callFault(call string, tid int, err error) error {
 	code := fault.BPFRead

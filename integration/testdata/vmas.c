@@ -528,7 +528,18 @@ static void huge(void)
 	check("the rest", p + 6 * block + PAGE, 2 * block - PAGE, 20 + (6 * block + PAGE) / 8);
 }
 
+// Huge pages only where they were asked for.
+static void huge_advised(void)
+{
+	const int set = 41, get = 42, except_advised = 2; // PR_SET_THP_DISABLE, PR_GET_THP_DISABLE, PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
+	(void)prctl(set, 1, except_advised, 0, 0);
+	int before = prctl(get, 0, 0, 0, 0);
+	ready();
+	expect("PR_GET_THP_DISABLE", prctl(get, 0, 0, 0, 0), before);
+}
+
 static const struct test_case cases[] = {
+	{"huge-advised", huge_advised},
 	{"huge", huge},
 	{"sealed", seals},
 	{"anon", anonymous},

@@ -249,6 +249,12 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 	}
 }
 
+// Answers of PR_GET_THP_DISABLE (prctl(2)).
+const (
+	thpDisabled = 1
+	thpAdvised  = 3 // with PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
+)
+
 // askMM asks for the flags of the address space.
 func (c *collection) askMM(b *batch, p *image.Process) {
 	mm := &p.MM
@@ -256,8 +262,9 @@ func (c *collection) askMM(b *batch, p *image.Process) {
 	b.ask("brk", unix.SYS_BRK, []uint64{0}, 0, 0, b.must(func(c *ptrace.Syscall) { mm.Brk = uint64(c.Ret) }))
 	b.ask("PR_GET_DUMPABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_DUMPABLE}, 0, 0, b.must(func(c *ptrace.Syscall) { mm.Dumpable = int(c.Ret) }))
 	b.ask("PR_GET_THP_DISABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_THP_DISABLE}, 0, 0, b.must(func(s *ptrace.Syscall) {
-		if mm.THPDisable = s.Ret != 0; s.Ret > 1 {
-			c.block(fault.ProcessState, name, "it has transparent huge pages disabled but where advised (PR_SET_THP_DISABLE, %d)", s.Ret)
+		mm.THPDisable, mm.THPAdvised = s.Ret == thpDisabled, s.Ret == thpAdvised
+		if s.Ret != 0 && !mm.THPDisable && !mm.THPAdvised {
+			c.block(fault.ProcessState, name, "it has transparent huge pages disabled in a way this version does not know (PR_GET_THP_DISABLE: %d)", s.Ret)
 		}
 	}))
 	b.ask("PR_GET_MDWE", unix.SYS_PRCTL, []uint64{prGetMDWE}, 0, 0, optional(func(c *ptrace.Syscall) { mm.MDWE = uint32(c.Ret) }))
