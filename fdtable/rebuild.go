@@ -66,7 +66,10 @@ func Begin(ctx context.Context, r *image.Reader, o RebuildOptions) *Rebuilder {
 
 func begin(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) *Rebuilder {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
-	b := &builder{ctx: ctx, st: st, o: o, table: t, pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{}, streams: host.Streams(o.Std)}
+	b := &builder{
+		ctx: ctx, st: st, o: o, table: t, streams: host.Streams(o.Std),
+		pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{}, told: map[uint64]bool{},
+	}
 	b.written = b.writtenFiles()
 	return &Rebuilder{b: b, all: kinds()}
 }
@@ -113,6 +116,7 @@ type builder struct {
 	made    map[int]bool             // 1-based indices of Shmems of which that is so
 	written map[fileKey]*writtenFile // by what the image calls them
 	moved   map[fileKey]bool         // files that were found under another name, and told of
+	told    map[uint64]bool          // terminals, by Rdev, of which it was told that ours is of another kind
 	streams [3]*plan.Stream          // what o.Std leads to
 }
 

@@ -27,6 +27,9 @@ func (b *builder) openStd(f *image.File) (int, error) {
 			return -1, err
 		}
 	}
+	if f.Kind == kindTTY && isTerminal(fd) {
+		b.noteTerminal(f, fd)
+	}
 	if f.Kind == kindTTY && f.Term > 0 && f.Term <= len(b.st.Terminals) && isTerminal(fd) {
 		b.table.terms = append(b.table.terms, termUse{fd: fd, term: &b.st.Terminals[f.Term-1]})
 	}
@@ -84,6 +87,11 @@ func (b *builder) attach(f *image.File, std *os.File) (int, error) {
 			mode = int(f.Flags & unix.O_ACCMODE)
 		}
 		own := int(f.Flags & (unix.O_NONBLOCK | unix.O_APPEND))
+		if f.Rdev == anyTTY && f.Kind == kindTTY && isTerminal(fd) {
+			if anew := b.openAnyTTY(fd, mode|own); anew >= 0 {
+				return anew, nil
+			}
+		}
 		if anew, err := unix.Open(selfLink(fd), mode|own|unix.O_CLOEXEC|unix.O_NOCTTY, 0); err == nil {
 			return anew, nil
 		}
@@ -93,6 +101,19 @@ func (b *builder) attach(f *image.File, std *os.File) (int, error) {
 		return -1, fault.New(fault.FDRebuild, std.Name(), "duplicate it: %w", err)
 	}
 	return dup, nil
+}
+
+// openAnyTTY opens a terminal of ours as /dev/tty, -1 if it is not our controlling one.
+func (b *builder) openAnyTTY(std, flags int) int {
+	fd, err := unix.Open("/dev/tty", flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return -1
+	}
+	if dev := deviceOf(fd); dev == 0 || dev != deviceOf(std) {
+		_ = unix.Close(fd)
+		return -1
+	}
+	return fd
 }
 
 // goesOn returns our own standard stream if f becomes that: see plan.GoesOn.

@@ -217,6 +217,14 @@ func TestTerminalRecord(t *testing.T) {
 	}
 }
 
+// capturedOn captures a terminal that is the controlling one of the tree.
+func capturedOn(t *testing.T, tty *os.File) (*image.State, []*fault.Error) {
+	t.Helper()
+	in := Input{State: stateOf(t, int(tty.Fd()))}
+	in.State.Processes[0].TTY = uint32(in.State.Files[0].Rdev)
+	return in.State, append(Capture(context.Background(), in), Finish(context.Background(), in)...)
+}
+
 // A terminal at another descriptor becomes the controlling terminal, or a standard stream that is a terminal, or nothing.
 func TestTerminalElsewhere(t *testing.T) {
 	if tty, err := unix.Open("/dev/tty", unix.O_RDWR, 0); err == nil {
@@ -225,6 +233,11 @@ func TestTerminalElsewhere(t *testing.T) {
 	}
 	_, slave := pty(t)
 	st, faults := captured(t, int(slave.Fd()))
+	if len(faults) != 1 {
+		t.Fatalf("faults: %v", faults)
+	}
+	mustFault(t, faults[0], fault.FDDevice, "neither the controlling terminal")
+	st, faults = capturedOn(t, slave)
 	accepted(t, faults)
 	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Detach: true})
 	if p := pathOf(t, detached.FD(1)); p != os.DevNull {
@@ -252,7 +265,7 @@ func TestTerminalHungUp(t *testing.T) {
 	if st.Files[0].Std != 1 || st.Files[0].Term != 0 || len(st.Terminals) != 0 {
 		t.Errorf("recorded as %+v, %+v", st.Files[0], st.Terminals)
 	}
-	_, faults = captured(t, int(slave.Fd()))
+	_, faults = capturedOn(t, slave)
 	if len(faults) != 1 {
 		t.Fatalf("faults: %v", faults)
 	}

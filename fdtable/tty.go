@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,13 @@ func captureTTY(c *capturer, d *desc) error {
 	defer func() { _ = unix.Close(fd) }()
 	if err := c.captureOwner(d, fd); err != nil {
 		return err
+	}
+	if d.std == 0 && !c.itsTerminal(d) {
+		return d.refuse(fault.FDDevice, "the terminal %s is neither the controlling terminal of a process nor one of their standard streams", d.Path).
+			WithRemedy("let the program close it first, or start it on that terminal")
+	}
+	if discipline, err := unix.IoctlGetInt(fd, unix.TIOCGETD); err == nil && discipline != lineTTY {
+		return d.refuse(fault.FDState, "the terminal %s has line discipline %d, as drivers of serial lines set it", d.Path, discipline)
 	}
 	for i := range c.st.Terminals {
 		if c.st.Terminals[i].Rdev == d.Rdev {
@@ -54,6 +62,28 @@ func captureTTY(c *capturer, d *desc) error {
 	c.st.Terminals = append(c.st.Terminals, t)
 	d.Term = len(c.st.Terminals)
 	return nil
+}
+
+// lineTTY is N_TTY, the line discipline of a terminal (include/uapi/linux/tty.h).
+const lineTTY = 0
+
+// anyTTY is /dev/tty: the controlling terminal of whoever opens it.
+var anyTTY = unix.Mkdev(majorTTYAux, 0)
+
+// itsTerminal tells whether a terminal is the one on which the tree runs, for which that of the restore stands in; any
+// other is a device.
+func (c *capturer) itsTerminal(d *desc) bool {
+	if d.Rdev == anyTTY {
+		return true
+	}
+	for i := range c.st.Processes {
+		if uint64(c.st.Processes[i].TTY) == d.Rdev {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.descs, func(o *desc) bool {
+		return o.std != 0 && o.Mode&unix.S_IFMT == unix.S_IFCHR && o.Rdev == d.Rdev
+	})
 }
 
 func encodeTermios(t *unix.Termios) ([]byte, error) {
@@ -87,30 +117,92 @@ func openTTY(b *builder, f *image.File) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	b.noteTerminal(f, fd)
 	if f.Term > 0 {
 		b.table.terms = append(b.table.terms, termUse{fd: fd, term: &b.st.Terminals[f.Term-1]})
 	}
 	return fd, nil
 }
 
-// openTerminal opens the controlling terminal, or else a standard stream that is one.
+// openTerminal opens the controlling terminal, or else a standard stream that is one: as /dev/tty if it was open so,
+// else by its own name.
 func (b *builder) openTerminal(f *image.File) (int, error) {
 	flags := int(f.Flags&(unix.O_ACCMODE|unix.O_NONBLOCK|unix.O_APPEND)) | unix.O_CLOEXEC | unix.O_NOCTTY
 	fd, err := unix.Open("/dev/tty", flags, 0)
-	if err == nil {
+	if err == nil && f.Rdev == anyTTY {
 		return fd, nil
 	}
+	own := uint64(0) // nobody's
+	if err == nil {
+		own = deviceOf(fd)
+	}
 	for _, std := range b.o.Std {
-		if std == nil || !isTerminal(int(std.Fd())) {
+		if !isOpen(std) || !isTerminal(int(std.Fd())) || own != 0 && deviceOf(int(std.Fd())) != own {
 			continue
 		}
-		if fd, err = unix.Open(selfLink(int(std.Fd())), flags, 0); err == nil {
-			return fd, nil
+		if named, err := unix.Open(selfLink(int(std.Fd())), flags, 0); err == nil {
+			closeTerminal(fd)
+			return named, nil
 		}
+	}
+	if named := openPts(own, flags); named >= 0 {
+		closeTerminal(fd)
+		return named, nil
+	}
+	if err == nil {
+		return fd, nil
 	}
 	return -1, fault.New(fault.FDRebuild, fileObject(f), "the process has the terminal %s open, and this command has none: %w", f.Path, err).
 		WithRemedy("restore from a terminal, or with --detach")
 }
+
+func closeTerminal(fd int) {
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+}
+
+// deviceOf returns which terminal a descriptor is of, also if it was opened as /dev/tty; 0 if the kernel does not tell.
+func deviceOf(fd int) uint64 {
+	dev, err := unix.IoctlGetUint32(fd, unix.TIOCGDEV)
+	if err != nil {
+		return 0
+	}
+	return uint64(dev)
+}
+
+// openPts opens a pseudo-terminal by its name, -1 if it is none or the name leads elsewhere.
+func openPts(dev uint64, flags int) int {
+	major, minor := unix.Major(dev), unix.Minor(dev)
+	if major < majorPtsLo || major > majorPtsHi {
+		return -1
+	}
+	const minors = 256 // of each major (drivers/tty/pty.c)
+	fd, err := unix.Open(fmt.Sprintf("/dev/pts/%d", (major-majorPtsLo)*minors+minor), flags, 0)
+	if err != nil {
+		return -1
+	}
+	if deviceOf(fd) != dev {
+		_ = unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// noteTerminal tells of a program that had a console or a serial line and gets a pseudo-terminal, or the other way
+// round: what it knows of it (TERM) may not fit.
+func (b *builder) noteTerminal(f *image.File, fd int) {
+	dev := deviceOf(fd)
+	was, is := isPts(f.Rdev), isPts(dev)
+	if dev == 0 || f.Rdev == anyTTY || was == is || b.told[f.Rdev] {
+		return
+	}
+	b.told[f.Rdev] = true
+	name, _ := os.Readlink(selfLink(fd)) // for people
+	b.note("the program's terminal was %s and is %s now, of another kind: if it draws on it, TERM may not fit", f.Path, name)
+}
+
+func isPts(dev uint64) bool { return unix.Major(dev) >= majorPtsLo && unix.Major(dev) <= majorPtsHi }
 
 func isTerminal(fd int) bool {
 	_, err := unix.IoctlGetTermios(fd, unix.TCGETS2)

@@ -67,8 +67,10 @@ var fdKinds = []FDKind{
 		Rows: []FDRow{
 			{
 				"terminal", "modes, size",
-				"on 0, 1, 2: the restore command's stream; else its controlling terminal, or a stream that is a terminal. With `--detach` `/dev/null`",
+				"on 0, 1, 2: the restore command's stream; else its controlling terminal, or a stream that is a terminal, as `/dev/tty` or by name as " +
+					"before. With `--detach` `/dev/null`. One of another kind (a console, a pseudo-terminal) is told",
 			},
+			{"terminal that is neither a standard stream nor the controlling one; a serial line under another line discipline", "refused", ""},
 			{"controlling side of a pseudo-terminal", "refused", ""},
 		},
 	},

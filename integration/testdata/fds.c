@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <termios.h>
 
@@ -339,8 +340,15 @@ static void terminal(void)
 	t.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
 	t.c_cc[VMIN] = 1;
 	must(tcsetattr(0, TCSANOW, &t));
+	int named = must(open(ttyname(0), O_RDWR | O_NOCTTY)), any = must(open("/dev/tty", O_RDWR));
 	ready();
-	expect("isatty", isatty(0) + isatty(1) + isatty(2), 3);
+	struct stat st, std;
+	must(fstat(0, &std));
+	must(fstat(named, &st));
+	expect("device of the one opened by name", st.st_rdev, std.st_rdev);
+	must(fstat(any, &st));
+	expect("device of /dev/tty", st.st_rdev, makedev(5, 0));
+	expect("isatty", isatty(0) + isatty(1) + isatty(2) + isatty(named) + isatty(any), 5);
 	must(tcgetattr(0, &t));
 	expect("echo", t.c_lflag & (ECHO | ICANON), 0);
 }
