@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -100,8 +101,10 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if err := usable(); err != nil {
 		return nil, err
 	}
-	if _, err := procfs.Pid(pid).Stat(); err != nil {
-		return nil, fault.New(fault.NoSuchPid, pidName(pid), "%w", err)
+	if _, err := procfs.Pid(pid).Stat(); errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+		return nil, fault.New(fault.NoSuchPid, pidName(pid), "there is no /proc/%d", pid)
+	} else if err != nil {
+		return nil, err
 	}
 	if opts.RingBytes == 0 {
 		opts.RingBytes = defaultRing

@@ -116,10 +116,7 @@ func watch(c *call) error {
 // watchHere is the watch itself.
 func (c *call) watchHere(pid int, saving *periodic) (err error) {
 	wt := &watching{call: c, pid: pid, since: time.Now(), events: make(chan tracer.Event, eventQueue)}
-	if wt.comm, err = commOf(pid); err != nil {
-		return err
-	}
-	if wt.id, err = procid.Of(pid); err != nil {
+	if wt.comm, wt.id, err = whoIs(pid); err != nil {
 		return err
 	}
 	wt.ctx, wt.end = context.WithCancel(c.ctx)
@@ -141,10 +138,8 @@ func (c *call) watchHere(pid int, saving *periodic) (err error) {
 		return err
 	}
 	defer wt.w.Close()
-	if id, err := procid.Of(pid); err != nil {
-		return err
-	} else if id != wt.id {
-		return fault.New(fault.TargetGone, pidText(pid), "it ended, and another process has its pid now")
+	if id, err := procid.Of(pid); err != nil || id != wt.id {
+		return fault.New(fault.TargetGone, pidText(pid), "it ended before it could be watched")
 	}
 	wt.snapper = newSnapper(pid, func() kstate.Source { return wt.w.Source() })
 	wt.snapper.id = wt.id
@@ -189,23 +184,23 @@ func (wt *watching) save(p *periodic) (stop func()) {
 	}
 }
 
-// commOf names the process to be watched, or says why it cannot be.
-func commOf(pid int) (string, error) {
-	st, err := procfs.Pid(pid).Stat()
-	if errors.Is(err, os.ErrNotExist) {
-		return "", fault.New(fault.NoSuchPid, fmt.Sprintf("pid %d", pid), "there is no /proc/%d", pid)
+// whoIs names the process to be watched, or says why it cannot be.
+func whoIs(pid int) (comm string, id procid.ID, err error) {
+	id, err = procid.Of(pid)
+	st := procfs.Stat{}
+	if err == nil {
+		st, err = procfs.Pid(pid).Stat()
 	}
-	if err != nil {
-		return "", err
+	switch {
+	case errors.Is(err, &fault.Error{Code: fault.TargetGone}):
+		err = fault.New(fault.NoSuchPid, pidText(pid), "there is no /proc/%d", pid)
+	case err != nil:
+	case st.State == 'Z':
+		err = fault.New(fault.IsZombie, pidText(pid), "%s has ended and waits for its parent, pid %d", st.Comm, st.PPid)
+	case st.Flags&procfs.PFKThread != 0:
+		err = fault.New(fault.KernelThread, pidText(pid), "%s runs in the kernel", st.Comm)
 	}
-	if st.State == 'Z' {
-		return "", fault.New(fault.IsZombie, fmt.Sprintf("pid %d", pid), "%s has ended and waits for its parent, pid %d", st.Comm, st.PPid)
-	}
-	const kthread = 0x00200000 // PF_KTHREAD (include/linux/sched.h)
-	if st.Flags&kthread != 0 {
-		return "", fault.New(fault.KernelThread, fmt.Sprintf("pid %d", pid), "%s runs in the kernel", st.Comm)
-	}
-	return st.Comm, nil
+	return st.Comm, id, err
 }
 
 // take queues an event. It is called by one goroutine at a time, whoever brings the table up to date, and must not wait.
