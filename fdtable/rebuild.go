@@ -88,6 +88,39 @@ func (r *Rebuilder) Open(i int) error {
 // Done says of all files together what the user should know, or refuses what has changed.
 func (r *Rebuilder) Done() error { return r.b.tellChanges() }
 
+// Check looks at the regular files that are opened by name, without opening them for the tree: it returns what keeps one from being opened again, and
+// what the user should know of all, one line each.
+func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
+	b := r.b
+	for i := range b.st.Files {
+		f := &b.st.Files[i]
+		if f.Kind != kindRegular || f.Ghost != 0 || b.stream(f) != 0 || b.goesOn(f) != nil || isNamed(b.st, f) {
+			continue
+		}
+		now, err := knownFile(f).Find()
+		w := b.written[fileKey{f.Dev, f.Ino}]
+		if err == nil {
+			err = checkContent(f, now, w)
+		}
+		if err == nil {
+			b.noteMove(f, now)
+			_, err = b.growth(f, now, w)
+		}
+		if err != nil {
+			refusals = append(refusals, asFault(err, fault.FDRebuild, fileObject(f)))
+		}
+	}
+	if err := r.Done(); err != nil {
+		refusals = append(refusals, asFault(err, fault.FDRebuild, "files"))
+	}
+	return refusals, b.table.notes
+}
+
+// isNamed tells whether a file is memory by a name, whose content the restore brings back.
+func isNamed(st *image.State, f *image.File) bool {
+	return slices.ContainsFunc(st.Named, func(g image.Ghost) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
+}
+
 // rebuild opens every description of a state. On error nothing stays open.
 func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
 	r := begin(ctx, st, dir, id, o)

@@ -172,12 +172,17 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 	}
 }
 
-func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
 		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{}, temps: map[int]*os.File{}, mapped: newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
 	}
 	r.onEnd(r.mapped.close)
+	return r
+}
+
+func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+	r := newRestorer(ctx, img, o)
 	start := time.Now()
 	res, err := r.run()
 	if err != nil {
@@ -205,6 +210,10 @@ func (r *restorer) run() (*Result, error) {
 	if err := r.decide(); err != nil {
 		return nil, err
 	}
+	r.notes = append(r.notes, r.plan.Notes...)
+	if len(r.plan.Refusals) > 0 {
+		return nil, r.plan.Refusals
+	}
 	if err := r.chooseIDs(); err != nil {
 		return nil, err
 	}
@@ -215,6 +224,34 @@ func (r *restorer) run() (*Result, error) {
 	}
 	r.enter("")
 	return r.result(), nil
+}
+
+// Plan tells what Restore would do with the same options, and everything that stands in the way. It makes nothing.
+func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error) {
+	r := newRestorer(ctx, img, o)
+	defer func() { runBackwards(r.end) }()
+	if err := r.decide(); err != nil {
+		return nil, asRestoreFault(err)
+	}
+	p := r.plan
+	refusals, notes := r.rebuilder().Check()
+	p.Refusals, p.Notes = append(p.Refusals, refusals...), append(p.Notes, notes...)
+	if len(p.Steps) == 0 {
+		return p, nil // without births it is not known which ids are needed
+	}
+	err := r.chooseIDs()
+	p.Notes = append(p.Notes, r.notes...)
+	var taken *fault.Error
+	switch {
+	case errors.As(err, &taken):
+		p.Refusals = append(p.Refusals, taken)
+	case err != nil:
+		return nil, err
+	}
+	if len(p.Refusals) > 0 {
+		p.Steps = nil
+	}
+	return p, nil
 }
 
 // decide asks the plan whether the image can be brought back here. Nothing has been made yet.
@@ -229,8 +266,7 @@ func (r *restorer) decide() error {
 	}
 	h.Streams = host.Streams(r.o.Std)
 	r.plan = plan.Build(r.st, h, pol)
-	r.notes = append(r.notes, r.plan.Notes...)
-	return r.plan.Refusals.OrNil()
+	return nil
 }
 
 // enter ends the phase under way and begins another; time in a phase that is entered twice adds up.

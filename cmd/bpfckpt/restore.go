@@ -31,7 +31,7 @@ func restoreVerb() *verb {
 			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
 			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
 			&cli.BoolFlag{Name: "lazy", Usage: "let the processes run at once; memory comes as they touch it, and in the background"},
-			pidnsFlag(), filesFlag(),
+			pidnsFlag(), filesFlag(), planFlag("restore"),
 		},
 		examples: []example{
 			{"bpfckpt restore job", "goes on where the newest snapshot was taken"},
@@ -39,6 +39,7 @@ func restoreVerb() *verb {
 			{"bpfckpt restore job --detach --pidfile job.pid", "in the background"},
 			{"bpfckpt restore job --lazy", "runs after some milliseconds, however large it is"},
 			{"bpfckpt restore job --pidns auto", "also while another process has its process id"},
+			{"bpfckpt restore job --plan", "what would be done, and what stands in the way; nothing is made"},
 		},
 		exitNote:   restoreNote,
 		exits:      []fault.Class{fault.Failed, fault.KernelLacks, fault.BadImage, fault.RolledBack, fault.Interrupted},
@@ -78,6 +79,9 @@ type lazyJSON struct {
 }
 
 func restoreImage(c *call) error {
+	if c.cli.Bool("plan") {
+		return planRestore(c)
+	}
 	o := restore.Options{
 		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"),
 		PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Std: ownStreams(),

@@ -33,6 +33,7 @@ func snapVerb() *verb {
 			&cli.BoolFlag{Name: "no-precopy", Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it"},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
+			planFlag("snapshot"),
 			choice("source", "where the kernel's state is read: from a running watch, by BPF iterators or from /proc: `SOURCE`", "auto", "watch", "iter", "proc"),
 		},
 		examples: []example{
@@ -40,6 +41,7 @@ func snapVerb() *verb {
 			{"bpfckpt snap 4711 --dir job --kill", "moves it to disk: restore job brings it back"},
 			{"bpfckpt snap 4711 --dir job --incremental", "again and again: each image costs only what changed"},
 			{"bpfckpt snap 4711 --dir job --name before-upgrade", "a name to go back to: restore job@before-upgrade"},
+			{"bpfckpt snap 4711 --plan", "what a restore would do, and what stands in the way; nothing is saved"},
 			{"bpfckpt snap 4711 --json | jq .freeze_us", "how long it stood still, in microseconds"},
 		},
 		exits: []fault.Class{fault.Failed, fault.KernelLacks, fault.Unsupported, fault.Interrupted},
@@ -55,6 +57,9 @@ func snap(c *call) error {
 	o, err := snapOptions(c)
 	if err != nil {
 		return err
+	}
+	if c.cli.Bool("plan") {
+		return planSnapshot(c, pid, o)
 	}
 	progress, finish := c.bar("saving")
 	o.Progress = progress
