@@ -157,7 +157,7 @@ func (s *subject) argv() []string {
 func (s *subject) env() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH") + ":/usr/games", "HOME=" + s.path("home"), "TMPDIR=" + s.path("tmp"),
-		"LC_ALL=C.UTF-8", "TZ=UTC", "GOCACHE=" + filepath.Join(s.lab.work, "go-cache"), "GOTOOLCHAIN=local", "GOFLAGS=-mod=mod",
+		"LC_ALL=C.UTF-8", "TZ=UTC", "GOCACHE=" + filepath.Join(s.lab.work, "go-cache"), "GOTOOLCHAIN=local",
 	}
 }
 

@@ -42,7 +42,7 @@ END`,
 import multiprocessing as mp
 def work(queue, n):
     for i in range(8):
-        queue.put((n, i, sum(k * k % (n + 7) for k in range(500000))))
+        queue.put((n, i, sum(k * k % (n + 7) for k in range(1200000))))
 if __name__ == "__main__":
     queue = mp.SimpleQueue()
     workers = [mp.Process(target=work, args=(queue, n)) for n in range(3)]

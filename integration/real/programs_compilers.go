@@ -1,6 +1,6 @@
 package main
 
-// source is a generator of a large C program: n functions of nested loops and switches, and a main that calls them all.
+// source defines source, which writes a large C file: $1 functions of loops and switches, and one that calls them all.
 const source = `source() {
 	awk -v n="$1" 'BEGIN { for (i = 0; i < n; i++) {
 		printf "static unsigned f%d(unsigned x, unsigned *v) { for (unsigned i = 0; i < x; i++) switch ((x * %d + i) %% 5) {", i, i * 7 + 3
@@ -12,7 +12,7 @@ const source = `source() {
 }
 `
 
-// primes.c is a C program for a second or so of work on memory; PAD is for another build of it.
+// sieve writes sieve.c: rounds of work on memory that comes and goes. With PAD it makes an executable of another size.
 const sieve = `cat >sieve.c <<'END'
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,8 +160,7 @@ import (
 )
 
 func main() { fmt.Println(strings.ToUpper("a")) }
-END
-GOCACHE=$PWD/../../home/cache go version`,
+END`,
 		command: `cd ../in/m; export GOCACHE=$TMPDIR/cache; exec go build -trimpath -buildvcs=false -o ../../run/m .`,
 	},
 	{
@@ -185,10 +184,10 @@ ocamlc -o job job.ml`,
 import qualified Data.IntMap.Strict as M
 import Data.List (foldl')
 main :: IO ()
-main = mapM_ step [1 .. 4]
+main = mapM_ step [1 .. 2]
   where
     step r = print (r :: Int, M.size (table r), sum (take 20 (M.elems (table r))))
-    table r = foldl' (\m i -> M.insertWith (+) (i * 7919 * r ` + "`mod`" + ` 200003) i m) M.empty [1 .. 220000]
+    table r = foldl' (\m i -> M.insertWith (+) (i * 7919 * r ` + "`mod`" + ` 200003) i m) M.empty [1 .. 150000]
 END
 ghc -O0 -threaded -rtsopts -o job Job.hs`,
 		command: `exec ../in/job +RTS -N2`,

@@ -68,10 +68,6 @@ END`,
 		command: `PYTHONHASHSEED=0 exec /usr/bin/python3 ../in/job.py`,
 	},
 	{
-		name: "maxima", needs: []string{"maxima=maxima"},
-		command: `exec maxima --very-quiet --batch-string='for n: 2 thru 24 do print(n, expand(integrate(x^n*exp(x)*sin(x), x)), factor(x^(12*n)-1))$'`,
-	},
-	{
 		name: "pari-gp", needs: []string{"gp=pari-gp"},
 		command: `exec gp -q -f -D parisize=64000000 <<<'setrand(4); for (i = 1, 8, print(i, " ", factor(2^(163 + 2 * i) - 1)[1, 1], " ", ellap(ellinit([i, 1]), nextprime(10^12)), " ", matdet(matrix(60, 60, a, b, (a * b + i) % 97))))'`,
 	},
