@@ -324,19 +324,8 @@ func anotherProcess(pid int) error {
 // collect reads everything but memory from the stopped tree, and lists all that cannot be saved.
 func (s *session) collect(ctx context.Context) error {
 	ph := &s.res.Phases
-	var all []told
-	if err := timed(&ph.Regs, func() (err error) {
-		all, err = readThreads(s.group)
-		return err
-	}); err != nil {
-		return err
-	}
-	var list fault.List
-	if err := timed(&ph.State, func() error {
-		blockers, err := s.collectState(ctx, all)
-		list = append(list, blockers...)
-		return err
-	}); err != nil {
+	list, err := s.collectSettled(ctx)
+	if err != nil {
 		return err
 	}
 	if err := timed(&ph.FDs, func() error {
@@ -356,6 +345,34 @@ func (s *session) collect(ctx context.Context) error {
 		return err
 	}
 	return plan.Distinct(list).OrNil()
+}
+
+// settleTries is how often the state is read until no timer runs out while it is. A timer whose signal is pending adds no other: it takes more than one
+// try only where several run out one after the other.
+const settleTries = 4
+
+// collectSettled reads the state, again if a timer ran out between the reading of what is pending and that of the timers: they run on while the tree
+// stands still. Such a timer would be seen as one that has done its work, and its signal not at all.
+func (s *session) collectSettled(ctx context.Context) (list fault.List, err error) {
+	ph := &s.res.Phases
+	for try := 1; ; try++ {
+		var all []told
+		if err := timed(&ph.Regs, func() (err error) {
+			all, err = readThreads(s.group)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		ranOut := false
+		if err := timed(&ph.State, func() error {
+			if list, err = s.collectState(ctx, all); err == nil && try < settleTries {
+				ranOut, err = s.ranOut(all)
+			}
+			return err
+		}); err != nil || !ranOut {
+			return list, err
+		}
+	}
 }
 
 // collectState asks the source and ptrace's answers for everything but descriptors.

@@ -117,6 +117,37 @@ func pending(th *ptrace.Thread, shared bool) ([]image.SigInfo, error) {
 	return list, nil
 }
 
+// ranOut tells whether signals have become pending since all was read: to a process, or to a thread that a timer is for.
+func (s *session) ranOut(all []told) (news bool, err error) {
+	targets := map[int]bool{}
+	for i := range s.st.Processes {
+		for _, t := range s.st.Processes[i].Timers {
+			targets[t.Tid] = true
+		}
+	}
+	err = s.group.Tracer().Do(func() error {
+		for i := range all {
+			t := &all[i]
+			if i == 0 || all[i-1].th.Pid != t.th.Pid {
+				now, err := pending(t.th, true)
+				if err != nil {
+					return err
+				}
+				news = news || len(now) != len(t.shared)
+			}
+			if targets[t.th.Tid] {
+				now, err := pending(t.th, false)
+				if err != nil {
+					return err
+				}
+				news = news || len(now) != len(t.pending)
+			}
+		}
+		return nil
+	})
+	return news, err
+}
+
 // mergeThreads puts what ptrace told into the processes of a source. Both must know the same threads.
 func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 	byTid := make(map[int]*told, len(all))

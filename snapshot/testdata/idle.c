@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -325,6 +326,18 @@ static void patched(void)
 	until_eof();
 }
 
+// alarmed: SIGALRM is blocked, and comes in a second and a half.
+static void alarmed(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	setitimer(ITIMER_REAL, &(struct itimerval){.it_value = {1, 500000}}, NULL);
+	say("READY\n");
+	until_eof();
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -332,7 +345,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} modes[] = {{"idle", idle}, {"tree", tree}, {"busy", busy}, {"stopped", stopped}, {"refused", refused}, {"split", split},
 		     {"vforked", vforked}, {"leaderless", leaderless}, {"strict", strict}, {"notify", notify}, {"pkey", pkey}, {"patched", patched},
-		     {"nowhere", nowhere}};
+		     {"nowhere", nowhere}, {"alarmed", alarmed}};
 	for (size_t i = 0; argc > 1 && i < sizeof modes / sizeof modes[0]; i++) {
 		if (strcmp(modes[i].name, argv[1]) == 0) {
 			modes[i].run();
