@@ -142,6 +142,51 @@ var specimens = []specimen{
 		return []int{open(t, filepath.Join(dir, "link"), unix.O_PATH|unix.O_NOFOLLOW)}
 	}},
 	{name: "path of a directory", kind: kindPath, make: opened("/etc", unix.O_PATH|unix.O_DIRECTORY)},
+	{name: "removed directory", kind: kindDir, renamed: true, make: func(t *testing.T, dir string) []int {
+		name := filepath.Join(dir, "gone")
+		must(t, os.Mkdir(name, 0o750))
+		a, b := open(t, name, unix.O_RDONLY|unix.O_DIRECTORY), open(t, name, unix.O_RDONLY)
+		must(t, os.Remove(name))
+		return []int{a, b}
+	}, check: removedInode(unix.S_IFDIR | 0o750)},
+	{name: "removed FIFO", kind: kindFIFO, renamed: true, make: func(t *testing.T, dir string) []int {
+		name := filepath.Join(dir, "gone")
+		must(t, unix.Mkfifo(name, 0o600))
+		r, w := open(t, name, unix.O_RDONLY|unix.O_NONBLOCK), open(t, name, unix.O_WRONLY)
+		must(t, os.Remove(name))
+		_, err := unix.Write(w, []byte("unread"))
+		must(t, err)
+		return []int{r, w}
+	}, check: func(t *testing.T, st *image.State, fds []int) {
+		removedInode(unix.S_IFIFO|0o600)(t, st, fds)
+		readsAs("unread")(t, st, fds)
+		must(t, unix.Close(fds[1]))
+		readsAs("")(t, st, fds) // the end, since nobody has it open for writing
+	}},
+	{name: "path of a removed file", kind: kindPath, renamed: true, make: func(t *testing.T, dir string) []int {
+		fd := file(t, dir, "hello", unix.O_RDWR)
+		path := open(t, filepath.Join(dir, "file"), unix.O_PATH)
+		must(t, os.Remove(filepath.Join(dir, "file")))
+		return []int{path, fd}
+	}, check: sameFile},
+	{name: "path of a removed directory", kind: kindPath, renamed: true, make: func(t *testing.T, dir string) []int {
+		name := filepath.Join(dir, "gone")
+		must(t, os.Mkdir(name, 0o700))
+		a, b := open(t, name, unix.O_PATH|unix.O_DIRECTORY), open(t, name, unix.O_RDONLY)
+		must(t, os.Remove(name))
+		return []int{a, b}
+	}, check: removedInode(unix.S_IFDIR | 0o700)},
+	{name: "path of a removed symlink", kind: kindPath, renamed: true, make: func(t *testing.T, dir string) []int {
+		must(t, os.Symlink("nowhere", filepath.Join(dir, "link")))
+		fd := open(t, filepath.Join(dir, "link"), unix.O_PATH|unix.O_NOFOLLOW)
+		must(t, os.Remove(filepath.Join(dir, "link")))
+		return []int{fd}
+	}, check: func(t *testing.T, _ *image.State, fds []int) {
+		target := make([]byte, 100)
+		if n, err := unix.Readlinkat(fds[0], "", target); err != nil || string(target[:n]) != "nowhere" {
+			t.Errorf("it leads to %q (%v)", target[:max(n, 0)], err)
+		}
+	}},
 	{name: "null", kind: kindChar, make: opened("/dev/null", unix.O_RDWR)},
 	{name: "zero", kind: kindChar, make: opened("/dev/zero", unix.O_RDONLY|unix.O_NONBLOCK)},
 	{name: "full", kind: kindChar, make: opened("/dev/full", unix.O_WRONLY)},
@@ -223,6 +268,24 @@ var specimens = []specimen{
 		fd := memfd(t, "twice", 0)
 		return []int{fd, open(t, selfLink(fd), unix.O_RDONLY)}
 	}, check: sameFile},
+}
+
+// removedInode checks that all descriptors are of one inode of that mode without a name.
+func removedInode(mode uint32) func(*testing.T, *image.State, []int) {
+	return func(t *testing.T, _ *image.State, fds []int) {
+		t.Helper()
+		var first unix.Stat_t
+		for i, fd := range fds {
+			var st unix.Stat_t
+			must(t, unix.Fstat(fd, &st))
+			if i == 0 {
+				first = st
+			}
+			if st.Mode != mode || st.Nlink != 0 || st.Ino != first.Ino {
+				t.Errorf("descriptor %d: mode %#o, %d links, inode %d of %d", i, st.Mode, st.Nlink, st.Ino, first.Ino)
+			}
+		}
+	}
 }
 
 func sameFile(t *testing.T, _ *image.State, fds []int) {

@@ -9,19 +9,24 @@ import (
 
 // captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same directory.
 func captureDir(c *capturer, d *desc) error {
-	st, ok, err := c.named(d)
+	_, ok, err := c.named(d)
 	if err != nil {
 		return err
+	}
+	if !ok {
+		if ok, err = c.captureRemoved(d); err != nil {
+			return err
+		}
 	}
 	if !ok {
 		return d.refuse(fault.FDDeleted, "the directory %s was removed or its name leads elsewhere now", d.Path)
 	}
 	d.Size, d.MTime = 0, 0
-	return c.refuseNotify(d, &st)
+	return c.refuseNotify(d)
 }
 
 // refuseNotify finds dnotify, which fdinfo does not show: F_NOTIFY makes the process the owner of the description.
-func (c *capturer) refuseNotify(d *desc, _ *unix.Stat_t) error {
+func (c *capturer) refuseNotify(d *desc) error {
 	fd, err := c.dup(d)
 	if err != nil {
 		return err
@@ -39,6 +44,16 @@ func (c *capturer) refuseNotify(d *desc, _ *unix.Stat_t) error {
 
 // openDir opens the directory again by name.
 func openDir(b *builder, f *image.File) (int, error) {
+	if f.Removed != nil {
+		fd, err := b.removed(f)
+		if err != nil {
+			return -1, err
+		}
+		if fd, err = b.reopen(f, fd); err != nil {
+			return -1, err
+		}
+		return b.seek(f, fd)
+	}
 	if err := b.checkNamed(f); err != nil {
 		return -1, err
 	}

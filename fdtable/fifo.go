@@ -10,10 +10,7 @@ import (
 // openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks (fifo(7)).
 func openFIFO(b *builder, f *image.File) (int, error) {
 	return b.openEnd(f, func() (*pipeEnds, error) {
-		if err := b.checkNamed(f); err != nil {
-			return nil, err
-		}
-		fd, err := unix.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := b.fifoBothWays(f)
 		if err != nil {
 			return nil, err
 		}
@@ -32,4 +29,19 @@ func openFIFO(b *builder, f *image.File) (int, error) {
 		}
 		return &pipeEnds{fd: [2]int{fd, other}}, nil
 	})
+}
+
+// fifoBothWays opens the FIFO for reading and writing.
+func (b *builder) fifoBothWays(f *image.File) (int, error) {
+	if f.Removed != nil {
+		made, err := b.removed(f)
+		if err != nil {
+			return -1, err
+		}
+		return unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, 3)
+	}
+	if err := b.checkNamed(f); err != nil {
+		return -1, err
+	}
+	return unix.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 }

@@ -19,6 +19,11 @@ func capturePath(c *capturer, d *desc) error {
 		return err
 	}
 	if !ok {
+		if ok, err = c.pathWithoutName(d); err != nil {
+			return err
+		}
+	}
+	if !ok {
 		return d.refuse(fault.FDDeleted, "it is an O_PATH descriptor of %s, which no longer leads to the same file", d.Path)
 	}
 	fs, err := c.fsType(d)
@@ -31,8 +36,24 @@ func capturePath(c *capturer, d *desc) error {
 	return nil
 }
 
+// pathWithoutName records what an O_PATH descriptor leads to that has no name any more, and tells whether it could.
+func (c *capturer) pathWithoutName(d *desc) (bool, error) {
+	st, err := d.stat()
+	if err != nil {
+		return false, err
+	}
+	if st.Nlink != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return c.captureRemoved(d)
+	}
+	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, deletedSuffix))
+	return true, nil
+}
+
 // openPath opens the place again; only the type of what is there is checked.
 func openPath(b *builder, f *image.File) (int, error) {
+	if f.Ghost != 0 || f.Removed != nil {
+		return b.openPathless(f)
+	}
 	fd, err := unix.Open(f.Path, unix.O_PATH|unix.O_CLOEXEC|int(f.Flags&(unix.O_DIRECTORY|unix.O_NOFOLLOW)), 0)
 	if err != nil {
 		return -1, fileGone(f, err)
@@ -41,6 +62,25 @@ func openPath(b *builder, f *image.File) (int, error) {
 	if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != f.Mode&unix.S_IFMT {
 		_ = unix.Close(fd)
 		return -1, fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", f.Mode&unix.S_IFMT, st.Mode&unix.S_IFMT)
+	}
+	return b.checkFlags(f, fd)
+}
+
+// openPathless opens what has no name any more.
+func (b *builder) openPathless(f *image.File) (fd int, err error) {
+	if f.Removed != nil {
+		fd, err = b.removed(f)
+	} else {
+		fd, err = b.ghostFD(f)
+	}
+	if err == nil && f.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return b.original(f, fd) // its link in /proc would be another link
+	}
+	if err == nil {
+		fd, err = unix.Open(selfLink(fd), unix.O_PATH|unix.O_CLOEXEC|int(f.Flags&unix.O_DIRECTORY), 0)
+	}
+	if err != nil {
+		return -1, asFault(err, fault.FDRebuild, fileObject(f))
 	}
 	return b.checkFlags(f, fd)
 }

@@ -22,10 +22,14 @@ func capturePipe(c *capturer, d *desc) error {
 	}
 	path := ""
 	if d.Kind == kindFIFO {
-		path = d.Path
-		if _, ok, err := c.named(d); err != nil {
+		_, ok, err := c.named(d)
+		if err == nil && !ok {
+			ok, err = c.captureRemoved(d)
+		}
+		if path = d.Path; err != nil {
 			return err
-		} else if !ok {
+		}
+		if !ok {
 			return d.refuse(fault.FDDeleted, "the FIFO %s was removed or its name leads elsewhere now", d.Path)
 		}
 	}

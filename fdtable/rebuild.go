@@ -69,6 +69,7 @@ func begin(ctx context.Context, st *image.State, dir, id string, o RebuildOption
 	b := &builder{
 		ctx: ctx, st: st, o: o, table: t, streams: host.Streams(o.Std),
 		pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{}, told: map[uint64]bool{},
+		nameless: map[fileKey]int{},
 	}
 	b.written = b.writtenFiles()
 	return &Rebuilder{b: b, all: kinds()}
@@ -140,17 +141,18 @@ func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOpti
 
 // builder is the state of one Rebuilder.
 type builder struct {
-	ctx     context.Context
-	st      *image.State
-	o       RebuildOptions
-	table   *Table
-	pipes   map[int]*pipeEnds        // by 1-based index
-	temps   map[int]bool             // Ghosts whose own description has been taken
-	made    map[int]bool             // 1-based indices of Shmems of which that is so
-	written map[fileKey]*writtenFile // by what the image calls them
-	moved   map[fileKey]bool         // files that were found under another name, and told of
-	told    map[uint64]bool          // terminals, by Rdev, of which it was told that ours is of another kind
-	streams [3]*plan.Stream          // what o.Std leads to
+	ctx      context.Context
+	st       *image.State
+	o        RebuildOptions
+	table    *Table
+	pipes    map[int]*pipeEnds        // by 1-based index
+	temps    map[int]bool             // Ghosts whose own description has been taken
+	made     map[int]bool             // 1-based indices of Shmems of which that is so
+	written  map[fileKey]*writtenFile // by what the image calls them
+	moved    map[fileKey]bool         // files that were found under another name, and told of
+	told     map[uint64]bool          // terminals, by Rdev, of which it was told that ours is of another kind
+	nameless map[fileKey]int          // our descriptors of removed inodes that were made again
+	streams  [3]*plan.Stream          // what o.Std leads to
 }
 
 func (b *builder) build(f *image.File, all map[string]kind) error {
@@ -225,7 +227,11 @@ func (b *builder) openNamed(f *image.File, typ uint32) (int, error) {
 // reopen makes a new description of what our descriptor fd leads to.
 func (b *builder) reopen(f *image.File, fd int) (int, error) {
 	// The others are set afterwards: open(2) takes no O_DIRECT for a pipe, F_SETFL does.
-	flags := int(f.Flags&atOpen&^unix.O_NOFOLLOW) | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK
+	keep := uint32(atOpen &^ unix.O_NOFOLLOW)
+	if f.Kind == kindDir {
+		keep |= unix.O_DIRECTORY
+	}
+	flags := int(f.Flags&keep) | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK
 	anew, err := unix.Open(selfLink(fd), flags, 0)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "open it again: %w", err)
@@ -241,7 +247,7 @@ const unchecked = largeFile | unix.O_CLOEXEC | unix.O_ASYNC
 func (b *builder) checkFlags(f *image.File, fd int) (int, error) {
 	want := f.Flags &^ unchecked
 	ignore := uint32(unchecked)
-	if f.Ghost != 0 || f.Shmem != 0 {
+	if f.Ghost != 0 || f.Shmem != 0 || f.Removed != nil {
 		ignore |= unix.O_NOFOLLOW // said how to find the file, which is found
 	}
 	if temporary(f) && f.Ghost == 0 {

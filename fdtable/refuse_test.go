@@ -70,19 +70,6 @@ var refusals = []refusal{
 	{"writable sysfs", fault.FDPseudo, fileAt("/sys/kernel/mm/transparent_hugepage/enabled", unix.O_RDWR), []string{"sysfs", "writing"}},
 	{"kernel messages", fault.FDDevice, fileAt("/dev/kmsg", unix.O_RDONLY), []string{"/dev/kmsg", "1:11"}},
 	{"pseudo-terminal master", fault.FDDevice, fileAt("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY), []string{"pseudo-terminal"}},
-	{"removed directory", fault.FDDeleted, func(t *testing.T, dir string) int {
-		sub := filepath.Join(dir, "sub")
-		must(t, os.Mkdir(sub, 0o700))
-		fd := open(t, sub, unix.O_RDONLY|unix.O_DIRECTORY)
-		must(t, os.Remove(sub))
-		return fd
-	}, []string{"sub"}},
-	{"removed fifo", fault.FDDeleted, func(t *testing.T, dir string) int {
-		must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
-		fd := open(t, filepath.Join(dir, "fifo"), unix.O_RDONLY|unix.O_NONBLOCK)
-		must(t, os.Remove(filepath.Join(dir, "fifo")))
-		return fd
-	}, []string{"fifo"}},
 	{"hard link elsewhere", fault.FDDeleted, func(t *testing.T, dir string) int {
 		must(t, os.Mkdir(filepath.Join(dir, "far"), 0o700))
 		fd := file(t, dir, "linked", unix.O_RDONLY)

@@ -231,21 +231,30 @@ func tmpFile(dir string, flags uint32) (*os.File, error) {
 }
 
 func (b *builder) reopenGhost(f *image.File) (int, error) {
-	if f.Ghost > len(b.st.Ghosts) || b.o.Ghost == nil {
-		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Ghost, len(b.st.Ghosts))
+	ghost, err := b.ghostFD(f)
+	if err != nil {
+		return -1, err
 	}
 	if temporary(f) && b.st.Ghosts[f.Ghost-1].Flags != 0 {
 		return b.takeTemp(f)
+	}
+	fd, err := b.reopen(f, ghost)
+	if err != nil {
+		return -1, err
+	}
+	return b.seek(f, fd)
+}
+
+// ghostFD returns our descriptor of what a Ghost became.
+func (b *builder) ghostFD(f *image.File) (int, error) {
+	if f.Ghost < 1 || f.Ghost > len(b.st.Ghosts) || b.o.Ghost == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Ghost, len(b.st.Ghosts))
 	}
 	ghost, err := b.o.Ghost(f.Ghost - 1)
 	if err != nil {
 		return -1, err
 	}
-	fd, err := b.reopen(f, int(ghost.Fd()))
-	if err != nil {
-		return -1, err
-	}
-	return b.seek(f, fd)
+	return int(ghost.Fd()), nil
 }
 
 // takeTemp takes the description that made the file as it is.

@@ -24,7 +24,7 @@ type FDRow struct {
 }
 
 // fdFields are the fields of File that belong to some kinds only. All others every description has.
-var fdFields = []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost", "Shmem", "Pipe", "Term", "EventFD", "TimerFD", "SigMask", "Epoll", "Watches"}
+var fdFields = []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost", "Removed", "Shmem", "Pipe", "Term", "EventFD", "TimerFD", "SigMask", "Epoll", "Watches"}
 
 // fdKinds is all kinds that an image can hold, in the order of the documentation.
 var fdKinds = []FDKind{
@@ -50,8 +50,20 @@ var fdKinds = []FDKind{
 			{"file with another name (hard link) in another directory, its own name removed", "refused", ""},
 		},
 	},
-	{Name: "dir", ByName: true, Rows: []FDRow{{"directory", "name, position", "opened by name; half-read listings go on"}}},
-	{Name: "path", ByName: true, Rows: []FDRow{{"`O_PATH`", "name", "opened by name"}}},
+	{
+		Name: "dir", Fields: []string{"Removed"}, ByName: true,
+		Rows: []FDRow{
+			{"directory", "name, position", "opened by name; half-read listings go on"},
+			{"removed directory", "owner, mode", "a new one, whose name is removed"},
+		},
+	},
+	{
+		Name: "path", Fields: []string{"Ghost", "Removed"}, ByName: true,
+		Rows: []FDRow{
+			{"`O_PATH`", "name", "opened by name"},
+			{"the same, of a file, directory, FIFO or symbolic link whose name was removed", "what the file is", "leads to what that is made again"},
+		},
+	},
 	{Name: "chardev", ByName: true, Rows: []FDRow{{"`/dev/null`, `zero`, `full`, `random`, `urandom`", "name", "opened by name"}}},
 	{
 		Name: "pipe", Fields: []string{"Pipe"},
@@ -60,7 +72,13 @@ var fdKinds = []FDKind{
 			{"pipe or FIFO with someone outside", "on 0, 1, 2: re-attached; else refused", "the restore command's stream"},
 		},
 	},
-	{Name: "fifo", Fields: []string{"Pipe"}, ByName: true, Rows: []FDRow{{"named FIFO, nobody outside has it open", "name, content. Refused with content while only ends for writing are open", "opened by name"}}},
+	{
+		Name: "fifo", Fields: []string{"Pipe", "Removed"}, ByName: true,
+		Rows: []FDRow{
+			{"named FIFO, nobody outside has it open", "name, content. Refused with content while only ends for writing are open", "opened by name"},
+			{"the same, its name removed", "content, owner, mode", "a new FIFO, whose name is removed"},
+		},
+	},
 	{Name: "memfd", Fields: []string{"Size", "Shmem"}, Rows: []FDRow{{"memfd", "content, name, size, seals, owner, mode, extended attributes, times. Refused if somebody outside has it open too, and either of the two can write", "a new memfd"}}},
 	{
 		Name: "tty", Fields: []string{"Term"},

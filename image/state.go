@@ -181,29 +181,30 @@ type FD struct {
 
 // File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and the record of that kind.
 type File struct {
-	ID     int     `json:"id"`    // unique in the image, from 1
-	Kind   string  `json:"kind"`  // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
-	Flags  uint32  `json:"flags"` // open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
-	Pos    int64   `json:"pos"`
-	Mode   uint32  `json:"mode"` // st_mode of the inode
-	Dev    uint64  `json:"dev"`  // st_dev as stat(2) gives it
-	Ino    uint64  `json:"ino"`
-	Rdev   uint64  `json:"rdev,omitempty"`
-	Path   string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
-	Opened *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
-	Owner  FOwner  `json:"owner,omitzero"`
-	Size   int64   `json:"size,omitempty"`   // of a regular file at the freeze
-	MTime  int64   `json:"mtime,omitempty"`  // ns, of a regular file at the freeze
-	CTime  int64   `json:"ctime,omitempty"`  // ns, of a regular file's inode at the freeze
-	Born   int64   `json:"born,omitempty"`   // ns, when a regular file open for writing was made; 0 if unknown
-	Tail   uint64  `json:"tail,omitempty"`   // xxhash64 of up to 4 KiB before the end of one that is appended to
-	Others bool    `json:"others,omitempty"` // somebody outside the tree had the regular file open for writing too
-	Ghost  int     `json:"ghost,omitempty"`  // 1-based index into State.Ghosts
-	Shmem  int     `json:"shmem,omitempty"`  // 1-based index into State.Shmems (memfd)
-	Pipe   int     `json:"pipe,omitempty"`   // 1-based index into State.Pipes
-	Term   int     `json:"term,omitempty"`   // 1-based index into State.Terminals
-	Std    int     `json:"std,omitempty"`    // 1 + N if this is re-attached to the restorer's standard stream N
-	Locks  []Lock  `json:"locks,omitempty"`  // file locks held through this description or by this process
+	ID      int      `json:"id"`    // unique in the image, from 1
+	Kind    string   `json:"kind"`  // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
+	Flags   uint32   `json:"flags"` // open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
+	Pos     int64    `json:"pos"`
+	Mode    uint32   `json:"mode"` // st_mode of the inode
+	Dev     uint64   `json:"dev"`  // st_dev as stat(2) gives it
+	Ino     uint64   `json:"ino"`
+	Rdev    uint64   `json:"rdev,omitempty"`
+	Path    string   `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
+	Opened  *Opened  `json:"opened,omitempty"` // how it came to be, if a watch saw it
+	Owner   FOwner   `json:"owner,omitzero"`
+	Size    int64    `json:"size,omitempty"`    // of a regular file at the freeze
+	MTime   int64    `json:"mtime,omitempty"`   // ns, of a regular file at the freeze
+	CTime   int64    `json:"ctime,omitempty"`   // ns, of a regular file's inode at the freeze
+	Born    int64    `json:"born,omitempty"`    // ns, when a regular file open for writing was made; 0 if unknown
+	Tail    uint64   `json:"tail,omitempty"`    // xxhash64 of up to 4 KiB before the end of one that is appended to
+	Others  bool     `json:"others,omitempty"`  // somebody outside the tree had the regular file open for writing too
+	Ghost   int      `json:"ghost,omitempty"`   // 1-based index into State.Ghosts
+	Shmem   int      `json:"shmem,omitempty"`   // 1-based index into State.Shmems (memfd)
+	Pipe    int      `json:"pipe,omitempty"`    // 1-based index into State.Pipes
+	Term    int      `json:"term,omitempty"`    // 1-based index into State.Terminals
+	Std     int      `json:"std,omitempty"`     // 1 + N if this is re-attached to the restorer's standard stream N
+	Removed *Removed `json:"removed,omitempty"` // of a directory, FIFO or symbolic link whose name is gone: what it takes to make it again
+	Locks   []Lock   `json:"locks,omitempty"`   // file locks held through this description or by this process
 
 	EventFD  *EventFD      `json:"eventfd,omitempty"`
 	TimerFD  *TimerFD      `json:"timerfd,omitempty"`
@@ -212,6 +213,13 @@ type File struct {
 	Watches  []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
 	Unlocked bool          `json:"-"`                 // the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
 	Expiry   int64         `json:"-"`                 // of a timerfd: when it runs out, or last did, CLOCK_MONOTONIC of the initial time namespace; 0 if the source cannot tell; never stored
+}
+
+// Removed is what it takes, beside its mode, to make an inode again that has no name any more.
+type Removed struct {
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Target string `json:"target,omitempty"` // of a symbolic link
 }
 
 // EventFD is the state of an eventfd (eventfd(2)).

@@ -85,6 +85,7 @@ func (c *validator) file(f *File) error {
 		rule{!index(f.Pipe, len(st.Pipes)), "it names a pipe that does not exist"},
 		rule{!index(f.Term, len(st.Terminals)), "it names a terminal that does not exist"},
 		rule{!index(f.Std, 3), "it is a standard stream that does not exist"},
+		rule{f.Removed != nil && strings.Contains(f.Removed.Target, "\x00"), "its link has a zero byte"},
 		rule{f.Size < 0 || f.Pos < 0, "its size or offset is negative"},
 		rule{strings.Contains(f.Path, "\x00"), "its path has a zero byte"},
 		rule{!sig(f.Owner.Signal), "its owner's signal is none"},

@@ -61,7 +61,7 @@ func (b *builder) files() {
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Kind == "regular" {
+		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil || f.Kind == "regular" {
 			continue // regular files may have got another name: package fdtable looks for them
 		}
 		if have, ok := b.host.Files[f.Path]; ok {
@@ -210,7 +210,7 @@ func Names(st *image.State) map[string]bool {
 	}
 	for i := range st.Files {
 		f := &st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Kind != "regular" {
+		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil && f.Kind != "regular" {
 			names[f.Path] = f.Kind == "fifo" || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
 		}
 	}

@@ -245,6 +245,35 @@ static void attributes(void)
 	}
 }
 
+// What has no name any more and is no file.
+static void removed(void)
+{
+	char b[16] = "";
+	struct stat st, other;
+	must(mkdir("rdir", 0751));
+	must(mkfifo("rfifo", 0600));
+	must(symlink("nowhere", "rlink"));
+	int dir = must(open("rdir", O_RDONLY | O_DIRECTORY)), place = must(open("rdir", O_PATH));
+	int r = must(open("rfifo", O_RDONLY | O_NONBLOCK)), w = must(open("rfifo", O_WRONLY)), l = must(open("rlink", O_PATH | O_NOFOLLOW));
+	must(rmdir("rdir"));
+	must(unlink("rfifo"));
+	must(unlink("rlink"));
+	must(write(w, "unread", 6));
+	ready();
+	must(fstat(dir, &st));
+	expect("mode of the directory", st.st_mode, S_IFDIR | 0751);
+	expect("links", st.st_nlink, 0);
+	must(fstat(place, &other));
+	expect("one directory", other.st_ino, st.st_ino);
+	expect("make something in it", openat(dir, "new", O_CREAT | O_RDWR, 0600), -1);
+	expect("errno", errno, ENOENT);
+	expect("read from the FIFO", read(r, b, sizeof b), 6);
+	must(close(w));
+	expect("its end", read(r, b, sizeof b), 0);
+	expect("read the link", readlinkat(l, "", b, sizeof b), 7);
+	expect("names", access("rdir", F_OK) + access("rfifo", F_OK), -2);
+}
+
 static volatile int signalled;
 
 static void on_signal(int sig, siginfo_t *info, void *context)
@@ -365,6 +394,7 @@ static const struct test_case cases[] = {
 	{"executed", executed},
 	{"attributes", attributes},
 	{"async", async},
+	{"removed", removed},
 	{"redirections", redirections},
 	{"terminal", terminal},
 };
