@@ -380,7 +380,10 @@ type PosixTimer struct {
 	Tid      int    `json:"tid,omitempty"` // SIGEV_THREAD_ID
 	Left     int64  `json:"left"`          // ns left, 0 if disarmed
 	Interval int64  `json:"interval"`      // ns
-	Overrun  int    `json:"overrun"`
+	Overrun  int    `json:"overrun"`       // of the signal that was taken last
+	// Date is the time of CLOCK_REALTIME, ns, at which it runs out next, or did if Expired is not 0, if it is set to a date (TIMER_ABSTIME): as far as
+	// the source can tell, else 0.
+	Date int64 `json:"date,omitempty"`
 	// Expired is how long ago, in ns, a repeating timer ran out whose signal is still pending: the kernel counts overruns from there when the
 	// signal is taken. 0 if the timer runs.
 	Expired int64 `json:"expired,omitempty"`

@@ -330,6 +330,7 @@ func checkTimers(p *Process) error {
 			rule{!sig(t.Signo), "its signal is none"},
 			rule{t.Notify == 4 && !slices.ContainsFunc(p.Threads, func(th Thread) bool { return th.Tid == t.Tid }), "its thread does not exist"},
 			rule{t.Left < 0 || t.Interval < 0 || t.Overrun < 0 || t.Expired < 0, "its time is negative"},
+			rule{t.Date < 0 || t.Date != 0 && t.Clock != 0, "it has a date before the first, or of another clock than CLOCK_REALTIME"},
 		)
 		if err != nil {
 			return fmt.Errorf("timer %d: %w", t.ID, err)

@@ -45,11 +45,12 @@ func long(t *testing.T) []program {
 
 // special are the cases that are not treated as their program's others; nil means another test runs them.
 var special = map[string]func(*program){
-	"signals/sigsuspend":  func(p *program) { p.wait = inACall },
-	"timers/itimer-real":  func(p *program) { p.outage = 700 * time.Millisecond },
-	"timers/alarm":        func(p *program) { p.outage = 700 * time.Millisecond },
-	"timers/posix-signal": func(p *program) { p.outage = 700 * time.Millisecond },
-	"timers/posix-thread": func(p *program) { p.wait = computes }, // a thread comes and goes
+	"signals/sigsuspend":   func(p *program) { p.wait = inACall },
+	"timers/itimer-real":   func(p *program) { p.outage = 700 * time.Millisecond },
+	"timers/alarm":         func(p *program) { p.outage = 700 * time.Millisecond },
+	"timers/posix-signal":  func(p *program) { p.outage = 700 * time.Millisecond },
+	"timers/overrun-taken": func(p *program) { p.outage = 700 * time.Millisecond },
+	"timers/posix-thread":  func(p *program) { p.wait = computes }, // a thread comes and goes
 	// A zombie's name and the signals it never took are not kept: all its parent can ask for is how it ended.
 	"trees/zombie":    func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },
 	"trees/killed":    func(p *program) { p.loses = []string{" Name", " SigBlk", " SigIgn", " ShdPnd"} },

@@ -12,10 +12,14 @@ import (
 
 // setClocks gives the tree a time namespace if CLOCK_MONOTONIC and CLOCK_BOOTTIME would otherwise run backwards or jump for it: after a
 // reboot, on another machine, or if it had one before. A program may have stored points in time of these clocks, as deadlines
-// for example. On the same boot without a time namespace nothing is needed: the clocks have gone on.
+// for example. On the same boot, in the time namespace that we are in ourselves, nothing is needed: the clocks have gone on.
 func (r *restorer) setClocks() error {
 	offsets, err := r.clockOffsets()
-	if err != nil || offsets == (timens.Offsets{}) {
+	if err != nil {
+		return err
+	}
+	own, err := timens.Of(os.Getpid())
+	if err != nil || offsets == own {
 		return err
 	}
 	s := r.stub
@@ -25,9 +29,8 @@ func (r *restorer) setClocks() error {
 	if err := offsets.Set(s.pid); err != nil {
 		return fault.New(fault.RestoreState, "time namespace", "%w", err)
 	}
-	own, err := timens.Of(os.Getpid())
 	r.shift = timens.Offsets{Monotonic: offsets.Monotonic - own.Monotonic, Boottime: offsets.Boottime - own.Boottime}
-	return err
+	return nil
 }
 
 // shiftOf is what the tree's clock is ahead of ours, ns.

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -166,35 +168,114 @@ func (r *restorer) setTimers(p *process) error {
 			return err
 		}
 	}
+	taken := map[*image.PosixTimer]bool{}
 	for i := range p.rec.Timers {
 		t := &p.rec.Timers[i]
-		if t.Expired != 0 {
-			if err := r.fireTimer(b, t); err != nil {
-				return err
-			}
+		if !countsOverruns(p.rec, t) {
 			continue
 		}
-		if t.Left != 0 {
+		if err := b.done(); err != nil { // a batch belongs to one thread, and makes its calls before the next
+			return err
+		}
+		var err error
+		if taken[t], err = r.overrun(p, t); err != nil {
+			return err
+		}
+	}
+	for i := range p.rec.Timers {
+		t := &p.rec.Timers[i]
+		switch {
+		case taken[t]:
+		case t.Expired != 0:
+			if err := r.startTimer(b, t, -t.Expired); err != nil {
+				return err
+			}
+		case t.Date != 0 && t.Left != 0:
+			if err := r.startTimer(b, t, t.Left); err != nil {
+				return err
+			}
+		case t.Left != 0:
 			b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, 0, inBytes(itimerspec(t.Left, t.Interval)), 0)
 		}
 	}
 	return b.done()
 }
 
-// fireTimer starts a timer whose signal was pending such that it runs out at once, as long ago as it had: the signal is queued by the
-// kernel, which then counts the overruns as it would have.
-func (r *restorer) fireTimer(b *batch, t *image.PosixTimer) error {
-	at := int64(1) // CPU clocks have just begun
-	if clock := int32(t.Clock); clock >= 0 && clock != unix.CLOCK_PROCESS_CPUTIME_ID && clock != unix.CLOCK_THREAD_CPUTIME_ID {
-		var now unix.Timespec
-		if err := unix.ClockGettime(clock, &now); err != nil {
-			return fmt.Errorf("read clock %d: %w", clock, err)
-		}
-		at = max(now.Nano()+r.shiftOf(clock)-t.Expired, 1)
+// startTimer starts a timer such that it runs out at a time, ns from now, or from the freeze if it has a date. One that is in the past is for a timer
+// whose signal was pending: the signal is queued by the kernel, which then counts the overruns as it would have.
+func (r *restorer) startTimer(b *batch, t *image.PosixTimer, in int64) error {
+	now, err := r.timerNow(t)
+	if err != nil {
+		return err
 	}
+	at := max(now+in, 1)
 	const absolute = 1 // TIMER_ABSTIME
-	b.call(fmt.Sprintf("start timer %d, which has run out", t.ID), unix.SYS_TIMER_SETTIME, t.ID, absolute, inBytes(itimerspec(at, t.Interval)), 0)
+	b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, absolute, inBytes(itimerspec(at, t.Interval)), 0)
 	return nil
+}
+
+// timerNow is the time of a timer's clock from which it goes on: that of the snapshot if it has a date.
+func (r *restorer) timerNow(t *image.PosixTimer) (int64, error) {
+	switch {
+	case t.Date != 0 && t.Expired != 0:
+		return t.Date + t.Expired, nil
+	case t.Date != 0:
+		return t.Date - t.Left, nil
+	case countsCPU(t):
+		return 0, nil // it has just begun
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(int32(t.Clock), &now); err != nil {
+		return 0, fmt.Errorf("read clock %d: %w", t.Clock, err)
+	}
+	return now.Nano() + r.shiftOf(int32(t.Clock)), nil
+}
+
+func countsCPU(t *image.PosixTimer) bool {
+	return t.Clock < 0 || t.Clock == unix.CLOCK_PROCESS_CPUTIME_ID || t.Clock == unix.CLOCK_THREAD_CPUTIME_ID
+}
+
+// countsOverruns tells whether a timer has overruns that timer_getoverrun(2) still tells, and that can be made again: it runs, on a clock that goes by
+// itself, and no other timer has its signal, which would be taken in its place.
+func countsOverruns(p *image.Process, t *image.PosixTimer) bool {
+	const signal, threadID = 0, 4 // SIGEV_SIGNAL, SIGEV_THREAD_ID
+	if t.Overrun == 0 || t.Interval == 0 || t.Left == 0 || t.Expired != 0 || countsCPU(t) || t.Signo == int(unix.SIGTRAP) ||
+		t.Notify != signal && t.Notify != threadID {
+		return false
+	}
+	for i := range p.Timers {
+		if o := &p.Timers[i]; o != t && o.Signo == t.Signo {
+			return false
+		}
+	}
+	return true
+}
+
+// overrun starts a timer as many periods ago as it has overruns, and takes its signal, with which the kernel counts them. It does nothing for a
+// timer that cannot have run for so long, and returns false.
+func (r *restorer) overrun(p *process, t *image.PosixTimer) (bool, error) {
+	periods := int64(t.Overrun) + 1
+	if t.Interval > math.MaxInt64/2/periods {
+		return false, nil
+	}
+	in := t.Left - periods*t.Interval
+	if now, err := r.timerNow(t); err != nil || now+in < 1 {
+		return false, err
+	}
+	th := p.lead
+	for i := range p.rec.Threads {
+		if p.rec.Threads[i].Tid == t.Tid {
+			th = p.threads[i]
+		}
+	}
+	b := r.newBatch(p, th)
+	if err := r.startTimer(b, t, in); err != nil {
+		return false, err
+	}
+	set := binary.LittleEndian.AppendUint64(nil, 1<<(t.Signo-1))
+	wait := timespec(int64(10 * time.Second)) // it comes with the next interrupt
+	b.callWant(exactly(uint64(t.Signo)), fmt.Sprintf("take the signal of timer %d", t.ID), unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(wait), sigsetSize)
+	return true, b.done()
 }
 
 // comesAgain reports that a pending signal is one that fireTimer makes the kernel queue.

@@ -24,6 +24,7 @@ var recordTypes = map[string]any{
 	"vma_rec":     bpf.IterVmaRec{},
 	"mapped_rec":  bpf.IterMappedRec{},
 	"fd_rec":      bpf.IterFdRec{},
+	"wait_rec":    bpf.IterWaitRec{},
 	"inode_rec":   bpf.IterInodeRec{},
 	"usage_rec":   bpf.IterUsageRec{},
 	"rlimit_rec":  bpf.IterRlimitRec{},

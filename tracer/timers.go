@@ -63,8 +63,15 @@ func (b *builder) timer(raw *rawProcess, r *bpf.IterTimerRec) image.PosixTimer {
 		// It ran out, and no one is told.
 	default:
 		t.Left = left(int64(r.Expires), now, t.Interval)
+		dated := r.Clock == unix.CLOCK_REALTIME && r.BaseClock == unix.CLOCK_REALTIME // a relative one is on CLOCK_MONOTONIC (common_hrtimer_arm)
+		if dated {
+			t.Date = now + t.Left
+		}
 		if r.Armed == 0 && t.Notify != sigevNone && t.Interval != 0 {
 			t.Expired = max(now-int64(r.Expires), 1)
+			if dated {
+				t.Date = int64(r.Expires)
+			}
 		}
 	}
 	return t

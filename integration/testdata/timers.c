@@ -212,6 +212,43 @@ static void overrun(void)
 	arm(id, 0, 0, 0);
 }
 
+// The overruns of a signal that was taken stay to be asked for until the next one is. And a date on the wall clock stays that date.
+static void overrun_taken(void)
+{
+	sigset_t set;
+	siginfo_t info;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN);
+	sigaddset(&set, SIGRTMIN + 1);
+	must(sigprocmask(SIG_BLOCK, &set, NULL));
+	timer_t dated = make_timer(CLOCK_REALTIME, SIGEV_SIGNAL, SIGRTMIN, 1, 0);
+	timer_t directed = make_timer(CLOCK_REALTIME, SIGEV_THREAD_ID, SIGRTMIN + 1, 2, (int)syscall(SYS_gettid));
+	long long begin = now(CLOCK_REALTIME) - 5 * 3600 * SEC - 1800 * SEC;
+	arm(dated, TIMER_ABSTIME, begin, 3600 * SEC);
+	arm(directed, TIMER_ABSTIME, begin, 3600 * SEC);
+	for (int i = 0; i < 2; i++) {
+		must(sigwaitinfo(&set, &info));
+		expect("si_overrun", info.si_overrun, 5);
+	}
+	ready();
+	expect("overruns", syscall(SYS_timer_getoverrun, (int)(long)dated), 5);
+	expect("overruns", syscall(SYS_timer_getoverrun, (int)(long)directed), 5);
+	for (int i = 0; i < 2; i++) {
+		long long late = 3600 * SEC;
+		for (int tries = 0; tries < 100; tries++) { // between the two readings somebody else may run
+			struct itimerspec its = state_of(i == 0 ? dated : directed);
+			long long at = now(CLOCK_REALTIME) + its.it_value.tv_sec * SEC + its.it_value.tv_nsec;
+			expect("interval", its.it_interval.tv_sec, 3600);
+			if (at - begin - 6 * 3600 * SEC < late)
+				late = at - begin - 6 * 3600 * SEC;
+		}
+		expect_range("ms between the date and when it runs out", late / MS, -10, 100);
+	}
+	sigset_t pending;
+	must(sigpending(&pending));
+	expect("pending", sigismember(&pending, SIGRTMIN) | sigismember(&pending, SIGRTMIN + 1), 0);
+}
+
 // clock: CLOCK_MONOTONIC and CLOCK_BOOTTIME neither run backwards nor jump, whatever happens in between. Deadlines depend on it.
 static void clock_goes_on(void)
 {
@@ -238,6 +275,7 @@ static const struct test_case cases[] = {
 	{"posix-thread-id", posix_thread_id},
 	{"posix-thread", posix_thread},
 	{"overrun", overrun},
+	{"overrun-taken", overrun_taken},
 };
 
 MAIN(cases)

@@ -2,12 +2,14 @@ package proc
 
 import (
 	"encoding/binary"
+	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
 // interrupted fills Thread.Restart from the registers, which still hold the arguments of the call. The kernel keeps the deadline to itself;
@@ -86,17 +88,31 @@ func (c *collection) waiting(th *ptrace.Thread, t *image.Thread, r *ptrace.Regs)
 		if op&futexRealtime != 0 {
 			clock = unix.CLOCK_REALTIME
 		}
-		var now unix.Timespec
-		if err := unix.ClockGettime(clock, &now); err != nil {
+		now, err := clockOf(th.Pid, clock)
+		if err != nil {
 			return fault.New(fault.ProcRead, "clock", "%w", err)
 		}
-		rs.Bitset, rs.Left, rs.Exact = uint32(r.R9), max(given-now.Nano(), 0), true
+		rs.Bitset, rs.Left, rs.Exact = uint32(r.R9), max(given-now, 0), true
 	default:
 		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "its futex operation %d would be continued in a way this version does not know", op)
 		return nil
 	}
 	t.Restart = rs
 	return nil
+}
+
+// clockOf reads a clock as a process sees it, which may be in a time namespace, ns.
+func clockOf(pid int, clock int32) (int64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(clock, &now); err != nil || clock != unix.CLOCK_MONOTONIC {
+		return now.Nano(), err
+	}
+	own, err := timens.Of(os.Getpid())
+	if err != nil {
+		return 0, err
+	}
+	its, err := timens.Of(pid)
+	return now.Nano() - own.Monotonic + its.Monotonic, err
 }
 
 // futexFlags are the kernel's flags of a wait with a timeout.
