@@ -21,7 +21,7 @@ const (
 	precopyShrink = 0.8     // a round that leaves more than this share of the one before it does not converge
 	brakeRounds   = 12      // more rounds, while the tree is held back
 	restSlack     = 4 << 20
-	restArena     = 80 << 20 // most that is kept in memory of what pre-copy leaves; more is written under the freeze
+	restArena     = 80 << 20 // room for what pre-copy leaves; more is written under the freeze
 )
 
 // precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is still clean then. It goes

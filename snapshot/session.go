@@ -214,7 +214,13 @@ func (s *session) reserve(pids []int, rest int64) error {
 	}
 	// What does not fit is written while the tree stands still: slower, never wrong.
 	ready := min(need+need/16+estimateSlack, free/2)
-	s.arena, err = newArena(int(ready), int(max(ready, min(2*ready, free/2))))
+	room := 2 * ready
+	if s.track.tr != nil {
+		// A program may write much between the last round and the freeze, a garbage collector above all. Pages that are not present yet cost a fault
+		// each under the freeze, and nothing if they are not needed; to encode what has no room costs far more.
+		room = max(room, ready+restArena)
+	}
+	s.arena, err = newArena(int(ready), int(max(ready, min(room, free/2))))
 	return err
 }
 

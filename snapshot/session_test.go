@@ -10,9 +10,29 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
+
+// What a program that is copied while it runs writes after the last round has room, though pre-copy foresaw next to nothing: else it would be
+// encoded under the freeze.
+func TestRoomForWhatIsWrittenLast(t *testing.T) {
+	tr, err := dirty.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	s := &session{}
+	s.track.tr = tr
+	if err := s.reserve(nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer s.arena.free()
+	if s.arena.take(restArena) == nil {
+		t.Errorf("the arena has %d bytes, fewer than %d", len(s.arena.mem), restArena)
+	}
+}
 
 // TestMemoryThatDoesNotFit takes a snapshot with no room for the copy at all: pages are written while the target stands still.
 func TestMemoryThatDoesNotFit(t *testing.T) {
