@@ -184,6 +184,12 @@ struct actions_rec {
 	struct action_rec action[64];
 };
 
+enum keyring_bit {
+	KEYRING_THREAD = 1,  /* it has one of its own (keyrings(7)) */
+	KEYRING_PROCESS = 2, /* it has one of its own */
+	KEYRING_SESSION = 4, /* it has another than the reader */
+};
+
 /* struct cred; the tail is the supplementary groups, __u32 each. */
 #define MAX_GROUPS 1024
 struct cred_rec {
@@ -193,6 +199,9 @@ struct cred_rec {
 	__u32 securebits;
 	__u32 ngroups; /* the tail holds at most MAX_GROUPS of them */
 	__u64 inheritable, permitted, effective, bset, ambient;
+	__u64 lsm; /* first word of what security modules keep of it, 0 if it is that of the reader */
+	__u32 keyrings; /* enum keyring_bit */
+	__u32 pad;
 };
 
 /* struct k_itimer. */

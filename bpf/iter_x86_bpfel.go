@@ -46,6 +46,9 @@ type IterCredRec struct {
 	Effective   uint64
 	Bset        uint64
 	Ambient     uint64
+	Lsm         uint64
+	Keyrings    uint32
+	Pad         uint32
 }
 
 type IterFdRec struct {

@@ -162,6 +162,8 @@ struct cred {
 	struct kernel_cap cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
 	void *user_ns;
 	struct group_info *group_info;
+	void *security;
+	void *thread_keyring, *process_keyring, *session_keyring; /* CONFIG_KEYS */
 } CORE;
 
 #define ERESTART_RESTARTBLOCK 516 /* include/linux/errno.h */
@@ -388,6 +390,31 @@ static __always_inline void cred_ids(struct cred_rec *r, const struct cred *c)
 	core_read(r->ambient, c->cap_ambient);
 }
 
+/* lsm_word is the first word of the blob of security modules: that of the first one with a blob (security/lsm_init.c, ordered_lsm_init). */
+static __always_inline __u64 lsm_word(struct cred *c)
+{
+	__u64 word = 0;
+
+	if (core_exists(c->security))
+		bpf_probe_read_kernel(&word, sizeof(word), core_ptr(c->security));
+	return word;
+}
+
+static __always_inline __u32 keyrings(struct cred *c, struct cred *reader)
+{
+	__u32 bits = 0;
+
+	if (!core_exists(c->session_keyring))
+		return 0;
+	if (core_ptr(c->thread_keyring))
+		bits |= KEYRING_THREAD;
+	if (core_ptr(c->process_keyring))
+		bits |= KEYRING_PROCESS;
+	if (core_ptr(c->session_keyring) != core_ptr(reader->session_keyring))
+		bits |= KEYRING_SESSION;
+	return bits;
+}
+
 /* emit_cred writes the credentials of a thread, unless they are the very ones of its leader. */
 static __always_inline long emit_cred(struct seq_file *seq, struct task_struct *t, __s32 pid)
 {
@@ -395,6 +422,7 @@ static __always_inline long emit_cred(struct seq_file *seq, struct task_struct *
 	const struct cred *c = t->real_cred;
 	struct task_struct *leader = core_ptr(t->group_leader);
 	struct group_info *groups = c->group_info;
+	struct cred *reader = (struct cred *)core_ptr(bpf_get_current_task_btf()->real_cred);
 	__u32 n, bytes;
 
 	if (leader != t && core_ptr(leader->real_cred) == c)
@@ -402,6 +430,10 @@ static __always_inline long emit_cred(struct seq_file *seq, struct task_struct *
 	r->head.kind = REC_CRED;
 	r->head.pid = pid;
 	cred_ids(r, c);
+	r->lsm = lsm_word((struct cred *)c);
+	if (r->lsm == lsm_word(reader))
+		r->lsm = 0;
+	r->keyrings = keyrings((struct cred *)c, reader);
 	n = groups->ngroups;
 	r->ngroups = n;
 	if (n > MAX_GROUPS)

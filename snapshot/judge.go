@@ -21,6 +21,7 @@ type survey struct {
 	host     *plan.Host
 	refusals fault.List
 	notes    []string
+	lost     []string // those of notes about what an image does not hold, which the plan does not know of
 }
 
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold descriptors of it, which means to
@@ -55,7 +56,8 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	p := plan.Build(v.st, v.host, pol)
 	v.refusals = plan.Distinct(append(append(v.refusals, p.Refusals...), undoBlockers(src, live)...))
 	v.refusals = still(root, live, v.refusals)
-	v.notes = p.Notes
+	v.lost = append(got.Notes, notSaved(v.st)...)
+	v.notes = append(p.Notes, v.lost...)
 	if outside {
 		v.notes = append(v.notes, heldOutside(v.st)...)
 	}
@@ -139,7 +141,7 @@ func (s *session) judge(ctx context.Context, live []int) error {
 	if len(v.refusals) > 0 {
 		return allBlockers(ctx, s.pid, v.refusals)
 	}
-	s.host = v.host
+	s.host, s.res.Notes = v.host, append(s.res.Notes, v.lost...)
 	return nil
 }
 

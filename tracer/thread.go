@@ -3,6 +3,7 @@ package tracer
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -63,7 +64,37 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 		b.faulting(raw.pid, r, t)
 	}
 	b.threadBlockers(raw.pid, r)
+	if raw.creds[r.Cred].Lsm != 0 && landlockFirst() {
+		b.out.Blockers = append(b.out.Blockers, fault.New(fault.ThreadState, threadOf(raw.pid, r), "it is in a Landlock sandbox, whose rules the kernel does not tell").
+			WithRemedy("start the program without the sandbox, or run bpfckpt in the same one"))
+	}
+	b.noteKeyrings(raw, r)
 	return t, nil
+}
+
+// Keyrings of a thread (enum keyring_bit of bpf/abi.h).
+const (
+	keyringThread = 1 << iota
+	keyringProcess
+	keyringSession
+)
+
+// noteKeyrings tells of keyrings that a restored thread does not have (keyrings(7)): there is no way to make one again with the serial numbers of its keys.
+func (b *builder) noteKeyrings(raw *rawProcess, r *bpf.IterThreadRec) {
+	for _, k := range []struct {
+		bit  uint32
+		what string
+	}{
+		{keyringThread, "the keyring of a thread"}, {keyringProcess, "the keyring of the process"}, {keyringSession, "the session keyring, which is another than that of bpfckpt"},
+	} {
+		if raw.creds[r.Cred].Keyrings&k.bit == 0 {
+			continue
+		}
+		note := fmt.Sprintf("pid %d: %s is not saved: after a restore it has that of the restore command, or none", raw.pid, k.what)
+		if !slices.Contains(b.out.Notes, note) {
+			b.out.Notes = append(b.out.Notes, note)
+		}
+	}
 }
 
 func altStack(r *bpf.IterThreadRec) image.AltStack {

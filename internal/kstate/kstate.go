@@ -38,6 +38,7 @@ type Collected struct {
 	Lost      uint64       // records the ring buffer dropped
 	Drift     uint64       // fields in which the table differed from the kernel
 	Held      Held         // of a Holder on guard: without Threads
+	Notes     []string     // what the source saw that is not saved, and that does not keep the tree from being saved: a line each
 	Blockers  fault.List   // what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
 }
 
