@@ -21,7 +21,7 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
 	wanted := map[string]bool{}
 	for _, d := range c.descs {
-		if d.Pipe != 0 || instance(d.Kind) || sharable(d.File) {
+		if d.Pipe != 0 || instance(d.Kind) || sharable(d) {
 			wanted[d.Path] = true
 		}
 	}

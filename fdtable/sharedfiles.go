@@ -6,19 +6,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// sharable tells whether it matters to a description who outside writes to its file too: lines of others are not to be
-// cut off. What has no name, and would become two files, is the business of those who save its content.
-func sharable(f *image.File) bool { return f.Kind == kindRegular && writable(f) }
+// sharable tells whether it matters to a description who outside writes to its file too: one that adds lines, which
+// stand among those of others, or a standard stream. What has no name, and would become two files, is the business of
+// those who save its content.
+func sharable(d *desc) bool {
+	if d.Kind != kindRegular || !writable(d.File) {
+		return false
+	}
+	adds := d.Flags&unix.O_APPEND != 0 || d.Flags&unix.O_ACCMODE == unix.O_WRONLY && d.Pos == d.Size
+	return adds || d.std != 0
+}
 
 // sharedFiles looks at who outside has files open that the tree writes to. A standard stream that leads to a file to
 // which somebody else writes too is that of the restore.
 func (c *capturer) sharedFiles(holders map[string][]ref) {
 	for _, d := range c.ofKind(kindRegular) {
-		if !sharable(d.File) || !slices.ContainsFunc(holders[d.Path], func(r ref) bool { return writesSame(d, r) }) {
+		if !sharable(d) || !slices.ContainsFunc(holders[d.Path], func(r ref) bool { return writesSame(d, r) }) {
 			continue
 		}
 		d.Others = true

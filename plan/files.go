@@ -89,8 +89,8 @@ func (b *builder) mapped(want *image.MappedFile, writable bool) {
 		return // it is made again if it is gone, and its content is that of the state
 	}
 	have, ok := b.host.Files[want.Path]
-	if !ok {
-		return
+	if !ok || writable && b.pol.Side == Restore && have.Gone != "" {
+		return // what the tree writes to may have got another name since: package fdtable looks for it
 	}
 	b.refuse(CheckMapped(want, b.asOf(have, want.Size, want.MTime), writable))
 }

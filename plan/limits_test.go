@@ -36,3 +36,21 @@ func TestPipeCapacity(t *testing.T) {
 		}
 	}
 }
+
+// A file that is mapped shared and writable may have been renamed since: only those who look for it can tell that it is
+// gone.
+func TestRenamedMapping(t *testing.T) {
+	for name, c := range map[string]struct {
+		shared bool
+		want   int
+	}{"shared": {true, 0}, "private": {false, 1}} {
+		v := image.VMA{Start: 0x1000, End: 0x2000, Kind: image.VMAFile, Shared: c.shared, File: image.MappedFile{Path: "/log"}}
+		if c.shared {
+			v.Flags = []string{"mw"}
+		}
+		b := &builder{st: &image.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}}, pol: Policy{Side: Restore}}
+		if b.mapped(&v.File, v.Shared && v.Has("mw")); len(b.refusals) != c.want {
+			t.Errorf("%s: %v", name, b.refusals)
+		}
+	}
+}
