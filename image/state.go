@@ -423,8 +423,9 @@ type Thread struct {
 	RobustListLen uint64    `json:"robust_list_len"`
 	Rseq          Rseq      `json:"rseq"`
 	Sched         Sched     `json:"sched"`
-	Affinity      []uint64  `json:"affinity"` // CPU mask, low word first, without trailing zero words
-	IOPrio        int       `json:"ioprio"`   // as ioprio_get(2) returns it
+	NUMA          string    `json:"numa,omitempty"` // memory policy (set_mempolicy(2)) as numa_maps prints it, "" for the default
+	Affinity      []uint64  `json:"affinity"`       // CPU mask, low word first, without trailing zero words
+	IOPrio        int       `json:"ioprio"`         // as ioprio_get(2) returns it
 	Creds         Creds     `json:"creds"`
 	NoNewPrivs    bool      `json:"no_new_privs"`
 	Seccomp       Seccomp   `json:"seccomp"`

@@ -117,6 +117,9 @@ func threadRefusals(pid int, th *image.Thread) fault.List {
 			break
 		}
 	}
+	if _, _, err := ParsePolicy(th.NUMA); th.NUMA != "" && err != nil {
+		list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "%w", err))
+	}
 	return append(list, registerRefusals(pid, th)...)
 }
 

@@ -91,6 +91,7 @@ func (r *restorer) setThreadState(p *process) error {
 
 // setOne restores what a thread registers with the kernel.
 func setOne(b *batch, t *image.Thread) {
+	setPolicy(b, t)
 	b.call("set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, inString(t.Comm))
 	b.call("set personality", unix.SYS_PERSONALITY, t.Personality)
 	b.call("set clear_child_tid", unix.SYS_SET_TID_ADDRESS, t.ClearChildTID)

@@ -92,8 +92,11 @@ func (v *survey) addDead() error {
 func collectRunning(ctx context.Context, src kstate.Source, root int, live []int) (*kstate.Collected, []int, error) {
 	for {
 		got, err := src.Collect(ctx, live, nil)
+		if err == nil {
+			return got, live, addPolicies(got.Processes)
+		}
 		pid := subject(err)
-		if err == nil || !isGone(err) || pid == root || !slices.Contains(live, pid) {
+		if !isGone(err) || pid == root || !slices.Contains(live, pid) {
 			return got, live, err
 		}
 		// Others will have ended with it.

@@ -401,6 +401,9 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	if err := addScheduling(s.st.Processes); err != nil {
 		return nil, err
 	}
+	if err := addPolicies(s.st.Processes); err != nil {
+		return nil, err
+	}
 	list := slices.Clone(got.Blockers)
 	more, err := mergeThreads(s.st.Processes, all)
 	if err != nil {

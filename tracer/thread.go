@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -62,6 +63,9 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 	if b.stopped {
 		b.interrupted(r, t)
 		b.faulting(raw.pid, r, t)
+	}
+	if r.Bits&uint32(bpf.IterThreadBitTHREAD_MEMPOLICY) != 0 {
+		t.NUMA = kstate.SomePolicy
 	}
 	b.threadBlockers(raw.pid, r)
 	if raw.creds[r.Cred].Lsm != 0 && landlockFirst() {
@@ -280,7 +284,6 @@ var threadBits = []struct {
 	{bpf.IterThreadBitTHREAD_IO_BITMAP, "it has rights on I/O ports (ioperm)"},
 	{bpf.IterThreadBitTHREAD_IOPL, "it has rights on all I/O ports (iopl)"},
 	{bpf.IterThreadBitTHREAD_BREAKPOINT, "it has hardware breakpoints"},
-	{bpf.IterThreadBitTHREAD_MEMPOLICY, "it has a NUMA memory policy (set_mempolicy)"},
 	{bpf.IterThreadBitTHREAD_URETPROBE, "it is inside a function that someone traces (a return uprobe)"},
 	{bpf.IterThreadBitTHREAD_TLS_ARRAY, "it has segment descriptors of its own (set_thread_area)"},
 }

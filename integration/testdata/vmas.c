@@ -332,6 +332,45 @@ static void numa(void)
 	check("content", p, 4 * PAGE, 12);
 }
 
+static void *policy_of_thread(void *out)
+{
+	unsigned long nodes = 1;
+	int *said = out;
+	must(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 64));
+	said[0] = 1;
+	while (__atomic_load_n(&said[1], __ATOMIC_ACQUIRE) == 0)
+		nap(MS);
+	must(syscall(SYS_get_mempolicy, &said[2], &nodes, 64, NULL, 0));
+	return NULL;
+}
+
+// Policies of threads, besides those of mappings.
+static void numa_thread(void)
+{
+	unsigned long nodes = 1, have = 0;
+	int mode = -1, said[3] = {0, 0, -1};
+	char *p = anon(4 * PAGE);
+	if (syscall(SYS_set_mempolicy, MPOL_INTERLEAVE, &nodes, 64) != 0 && errno == ENOSYS) {
+		ready(); // a kernel without NUMA
+		return;
+	}
+	must(syscall(SYS_mbind, p, 2 * PAGE, MPOL_PREFERRED, &nodes, 64, 0));
+	pthread_t t;
+	if (pthread_create(&t, NULL, policy_of_thread, said) != 0)
+		die("make a thread");
+	while (__atomic_load_n(&said[0], __ATOMIC_ACQUIRE) == 0)
+		nap(MS);
+	ready();
+	must(syscall(SYS_get_mempolicy, &mode, &have, 64, NULL, 0));
+	expect("policy of the first thread", mode, MPOL_INTERLEAVE);
+	expect("its nodes", have, 1);
+	must(syscall(SYS_get_mempolicy, &mode, &have, 64, p, MPOL_F_ADDR));
+	expect("policy of a mapping", mode, MPOL_PREFERRED);
+	__atomic_store_n(&said[1], 1, __ATOMIC_RELEASE);
+	pthread_join(t, NULL);
+	expect("policy of the second thread", said[2], MPOL_BIND);
+}
+
 static void named(void)
 {
 	char *p = anon(4 * PAGE), b[256], want[256];
@@ -557,6 +596,7 @@ static const struct test_case cases[] = {
 	{"lock-future", lock_future},
 	{"advice", advice},
 	{"numa", numa},
+	{"numa-thread", numa_thread},
 	{"named", named},
 	{"deleted-file", deleted_file},
 	{"replaced-file", replaced_file},

@@ -30,6 +30,9 @@ type Source interface {
 	Close() error
 }
 
+// SomePolicy stands in image.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not know: package snapshot reads it.
+const SomePolicy = "?"
+
 // Collected is what a Source found.
 type Collected struct {
 	Processes []image.Process

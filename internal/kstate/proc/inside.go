@@ -10,6 +10,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
@@ -192,10 +193,9 @@ func (c *collection) askThread(b *batch, t *image.Thread) {
 	b.ask("PR_GET_SECUREBITS", unix.SYS_PRCTL, []uint64{unix.PR_GET_SECUREBITS}, 0, 0, b.must(func(c *ptrace.Syscall) { t.Creds.Securebits = uint32(c.Ret) }))
 	b.ask("PR_GET_TSC", unix.SYS_PRCTL, []uint64{unix.PR_GET_TSC}, 1, 4, b.must(func(c *ptrace.Syscall) { t.TSCSignal = word32(c, 0) == unix.PR_TSC_SIGSEGV }))
 	b.ask("ARCH_GET_CPUID", unix.SYS_ARCH_PRCTL, []uint64{archGetCPUID}, 0, 0, b.must(func(c *ptrace.Syscall) { t.CPUIDFault = c.Ret == 0 }))
-	name := threadName(b.pid, b.tid)
 	b.ask("get_mempolicy", unix.SYS_GET_MEMPOLICY, nil, 0, 4, func(s *ptrace.Syscall) error {
 		if s.Ret == 0 && word32(s, 0) != 0 { // not MPOL_DEFAULT; ENOSYS without CONFIG_NUMA
-			c.block(fault.ThreadState, name, "it has a NUMA memory policy (set_mempolicy)")
+			t.NUMA = kstate.SomePolicy
 		}
 		return nil
 	})
