@@ -26,6 +26,9 @@ type RebuildOptions struct {
 	Verify bool
 	// State is what to rebuild instead of the image's own, which it is a changed copy of; nil for that.
 	State *image.State
+	// Moment returns what a clock, as this process reads it, showed at the freeze, in ns; nil for what the image has of the clocks themselves. It is
+	// asked by Commit.
+	Moment func(clock int) int64
 	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and closes it.
 	Shmem func(i int) (*os.File, error)
 	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps and closes it.

@@ -100,9 +100,8 @@ func openTimerFD(b *builder, f *image.File) (int, error) {
 	if fd, err = b.checkFlags(f, fd); err != nil {
 		return -1, err
 	}
-	realtime := b.st.Kernel.Realtime
 	b.table.late = append(b.table.late, func() error {
-		if err := startTimer(fd, f.TimerFD, realtime); err != nil {
+		if err := startTimer(fd, f.TimerFD, b.moment(t.Clock)); err != nil {
 			return fault.New(fault.FDRebuild, fileObject(f), "start the timer: %w", err)
 		}
 		return nil
@@ -111,15 +110,15 @@ func openTimerFD(b *builder, f *image.File) (int, error) {
 }
 
 // startTimer arms the timer with the time that was left and sets the unread expirations. One that had run out goes on with the period it was in, as
-// if it had just been looked at (timerfd_gettime(2)). A deadline on the wall clock stays where it was.
-func startTimer(fd int, t *image.TimerFD, realtime int64) error {
+// if it had just been looked at (timerfd_gettime(2)). A date stays where it was; moment is what the clock of the timer, as it is here, showed at the
+// freeze, in ns.
+func startTimer(fd int, t *image.TimerFD, moment int64) error {
 	expired := t.Expired
 	if expired == 0 && t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
 		expired = 1 // an image from before there was the field
 	}
-	wall := t.Clock == unix.CLOCK_REALTIME || t.Clock == unix.CLOCK_REALTIME_ALARM
-	if wall && t.Flags&unix.TFD_TIMER_ABSTIME != 0 {
-		return startDated(fd, t, realtime, expired)
+	if t.Flags&unix.TFD_TIMER_ABSTIME != 0 {
+		return startDated(fd, t, moment, expired)
 	}
 	left, ticks := t.Left, t.Ticks
 	if expired != 0 {
@@ -137,24 +136,58 @@ func startTimer(fd int, t *image.TimerFD, realtime int64) error {
 }
 
 // startDated arms a timer whose time is a date, with which periods are counted also while nothing runs.
-func startDated(fd int, t *image.TimerFD, realtime, expired int64) error {
-	at, ticks := realtime+t.Left, t.Ticks
+func startDated(fd int, t *image.TimerFD, moment, expired int64) error {
+	at, ticks := moment+t.Left, t.Ticks
 	switch {
 	case expired != 0:
-		at = realtime - expired
+		at = moment - expired
 	case t.Left == 0:
 		at = 0 // disarmed, but a clock that is set may still be to cancel it
+	}
+	if at != 0 {
+		at = max(at, 1) // a clock that began anew has not seen it
 	}
 	if err := arm(fd, t.Flags, at, t.Interval); err != nil || ticks == 0 {
 		return err
 	}
-	if err := setTicks(fd, ticks); err != nil || at == 0 || expired == 0 && time.Now().UnixNano() < at {
+	if err := setTicks(fd, ticks); err != nil || at == 0 {
+		return err
+	}
+	if now, err := readClock(t.Clock); err != nil || expired == 0 && now < at {
 		return err
 	}
 	if expired == 0 {
 		ticks++ // it has run out since
 	}
-	return errors.Join(arm(fd, t.Flags, max(at, 1), t.Interval), awaitExpiry(fd), setTicks(fd, ticks))
+	return errors.Join(arm(fd, t.Flags, at, t.Interval), awaitExpiry(fd), setTicks(fd, ticks))
+}
+
+// readClock reads the clock of a timerfd, in ns. A clock that wakes the machine is read as the one that it follows.
+func readClock(clock int) (int64, error) {
+	switch clock {
+	case unix.CLOCK_REALTIME_ALARM:
+		clock = unix.CLOCK_REALTIME
+	case unix.CLOCK_BOOTTIME_ALARM:
+		clock = unix.CLOCK_BOOTTIME
+	}
+	var ts unix.Timespec
+	err := unix.ClockGettime(int32(clock), &ts)
+	return ts.Nano(), err
+}
+
+// moment is what a clock, as this process reads it, showed at the freeze, in ns.
+func (b *builder) moment(clock int) int64 {
+	if b.o.Moment != nil {
+		return b.o.Moment(clock)
+	}
+	k := &b.st.Kernel
+	switch clock {
+	case unix.CLOCK_MONOTONIC:
+		return k.Monotonic
+	case unix.CLOCK_BOOTTIME, unix.CLOCK_BOOTTIME_ALARM:
+		return k.Boottime
+	}
+	return k.Realtime
 }
 
 // arm sets a timer, whose unread expirations are none then.

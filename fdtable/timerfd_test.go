@@ -13,7 +13,6 @@ import (
 // What a started timer has to read, and when: the periods of one that had run out count on from then.
 func TestStartTimer(t *testing.T) {
 	const hour = int64(time.Hour)
-	now := time.Now().UnixNano()
 	for _, c := range []struct {
 		name string
 		rec  image.TimerFD
@@ -29,12 +28,16 @@ func TestStartTimer(t *testing.T) {
 		{"until a date to come", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Left: hour}, 0, time.Hour},
 		{"until a date gone by", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7, Left: 1, Interval: hour}, 8, time.Hour},
 		{"ran out at a date", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7, Interval: hour, Expired: 2*hour + hour/2}, 9, time.Hour / 2},
+		{"until a point of time to come", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Flags: unix.TFD_TIMER_ABSTIME, Left: hour}, 0, time.Hour},
+		{"ran out at a point of time", image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 1}, 1, 0},
 		{"cancelled by a change of the clock", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET}, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fd, err := unix.TimerfdCreate(c.rec.Clock, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 			must(t, err)
 			defer unix.Close(fd)
+			now, err := readClock(c.rec.Clock)
+			must(t, err)
 			must(t, startTimer(fd, &c.rec, now))
 			var buf [8]byte
 			n, err := unix.Read(fd, buf[:])

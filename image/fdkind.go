@@ -110,7 +110,7 @@ var fdKinds = []FDKind{
 		Name: "timerfd", Fields: []string{"TimerFD"}, Instance: true,
 		Rows: []FDRow{{
 			"timerfd", "clock, time left, interval, unread expirations",
-			"a new timer with the time that was left; a date (`TFD_TIMER_ABSTIME` on the wall clock) stays that date",
+			"a new timer with the time that was left; a date (`TFD_TIMER_ABSTIME`) stays that date of its clock",
 		}},
 	},
 	{Name: "signalfd", Fields: []string{"SigMask"}, Instance: true, Rows: []FDRow{{"signalfd", "the signals it takes", "a new signalfd"}}},

@@ -44,6 +44,18 @@ func (r *restorer) shiftOf(clock int32) int64 {
 	return 0
 }
 
+// moment is what a clock, as we read it, showed at the freeze, in ns. It is known once setClocks has been called: to the tree its clocks go on from there.
+func (r *restorer) moment(clock int) int64 {
+	k := &r.st.Kernel
+	switch clock {
+	case unix.CLOCK_MONOTONIC:
+		return k.Monotonic + k.MonotonicOffset - r.shift.Monotonic
+	case unix.CLOCK_BOOTTIME, unix.CLOCK_BOOTTIME_ALARM:
+		return k.Boottime + k.BoottimeOffset - r.shift.Boottime
+	}
+	return k.Realtime
+}
+
 // clockOffsets returns the offsets the tree needs to see its clocks go on.
 func (r *restorer) clockOffsets() (timens.Offsets, error) {
 	k := &r.st.Kernel

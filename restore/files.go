@@ -39,7 +39,8 @@ func (r *restorer) openDescription(i int) error {
 func (r *restorer) rebuilder() *fdtable.Rebuilder {
 	if r.rebuild == nil {
 		r.rebuild = fdtable.Begin(r.ctx, r.img, fdtable.RebuildOptions{
-			Std: r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
+			Moment: r.moment,
+			Std:    r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
 			Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
 			Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
 			Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
