@@ -232,12 +232,12 @@ func TestTerminalElsewhere(t *testing.T) {
 		t.Log("this test process has a controlling terminal: only --detach is tested")
 	}
 	_, slave := pty(t)
-	st, faults := captured(t, int(slave.Fd()))
+	_, faults := captured(t, int(slave.Fd()))
 	if len(faults) != 1 {
 		t.Fatalf("faults: %v", faults)
 	}
 	mustFault(t, faults[0], fault.FDDevice, "neither the controlling terminal")
-	st, faults = capturedOn(t, slave)
+	st, faults := capturedOn(t, slave)
 	accepted(t, faults)
 	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Detach: true})
 	if p := pathOf(t, detached.FD(1)); p != os.DevNull {

@@ -2,6 +2,7 @@ package archtest
 
 import (
 	"bytes"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -85,6 +86,28 @@ func allowed(from, to string, test bool) bool {
 		return true
 	}
 	return layer(to) < layer(from)
+}
+
+// What scripts/toolchain fetches where Go is too old is the Go that go.mod names, with a known content.
+func TestToolchainIsKnown(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums, err := os.ReadFile("../../scripts/toolchain.sum")
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`(?m)^go (\S+)$`).FindSubmatch(mod)
+	if named := regexp.MustCompile(`(?m)^toolchain go(\S+)$`).FindSubmatch(mod); named != nil {
+		version = named
+	}
+	for _, line := range []string{"", "/go.mod"} {
+		want := fmt.Sprintf("golang.org/toolchain v0.0.1-go%s.linux-amd64%s h1:", version[1], line)
+		if !strings.Contains(string(sums), want) {
+			t.Errorf("scripts/toolchain.sum has no line %s…; in an empty module: go mod download -json golang.org/toolchain@v0.0.1-go%s.linux-amd64", want, version[1])
+		}
+	}
 }
 
 // image is readable without Linux, root or BPF: the standard library, zstd and the faults are all it needs.
