@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -106,6 +108,24 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var both errgroup.Group
+	both.Go(func() (err error) {
+		if s.source, err = s.opened(); err != nil {
+			return err
+		}
+		return s.judge(ctx, live)
+	})
+	both.Go(func() error { return s.makeReady(live) })
+	if err := both.Wait(); err != nil {
+		return err
+	}
+	s.beginWaits()
+	s.live = live
+	return ctx.Err()
+}
+
+// makeReady makes what a snapshot needs beside the source: the tracker, buffers, the image, the tracing thread.
+func (s *session) makeReady(live []int) error {
 	parent, err := s.chooseTracking(live)
 	if err != nil {
 		return err
@@ -115,20 +135,12 @@ func (s *session) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.source, err = s.opened(); err != nil {
-		return err
-	}
-	if err := s.judge(ctx, live); err != nil {
-		return err
-	}
 	if err := s.create(parent); err != nil {
 		return err
 	}
 	s.tracer = ptrace.New()
 	s.tracer.Hurry()
-	s.beginWaits()
-	s.live = live
-	return ctx.Err()
+	return nil
 }
 
 // begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the source.
