@@ -184,6 +184,46 @@ static void check_symlink(struct item *it)
 	expect_str("it", b, "somewhere else");
 }
 
+// Without a name any more.
+static void set_removed(struct item *it)
+{
+	if (it->feature->arg == S_IFDIR) {
+		must(mkdir(path_of(it, ""), 0750));
+		it->fd[0] = must(open(path_of(it, ""), O_RDONLY | O_DIRECTORY));
+		must(rmdir(path_of(it, "")));
+	} else if (it->feature->arg == S_IFLNK) {
+		must(symlink("nowhere", path_of(it, "")));
+		it->fd[0] = must(open(path_of(it, ""), O_PATH | O_NOFOLLOW));
+		must(unlink(path_of(it, "")));
+	} else {
+		must(mkfifo(path_of(it, ""), 0640));
+		it->fd[0] = must(open(path_of(it, ""), O_RDWR));
+		must(unlink(path_of(it, "")));
+		must(write(it->fd[0], "content", 7));
+	}
+	struct stat st;
+	must(fstat(it->fd[0], &st));
+	it->v[0] = st.st_mode;
+}
+
+static void check_removed(struct item *it)
+{
+	struct stat st;
+	char b[16] = "";
+	must(fstat(it->fd[0], &st));
+	expect("mode", st.st_mode, it->v[0]);
+	expect("links", (long long)st.st_nlink, 0);
+	expect("its name", access(path_of(it, ""), F_OK), -1);
+	if (it->feature->arg == S_IFDIR)
+		expect("a new file in it", openat(it->fd[0], "new", O_CREAT | O_WRONLY, 0644), -1);
+	if (it->feature->arg == S_IFLNK)
+		expect("readlinkat", readlinkat(it->fd[0], "", b, sizeof b), 7);
+	if (it->feature->arg == S_IFIFO) {
+		expect("read", read(it->fd[0], b, 7), 7);
+		expect_str("content", b, "content");
+	}
+}
+
 static const char *const devices[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"};
 
 static void set_device(struct item *it) { it->fd[0] = need(it, open(devices[it->feature->arg], O_RDWR)); }
@@ -326,6 +366,9 @@ static const struct feature features[] = {
 	{"directory O_PATH", set_directory, check_directory, O_PATH},
 	{"directory close-on-exec", set_directory, check_directory, O_CLOEXEC},
 	{"symbolic link O_PATH", set_symlink, check_symlink},
+	{"directory removed", set_removed, check_removed, S_IFDIR},
+	{"symbolic link removed", set_removed, check_removed, S_IFLNK},
+	{"FIFO unlinked", set_removed, check_removed, S_IFIFO},
 	{"device null", set_device, check_device, 0},
 	{"device zero", set_device, check_device, 1},
 	{"device full", set_device, check_device, 2},

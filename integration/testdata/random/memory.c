@@ -92,7 +92,9 @@ static void check_grows_down(struct item *it)
 
 static void set_noreserve(struct item *it)
 {
-	it->p = map(1UL << 32, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *area = map((1UL << 32) + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	it->p = area + PAGE; // no neighbour to be merged with
+	must(mprotect(it->p, 1UL << 32, PROT_READ | PROT_WRITE));
 	fill(it->p + (1UL << 31), PAGE, it->random);
 }
 
@@ -270,6 +272,19 @@ static void check_numa(struct item *it)
 	check_fill("content", it->p, LEN, it->random);
 }
 
+static void set_policy(struct item *it)
+{
+	unsigned long node = 1;
+	need(it, syscall(SYS_set_mempolicy, it->feature->arg, &node, 64));
+}
+
+static void check_policy(struct item *it)
+{
+	int mode = -1;
+	must(syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0));
+	expect("policy of the thread", mode, it->feature->arg);
+}
+
 static void set_named(struct item *it)
 {
 	char first[32];
@@ -425,6 +440,9 @@ static const struct feature features[] = {
 	{"vma policy preferred", set_numa, check_numa, MPOL_PREFERRED},
 	{"vma policy interleave", set_numa, check_numa, MPOL_INTERLEAVE},
 	{"vma policy local", set_numa, check_numa, MPOL_LOCAL},
+	{"thread policy bind", set_policy, check_policy, MPOL_BIND, OF_A_THREAD, "mempolicy"},
+	{"thread policy interleave", set_policy, check_policy, MPOL_INTERLEAVE, OF_A_THREAD, "mempolicy"},
+	{"thread policy preferred", set_policy, check_policy, MPOL_PREFERRED, OF_A_THREAD, "mempolicy"},
 	{"vma named", set_named, check_named},
 	{"vma sealed", set_sealed, check_sealed, 0, ALONE},
 	{"mm heap", set_heap, check_heap, 0, LAST, "brk"},

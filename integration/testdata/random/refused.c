@@ -4,7 +4,6 @@
 #include <linux/aio_abi.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
-#include <linux/mempolicy.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <stddef.h>
@@ -139,19 +138,6 @@ static void set_landlock(struct item *it)
 }
 
 static void check_landlock(struct item *it) { expect("mknod", mknod(path_of(it, ""), S_IFSOCK | 0600, 0), -1); }
-
-static void set_policy(struct item *it)
-{
-	unsigned long node = 1;
-	need(it, syscall(SYS_set_mempolicy, it->feature->arg, &node, 64));
-}
-
-static void check_policy(struct item *it)
-{
-	int mode = -1;
-	must(syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0));
-	expect("policy of the thread", mode, it->feature->arg);
-}
 
 // A directory that is gone.
 static void set_directory_gone(struct item *it)
@@ -304,8 +290,6 @@ static const struct feature features[] = {
 	NAMESPACE("time for children", 0x80),
 	{"namespace user", set_namespace, nothing, CLONE_NEWUSER, ALONE, NULL, "E_NAMESPACE,E_NOT_RESTORABLE"},
 	{"Landlock", set_landlock, check_landlock, 0, ALONE, NULL, "E_THREAD_STATE,E_PROCESS_STATE"},
-	{"thread policy bind", set_policy, check_policy, MPOL_BIND, OF_A_THREAD, "mempolicy", "E_THREAD_STATE"},
-	{"thread policy interleave", set_policy, check_policy, MPOL_INTERLEAVE, OF_A_THREAD, "mempolicy", "E_THREAD_STATE"},
 	{"working directory removed", set_directory_gone, check_directory_gone, 0, ALONE, NULL, "E_PROCESS_STATE,E_NOT_RESTORABLE"},
 	{"shared descriptors", set_shared, check_shared, CLONE_FILES, ALONE, NULL, "E_SHARED"},
 	{"shared directories", set_shared, check_shared, CLONE_FS, ALONE, NULL, "E_SHARED"},
