@@ -12,6 +12,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // termiosSize is the size of struct termios2 (include/uapi/asm-generic/termbits.h).
@@ -59,6 +60,7 @@ func captureTTY(c *capturer, d *desc) error {
 			t.Rows, t.Cols = ws.Row, ws.Col
 		}
 	}
+	t.Foreground = c.foreground(d.Rdev)
 	c.st.Terminals = append(c.st.Terminals, t)
 	d.Term = len(c.st.Terminals)
 	return nil
@@ -84,6 +86,20 @@ func (c *capturer) itsTerminal(d *desc) bool {
 	return slices.ContainsFunc(c.descs, func(o *desc) bool {
 		return o.std != 0 && o.Mode&unix.S_IFMT == unix.S_IFCHR && o.Rdev == d.Rdev
 	})
+}
+
+// foreground is the foreground process group of the controlling terminal of a process of the tree, 0 if the terminal is nobody's.
+func (c *capturer) foreground(rdev uint64) int {
+	for i := range c.st.Processes {
+		p := &c.st.Processes[i]
+		if uint64(p.TTY) != rdev || p.Zombie {
+			continue
+		}
+		if s, err := procfs.Pid(p.Pid).Stat(); err == nil && s.TPGid > 0 {
+			return s.TPGid
+		}
+	}
+	return 0
 }
 
 func encodeTermios(t *unix.Termios) ([]byte, error) {

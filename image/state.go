@@ -350,6 +350,8 @@ type Terminal struct {
 	Termios []byte `json:"termios"` // struct termios2 of TCGETS2
 	Rows    uint16 `json:"rows"`
 	Cols    uint16 `json:"cols"`
+	// Foreground is its foreground process group, if it is the controlling terminal of a process of the tree.
+	Foreground int `json:"foreground,omitempty"`
 }
 
 // SigAction is one signal's disposition, the kernel's struct sigaction (rt_sigaction(2)).

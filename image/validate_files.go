@@ -72,7 +72,10 @@ func (c *validator) pipe(p *Pipe) error {
 
 func (c *validator) terminal(t *Terminal) error {
 	const termios2 = 44 // sizeof(struct termios2), asm-generic/termbits.h
-	return firstBad(rule{len(t.Termios) != termios2, fmt.Sprintf("its settings have %d bytes", len(t.Termios))})
+	return firstBad(
+		rule{len(t.Termios) != termios2, fmt.Sprintf("its settings have %d bytes", len(t.Termios))},
+		rule{t.Foreground < 0 || t.Foreground > maxPid, "its foreground group is none"},
+	)
 }
 
 func (c *validator) file(f *File) error {

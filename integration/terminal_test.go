@@ -124,3 +124,29 @@ func TestTerminalInput(t *testing.T) {
 		t.Errorf("status %d: %s", status, two.text())
 	}
 }
+
+// The leader of a session has its controlling terminal again, and the same process group is in the foreground of it.
+func TestControllingTerminal(t *testing.T) {
+	one, two := openPty(t), openPty(t)
+	tg := prepare(t, program{name: "fds/terminal", argv: []string{"fds", "terminal"}, wait: waitsForGo})
+	tg.launchOn(one, exec.Command(filepath.Join(built.dir, "fds"), "terminal"))
+	tg.pid = tg.cmd.Process.Pid
+	tg.awaitExe()
+	tg.poll("READY", func() bool { return strings.Contains(one.text(), "READY\n") || tg.ended() })
+	tg.snap()
+	tg.kill()
+	tg.launchOn(two, exec.Command(built.cmd, "restore", "image"))
+	tg.poll("the restore", func() bool { return tg.ended() || tg.running() })
+	var st unix.Stat_t
+	if err := unix.Fstat(int(two.slave.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(slurp(fmt.Sprintf("/proc/%d/stat", tg.pid)))
+	if len(f) < 8 || f[6] != fmt.Sprint(st.Rdev) || f[7] != fmt.Sprint(tg.pid) {
+		t.Errorf("controlling terminal and foreground group: %v, want %d and %d", f, st.Rdev, tg.pid)
+	}
+	tg.goOn()
+	if status := tg.join(); status != 0 {
+		t.Errorf("status %d: %s", status, two.text())
+	}
+}

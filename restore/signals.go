@@ -35,6 +35,7 @@ func (r *restorer) setProcessState(p *process) error {
 		}
 	}
 	setMMFlags(b, &rec.MM)
+	r.takeTerminal(b, p)
 	if err := b.done(); err != nil {
 		return err
 	}

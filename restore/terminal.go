@@ -1,0 +1,63 @@
+package restore
+
+import (
+	"encoding/binary"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+)
+
+// takeTerminal gives the leader of a session its controlling terminal, its foreground group and its modes again, where the terminal of the restore stands
+// in for its own: if this command leads the session of that terminal itself, as below a terminal emulator or ssh, nobody else needs it. Below a shell, which
+// could never get it back, the processes are without job control (tty_ioctl(4), TIOCSCTTY).
+func (r *restorer) takeTerminal(b *batch, p *process) {
+	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || r.o.Detach {
+		return
+	}
+	fd, term := r.ownTerminal(p.rec)
+	if term == nil {
+		return
+	}
+	if session, err := unix.Getsid(0); err != nil || session != os.Getpid() {
+		r.notes = append(r.notes, p.object()+" led the session of its terminal and leads it no longer, since the shell of this one does: it has no job control; start the restore as the first command of a terminal for that")
+		return
+	}
+	const steal = 1
+	b.call("take the controlling terminal", unix.SYS_IOCTL, fd, unix.TIOCSCTTY, steal)
+	if r.byPid[term.Foreground] != nil {
+		b.callWant(ignore, "set the foreground group", unix.SYS_IOCTL, fd, unix.TIOCSPGRP, inBytes(binary.LittleEndian.AppendUint32(nil, uint32(term.Foreground))))
+	}
+	b.callWant(ignore, "set the modes of the terminal", unix.SYS_IOCTL, fd, unix.TCSETS2, inBytes(term.Termios))
+}
+
+// ownTerminal finds a descriptor of the controlling terminal of a process, if ours stands in for it.
+func (r *restorer) ownTerminal(rec *image.Process) (fd int, term *image.Terminal) {
+	ours, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return 0, nil
+	}
+	defer ours.Close()
+	own, err := unix.IoctlGetUint32(int(ours.Fd()), unix.TIOCGDEV)
+	if err != nil {
+		return 0, nil
+	}
+	for _, d := range rec.FDs {
+		f := &r.st.Files[d.File-1]
+		if f.Term == 0 || f.Rdev != uint64(rec.TTY) {
+			continue
+		}
+		if f.Std != 0 {
+			std := r.o.Std[f.Std-1]
+			if std == nil {
+				continue
+			}
+			if dev, err := unix.IoctlGetUint32(int(std.Fd()), unix.TIOCGDEV); err != nil || dev != own {
+				continue
+			}
+		}
+		return d.Num, &r.st.Terminals[f.Term-1]
+	}
+	return 0, nil
+}
