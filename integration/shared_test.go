@@ -2,6 +2,7 @@ package integration
 
 import (
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -56,4 +57,21 @@ func TestNamedMemory(t *testing.T) {
 	tg.restore()
 	tg.goOn()
 	same(t, p.name, tg.finish(), want)
+}
+
+// The soft limits of whoever restores do not bound what the processes had, nor what is written for them.
+func TestRestoreUnderLowLimits(t *testing.T) {
+	for _, name := range []string{"vmas/sparse", "vmas/deleted-file", "files/many-files"} {
+		t.Run(name, func(t *testing.T) {
+			p := caseNamed(t, name)
+			want := control(t, p)
+			tg := start(t, p)
+			tg.snap()
+			tg.kill()
+			tg.run(exec.Command("prlimit", "--fsize=4096:", "--nofile=200:", "--as=4000000000:", built.cmd, "restore", "image"), "restore.out", "restore.err")
+			tg.waitRestored()
+			tg.goOn()
+			same(t, p.name, tg.finish(), want)
+		})
+	}
 }

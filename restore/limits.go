@@ -30,6 +30,22 @@ func raiseLimits(p *process) error {
 	return nil
 }
 
+// raiseOwn lets this process write files of the size that those of the image have: memory without a name is one. The limit is put back at the end.
+func (r *restorer) raiseOwn() error {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &lim); err != nil {
+		return fmt.Errorf("read our limit of file sizes: %w", err)
+	}
+	if lim.Cur == lim.Max {
+		return nil
+	}
+	r.onEnd(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &lim) })
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: lim.Max, Max: lim.Max}); err != nil {
+		return fmt.Errorf("raise our limit of file sizes: %w", err)
+	}
+	return nil
+}
+
 func limitBytes(l image.Limit) []byte {
 	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.Cur), l.Max)
 }

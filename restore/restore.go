@@ -217,6 +217,9 @@ func (r *restorer) run() (*Result, error) {
 	if err := r.chooseIDs(); err != nil {
 		return nil, err
 	}
+	if err := r.raiseOwn(); err != nil {
+		return nil, err
+	}
 	for _, s := range r.plan.Steps {
 		if err := r.execute(s); err != nil {
 			return nil, err
