@@ -64,6 +64,7 @@ func runVerb() *verb {
 type session struct {
 	*call
 	dir     string
+	lock    *runLock
 	job     *job
 	streams streams          // what of ours the command has as its standard streams
 	resumed string           // id of the image it went on from
@@ -96,11 +97,12 @@ func runCommand(c *call) error {
 	if s.saving, err = c.periodic(); err != nil {
 		return err
 	}
-	unlock, err := lockRun(s.dir)
+	lock, err := lockRun(s.dir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.release()
+	s.lock = lock
 	s.job = &job{tty: openTerminal(), onStop: s.save, onGive: s.gave}
 	defer s.job.tty.close()
 	s.job.catch()
@@ -171,7 +173,7 @@ func (s *session) start() error {
 	if err != nil {
 		return fault.New(fault.StartCommand, s.args[0], "%w", errors.Unwrap(err))
 	}
-	if err := tryStore(s.dir); err != nil {
+	if err := errors.Join(tryStore(s.dir), s.lock.hold(s.dir)); err != nil {
 		return err
 	}
 	keepSaveable()

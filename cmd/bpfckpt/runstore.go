@@ -138,23 +138,79 @@ func endsWith(was, args []string) bool {
 	return len(was) >= len(args) && len(was) <= len(args)+2 && slices.Equal(was[len(was)-len(args):], args)
 }
 
-// lockRun makes sure that one run at a time works in a directory. The lock is an abstract socket name (unix(7)): it needs no file, since there
-// may be no directory yet, and the kernel drops it however the holder ends.
-func lockRun(dir string) (unlock func(), err error) {
+// runLock makes sure that one run at a time works in a directory, from whichever namespaces it is seen. It has two
+// parts, both of which the kernel drops however the holder ends: a lock on the directory (flock(2)), and, since there
+// may be no directory yet, an abstract socket name (unix(7)) that says where it will be.
+type runLock struct {
+	place net.Listener
+	dir   *os.File // nil while there is no directory
+}
+
+// lockRun takes the lock of a directory, which need not be there.
+func lockRun(dir string) (*runLock, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fault.New(fault.RunStore, dir, "find the directory: %w", err)
 	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		abs = real
-	}
-	name := fmt.Sprintf("@bpfckpt-run-%d-%x", os.Getuid(), sha256.Sum256([]byte(abs)))
-	l, err := net.Listen("unix", name)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fault.New(fault.RunStore, dir, "another `bpfckpt run` is using it").WithRemedy("wait for it, or give another --dir")
-	}
-	if err != nil {
+	place := fmt.Sprintf("@bpfckpt-run-%d-%x", os.Getuid(), sha256.Sum256([]byte(whereIs(abs))))
+	l := &runLock{}
+	l.place, err = net.Listen("unix", place)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, inUse(dir)
+	case err != nil:
 		return nil, fault.New(fault.RunStore, dir, "lock it: %s", strings.TrimPrefix(err.Error(), "listen unix "))
 	}
-	return func() { l.Close() }, nil
+	if err := l.hold(dir); err != nil {
+		l.release()
+		return nil, err
+	}
+	return l, nil
+}
+
+// whereIs names the place of a path that may not be there: by the nearest directory that is, since paths are different
+// directories in different mount namespaces.
+func whereIs(abs string) string {
+	rest := ""
+	for {
+		var st unix.Stat_t
+		if err := unix.Stat(abs, &st); err == nil || abs == "/" {
+			return fmt.Sprintf("%d:%d/%s", st.Dev, st.Ino, rest)
+		}
+		rest = filepath.Join(filepath.Base(abs), rest)
+		abs = filepath.Dir(abs)
+	}
+}
+
+// hold locks the directory once it is there.
+func (l *runLock) hold(dir string) error {
+	if l.dir != nil {
+		return nil
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil //nolint:nilerr // it is not there yet, or whoever wants to work in it says what is wrong with it
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		f.Close()
+		return inUse(dir)
+	case err != nil: // a file system without locks; the place is locked
+		f.Close()
+		return nil
+	}
+	l.dir = f
+	return nil
+}
+
+func (l *runLock) release() {
+	l.place.Close()
+	if l.dir != nil {
+		l.dir.Close()
+	}
+}
+
+func inUse(dir string) error {
+	return fault.New(fault.RunStore, dir, "another `bpfckpt run` is using it").
+		WithRemedy("wait for it, or give another --dir")
 }
