@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -173,6 +175,35 @@ func TestTimeoutsBelowSnapshots(t *testing.T) {
 			}
 			same(t, p.name, tg.finish(), want)
 		})
+	}
+}
+
+// Clocks of a time namespace are others than ours, in what a program names as a deadline and in what the kernel tells of it.
+func TestTimeNamespace(t *testing.T) {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{"iter", "proc"} {
+		for _, name := range []string{"sleeps/clock-nanosleep", "sleeps/absolute", "sleeps/futex-bitset", "timers/posix-signal", "timers/clock", "events/timerfd"} {
+			t.Run(source+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				p := caseNamed(t, name)
+				p.name += "-elsewhen"
+				p.argv = append([]string{unshare, "--time", "--monotonic", "86400", "--boottime", "172800", "--"}, p.command()...)
+				want := control(t, p)
+				tg := start(t, p)
+				var err error
+				tg.exe, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", tg.pid)) // what unshare has become
+				if err != nil {
+					t.Fatal(err)
+				}
+				tg.snap("--source", source)
+				tg.interrupt()
+				tg.goOn()
+				same(t, p.name, tg.finish(), want)
+			})
+		}
 	}
 }
 
