@@ -25,10 +25,24 @@ func captureTimerFD(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
+	now, err := timens.Now()
+	if err != nil {
+		return err
+	}
 	if t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
 		t.Expired = 1 // at the latest now
-		if now, err := timens.Now(); err == nil && d.Expiry != 0 {
+		if d.Expiry != 0 {
 			t.Expired = max(now.Monotonic-d.Expiry, 1)
+		}
+	}
+	if k := &c.st.Kernel; t.Flags&unix.TFD_TIMER_ABSTIME != 0 && k.Monotonic != 0 {
+		// A date is counted from the moment of the freeze, which is a little ago.
+		gone := now.Monotonic - k.Monotonic
+		if t.Left != 0 {
+			t.Left += gone
+		}
+		if t.Expired != 0 {
+			t.Expired = max(t.Expired-gone, 1)
 		}
 	}
 	d.TimerFD = t

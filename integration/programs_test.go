@@ -50,6 +50,7 @@ var special = map[string]func(*program){
 	"timers/alarm":         func(p *program) { p.outage = 700 * time.Millisecond },
 	"timers/posix-signal":  func(p *program) { p.outage = 700 * time.Millisecond },
 	"timers/overrun-taken": func(p *program) { p.outage = 700 * time.Millisecond },
+	"events/timerfd-dated": func(p *program) { p.outage = 700 * time.Millisecond },
 	"timers/posix-thread":  func(p *program) { p.wait = computes }, // a thread comes and goes
 	// A zombie's name and the signals it never took are not kept: all its parent can ask for is how it ended.
 	"trees/zombie":    func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },

@@ -87,6 +87,31 @@ static void repeating_timers(void)
 	}
 }
 
+// A time that the program named stays that time, whatever the clock.
+static void dated_timers(void)
+{
+	static const int clocks[] = {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_REALTIME};
+	int fds[COUNT(clocks)];
+	long long due[COUNT(clocks)];
+	for (size_t i = 0; i < COUNT(clocks); i++) {
+		due[i] = now(clocks[i]) + 3600 * SEC;
+		struct itimerspec its = {{0, 0}, {due[i] / SEC, due[i] % SEC}};
+		fds[i] = must(timerfd_create(clocks[i], 0));
+		must(timerfd_settime(fds[i], TFD_TIMER_ABSTIME, &its, NULL));
+	}
+	ready();
+	for (size_t i = 0; i < COUNT(clocks); i++) {
+		long long late = 3600 * SEC;
+		for (int tries = 0; tries < 100; tries++) { // between the two readings somebody else may run
+			struct itimerspec its;
+			must(timerfd_gettime(fds[i], &its));
+			long long off = now(clocks[i]) + its.it_value.tv_sec * SEC + its.it_value.tv_nsec - due[i];
+			late = off < late ? off : late;
+		}
+		expect_range("ms between the time named and when it runs out", late / MS, 0, 100);
+	}
+}
+
 static void signal_descriptor(void)
 {
 	sigset_t set;
@@ -201,7 +226,7 @@ static void locks(void)
 }
 
 static const struct test_case cases[] = {
-	{"timerfd", timer_descriptors}, {"timerfd-repeating", repeating_timers}, {"signalfd", signal_descriptor}, {"inotify", watches}, {"epoll", polling}, {"locks", locks},
+	{"timerfd", timer_descriptors}, {"timerfd-repeating", repeating_timers}, {"timerfd-dated", dated_timers}, {"signalfd", signal_descriptor}, {"inotify", watches}, {"epoll", polling}, {"locks", locks},
 	{"eventfd", event_counters}, // last, see main
 };
 
