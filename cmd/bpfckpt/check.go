@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
@@ -64,7 +65,7 @@ func checkProcess(c *call, pid int) error {
 		err = c.object(obj)
 	} else {
 		for _, line := range report.Blockers.Lines() {
-			if err = c.print(line + "\n"); err != nil {
+			if err = c.print(visible(strings.ReplaceAll(line, "\n", " ")) + "\n"); err != nil {
 				break
 			}
 		}

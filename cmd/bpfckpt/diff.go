@@ -279,7 +279,7 @@ func diffText(d diffJSON) string {
 		}
 	}
 	for _, o := range d.Objects {
-		fmt.Fprintf(&t, "\nSHARED MEMORY %s\n  %s\n", o.Name, pagesText(&o.Pages))
+		fmt.Fprintf(&t, "\nSHARED MEMORY %s\n  %s\n", visible(o.Name), pagesText(&o.Pages))
 	}
 	return t.String()
 }

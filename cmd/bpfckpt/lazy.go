@@ -42,7 +42,7 @@ func lazyMain(verb string, args []string) int {
 		}
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bpfckpt:", err)
+		fmt.Fprintln(os.Stderr, "bpfckpt:", visible(err.Error()))
 		return 1
 	}
 	return 0

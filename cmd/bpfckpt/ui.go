@@ -29,7 +29,7 @@ func newUI(out, err *os.File) *ui {
 
 // note prints a line on standard error.
 func (u *ui) note(format string, args ...any) {
-	fmt.Fprintf(u.err, "bpfckpt: %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " "))
+	fmt.Fprintf(u.err, "bpfckpt: %s\n", visible(strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " ")))
 }
 
 // say is note for things only a person at a terminal wants to read: success.
@@ -46,9 +46,23 @@ func (u *ui) object(v any) error {
 	return outputError(enc.Encode(v))
 }
 
-// print writes a result for people.
+// print writes a result for people: lines and tabs, between which there may be names of others. Names that may
+// themselves hold line ends are made visible by whoever puts them there.
 func (u *ui) print(text string) error {
-	_, err := io.WriteString(u.out, text)
+	var b strings.Builder
+	for piece := range strings.SplitAfterSeq(text, "\n") {
+		line, end := strings.CutSuffix(piece, "\n")
+		for i, part := range strings.Split(line, "\t") {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(visible(part))
+		}
+		if end {
+			b.WriteByte('\n')
+		}
+	}
+	_, err := io.WriteString(u.out, b.String())
 	return outputError(err)
 }
 
@@ -59,12 +73,16 @@ func outputError(err error) error {
 	return fault.New(fault.Output, "standard output", "%w", err)
 }
 
-// table lays out rows in columns; the first row is the head.
+// table lays out rows in columns; the first row is the head. What is in them is made visible.
 func table(rows [][]string) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	for _, row := range rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = visible(cell)
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	w.Flush()
 	lines := strings.Split(b.String(), "\n")

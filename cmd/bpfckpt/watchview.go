@@ -30,16 +30,16 @@ func (p *plainWatch) stats(s watchStatus) error {
 	p.begun = true
 	t := &s.Stats
 	return p.wt.print(fmt.Sprintf("%d %s: %d processes, %d threads, %d mappings, %d descriptors; calls seen by %s, dlopen in %d libraries\n",
-		s.Pid, s.Comm, t.Groups, t.Threads, t.Maps, t.FDs, t.Method, t.DL))
+		s.Pid, visible(s.Comm), t.Groups, t.Threads, t.Maps, t.FDs, t.Method, t.DL))
 }
 
-func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(e.String() + "\n") }
+func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(visible(e.String()) + "\n") }
 
 func (p *plainWatch) saved(o outcome) error { return p.wt.print(strings.Join(o.lines(), "\n") + "\n") }
 
 func (p *plainWatch) end(e watchEnd) error {
 	t := &e.stats
-	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, p.last.Comm, e.text, t.Events, t.Lost, p.wt.skipped))
+	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, visible(p.last.Comm), e.text, t.Events, t.Lost, p.wt.skipped))
 }
 
 // jsonWatch prints one object a line: "state" when it begins, the events, "stats" now and then, "snapshot" or "snapshot_failed" for
@@ -191,7 +191,7 @@ func (s *screen) head() []string {
 	t := &s.now.Stats
 	since := time.Duration(s.now.SinceUS) * time.Microsecond
 	lines := []string{
-		fmt.Sprintf("bpfckpt watch: pid %d %s, for %s", s.now.Pid, s.now.Comm, since.Round(time.Second)),
+		fmt.Sprintf("bpfckpt watch: pid %d %s, for %s", s.now.Pid, visible(s.now.Comm), since.Round(time.Second)),
 		fmt.Sprintf("processes %-5d threads %-5d maps %-6d fds %-6d handlers %-4d libraries %d", t.Groups, t.Threads, t.Maps, t.FDs, t.Handlers, t.DL),
 		fmt.Sprintf("events %-9d %7.0f/s  lost %-7d reread %-5d drift %-4d by %s", t.Events, s.rates.events, t.Lost, t.Repairs, t.Drift, t.Method),
 		fmt.Sprintf("memory %-10s %+9s/s   touched %s/s", bytesText(s.now.RSSBytes), signedBytes(s.rates.rss), bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
@@ -228,6 +228,6 @@ func (s *screen) end(e watchEnd) error {
 	signal.Stop(s.resized)
 	_, err := io.WriteString(s.tty, leaveScreen)
 	t := &e.stats
-	s.wt.note("pid %d %s: %s; %d events, %d lost", s.now.Pid, s.now.Comm, e.text, t.Events, t.Lost)
+	s.wt.note("pid %d %s: %s; %d events, %d lost", s.now.Pid, visible(s.now.Comm), e.text, t.Events, t.Lost)
 	return outputError(err)
 }
