@@ -252,6 +252,10 @@ func (j *job) stopped(s unix.Signal) {
 			}
 			return
 		}
+		if j.tty != nil { // we are in the background, like any command there that reads from the terminal: until the shell brings us to the front
+			j.pause()
+			return
+		}
 	}
 	if j.tty != nil && (j.tty.given || j.tty.ours()) {
 		j.pause()

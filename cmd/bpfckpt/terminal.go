@@ -16,19 +16,22 @@ type terminal struct {
 	modes *term.State // as they were before
 }
 
-// openTerminal returns the controlling terminal, nil if there is none or another group is in its foreground.
+// openTerminal returns the controlling terminal, nil if there is none. Another group may be in its foreground: a shell can bring us there later (fg).
 func openTerminal() *terminal {
 	f, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil
 	}
 	t := &terminal{f: f, own: unix.Getpgrp()}
-	if !t.ours() {
-		f.Close()
-		return nil
-	}
-	t.modes, _ = term.GetState(int(f.Fd())) // without them there is nothing to put back
+	t.learnModes()
 	return t
+}
+
+// learnModes remembers the modes for reset, the first time that we are in the foreground: before they are somebody else's.
+func (t *terminal) learnModes() {
+	if t.modes == nil && t.ours() {
+		t.modes, _ = term.GetState(int(t.f.Fd())) // without them there is nothing to put back
+	}
 }
 
 func (t *terminal) foregroundGroup() int {
@@ -50,7 +53,11 @@ func (t *terminal) set(pgid int) error {
 
 // give makes pgid the foreground group, if it is in our session and we had the foreground, and reports whether it did.
 func (t *terminal) give(pgid int) bool {
-	if t == nil || pgid == t.own || !t.ours() || t.set(pgid) != nil {
+	if t == nil || pgid == t.own || !t.ours() {
+		return false
+	}
+	t.learnModes()
+	if t.set(pgid) != nil {
 		return false
 	}
 	t.given = true
