@@ -51,6 +51,9 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 	if h.Caps, err = permitted(); err != nil {
 		return nil, err
 	}
+	if h.CPUs, err = processors(); err != nil {
+		return nil, err
+	}
 	h.OOMScoreAdj = lowestOOM(st)
 	for _, name := range plan.Needs(st, h.BootID, pol) {
 		r := features.Try(name)
@@ -142,6 +145,43 @@ func Specials(maps io.Reader) ([]plan.Special, error) {
 		list = append(list, s)
 	}
 	return list, sc.Err()
+}
+
+// processors reads which processors are online, as a mask, low word first (Documentation/ABI/testing/sysfs-devices-system-cpu).
+func processors() ([]uint64, error) {
+	const name = "/sys/devices/system/cpu/online"
+	b, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // sysfs is not mounted: nothing is known, and nothing refused
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the processors: %w", err)
+	}
+	return cpuMask(strings.TrimSpace(string(b)))
+}
+
+// cpuMask reads a list of processors, "0-3,8".
+func cpuMask(list string) ([]uint64, error) {
+	const most = 8192 // NR_CPUS of x86-64
+	var mask []uint64
+	for _, part := range strings.Split(list, ",") {
+		first, last, ranged := strings.Cut(part, "-")
+		if !ranged {
+			last = first
+		}
+		lo, err1 := strconv.Atoi(first)
+		hi, err2 := strconv.Atoi(last)
+		if err1 != nil || err2 != nil || lo < 0 || hi < lo || hi >= most {
+			return nil, fmt.Errorf("read the processors: %q is no list of them", list)
+		}
+		for n := lo; n <= hi; n++ {
+			for len(mask) <= n/64 {
+				mask = append(mask, 0)
+			}
+			mask[n/64] |= 1 << (n % 64)
+		}
+	}
+	return mask, nil
 }
 
 // permitted reads our permitted capabilities (capabilities(7)).
