@@ -212,7 +212,7 @@ var onlyStopped = []string{"E_THREAD_STATE", "E_FD_STATE"}
 // save tries to, and holds the answer against the table and against what check said.
 func (tr *trial) save() {
 	args := []string{"snap", strconv.Itoa(tr.pid), "--dir", "image", "--json", "--kill", "--compress", "fast"}
-	if tr.fromProc = tr.seed%10 == 5; tr.fromProc {
+	if tr.fromProc = tr.seed%20 == 5; tr.fromProc {
 		args = append(args, "--source", "proc")
 	}
 	out, errs, status := tr.ckpt(args...)

@@ -72,13 +72,30 @@ static void draw_tree(struct plan *plan, uint64_t *state)
 	}
 }
 
+// dealt is a list of features as cards are dealt: each once, in an order of its own in each round, so that each comes as often as the others.
+static const struct feature *dealt(const struct feature **list, size_t n, uint64_t at)
+{
+	static const uint64_t strides[] = {1223, 1601, 1777, 1951, 1303, 1429, 1657, 1867}; // primes above n
+	uint64_t round = at / n;
+	return list[(at % n * strides[round % COUNT(strides)] + round) % n];
+}
+
+enum { REFUSED = 5, SUPPORTED = 18, MOST = 30 }; // features of a program: those to be refused, and those supported on the average and at most
+
 static void deal_refused(struct plan *plan, uint64_t round, uint64_t *state)
 {
-	enum { EACH = 3 }; // dealt in turn, so that each comes as often as the others
-	for (uint64_t i = round * EACH; i < (round + 1) * EACH; i++) {
-		uint64_t lap = i / n_refused, at = i % n_refused;
-		while (!add(plan, (int)(draw(state) % (uint64_t)plan->n), refused[(at * (2 * lap + 1) + lap) % n_refused], state) && draw(state) % 8)
+	for (uint64_t i = round * REFUSED; i < (round + 1) * REFUSED; i++)
+		for (int tries = 0; tries < 8 && !add(plan, (int)(draw(state) % (uint64_t)plan->n), dealt(refused, n_refused, i), state); tries++)
 			;
+}
+
+static void deal_supported(struct plan *plan, uint64_t round, uint64_t *state)
+{
+	int want = 2 * SUPPORTED - MOST + (int)(draw(state) % (2 * (MOST - SUPPORTED) + 1));
+	for (uint64_t i = round * SUPPORTED; want > 0 && i < round * SUPPORTED + 4 * MOST; i++) {
+		const struct feature *f = dealt(supported, n_supported, i);
+		if (!(f->flags & RARE) || draw(state) % 3 != 0)
+			want -= add(plan, (int)(draw(state) % (uint64_t)plan->n), f, state);
 	}
 }
 
@@ -87,15 +104,9 @@ void draw_plan(struct plan *plan, uint64_t seed)
 	uint64_t state = seed * 0x2545f4914f6cdd1dULL + 1;
 	gather();
 	draw_tree(plan, &state);
-	int want = 5 + (int)(draw(&state) % 21);
 	if (seed % 4 == 0)
 		deal_refused(plan, seed / 4, &state);
-	for (int tries = 0; want > 0 && tries < 200; tries++) {
-		const struct feature *f = supported[draw(&state) % n_supported];
-		if (f->flags & RARE && draw(&state) % 2)
-			continue;
-		want -= add(plan, (int)(draw(&state) % (uint64_t)plan->n), f, &state);
-	}
+	deal_supported(plan, seed, &state);
 	for (int i = 0; i < plan->n; i++)
 		plan->nodes[i].fork_at = (int)(draw(&state) % (uint64_t)(plan->nodes[i].n + 1));
 }

@@ -330,7 +330,7 @@ static const struct feature features[] = {
 	{"I/O priority best effort", set_ioprio, check_ioprio, 2 << 13 | 6, OF_A_THREAD, "ioprio"},
 	{"I/O priority idle", set_ioprio, check_ioprio, 3 << 13, OF_A_THREAD, "ioprio"},
 	{"I/O priority real-time", set_ioprio, check_ioprio, 1 << 13 | 3, OF_A_THREAD, "ioprio"},
-	{"prctl parent-death signal", set_number, check_number, PDEATHSIG, OF_A_THREAD, "pdeathsig"},
+	{"prctl parent-death signal", set_number, check_number, PDEATHSIG, ALONE},
 	{"prctl timer slack", set_timerslack_ns, check_timerslack_ns, TIMERSLACK, OF_A_THREAD, "sched"}, // real-time threads have none
 	{"prctl TSC", set_number, check_number, TSC, ALONE},
 	{"prctl subreaper", set_number, check_number, SUBREAPER, ALONE},
