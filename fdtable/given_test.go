@@ -94,7 +94,8 @@ func TestGivenOutput(t *testing.T) {
 	}
 }
 
-func emptied(t *testing.T, path string) *os.File   { return reopened(t, path, os.O_WRONLY|os.O_TRUNC) }
+func emptied(t *testing.T, path string) *os.File { return reopened(t, path, os.O_WRONLY|os.O_TRUNC) }
+
 func appending(t *testing.T, path string) *os.File { return reopened(t, path, os.O_WRONLY|os.O_APPEND) }
 
 func another(t *testing.T, path string) *os.File   { return emptied(t, path+".other") }

@@ -55,7 +55,8 @@ func inheritedAttributes() []inherited {
 				v, err := unix.PrctlRetInt(unix.PR_GET_SPECULATION_CTRL, uintptr(which), 0, 0, 0)
 				return v & unix.PR_SPEC_DISABLE, err == nil && v&unix.PR_SPEC_PRCTL != 0
 			},
-			0, unix.SYS_PRCTL, []uint64{unix.PR_SET_SPECULATION_CTRL, which, unix.PR_SPEC_ENABLE, 0, 0},
+			0, unix.SYS_PRCTL,
+			[]uint64{unix.PR_SET_SPECULATION_CTRL, which, unix.PR_SPEC_ENABLE, 0, 0},
 		})
 	}
 	return list
