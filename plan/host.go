@@ -85,19 +85,32 @@ func (b *builder) pipes() {
 
 // machine compares the kernel and the CPU.
 func (b *builder) machine() {
-	if b.pol.Side != Restore || len(b.st.Processes) == 0 {
-		return // the state is of this machine
+	if len(b.st.Processes) == 0 || !b.vdsoParts() || b.pol.Side != Restore {
+		return // before a restore the state is of this machine
 	}
 	k := &b.st.Kernel
 	root := &b.st.Processes[0]
-	want := Specials(root)
-	switch err := SameLayout(b.host.VDSO, want); {
-	case len(want) == 0:
-	case err != nil:
-		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid), "%w (image from kernel %s)", err, k.Release))
-	case k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash:
+	if len(Specials(root)) > 0 && k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash {
 		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid), "the vDSO of this kernel (%s) is another one than that of the image's (%s)", b.host.Kernel, k.Release))
 	}
+}
+
+// vdsoParts checks that what is left of the vDSO in each process can be had here. It is false if something was refused.
+func (b *builder) vdsoParts() bool {
+	for i := range b.st.Processes {
+		p := &b.st.Processes[i]
+		_, err := MatchSpecials(b.host.VDSO, Specials(p))
+		switch {
+		case err == nil:
+			continue
+		case b.pol.Side == Restore:
+			b.refuse(fault.New(fault.OtherKernel, pidName(p.Pid), "%w (image from kernel %s)", err, b.st.Kernel.Release))
+		default: // the program has cut or split a part, which nobody can do again
+			b.refuse(fault.New(fault.Mapping, pidName(p.Pid), "%w", err).WithRemedy("let the program leave the mappings of the kernel in one piece"))
+		}
+		return false
+	}
+	return true
 }
 
 // Specials returns the vDSO's mappings of a process as its record has them, ascending.
@@ -111,24 +124,23 @@ func Specials(rec *image.Process) []Special {
 	return list
 }
 
-// SameLayout tells whether the vDSO here has the same parts, with the same sizes and distances, as the one that is wanted.
-func SameLayout(have, want []Special) error {
-	if len(want) == 0 {
-		return nil
+// MatchSpecials returns, for each part of the vDSO that is wanted, the one here: of the same name and size. A program may have unmapped parts, as
+// valgrind does with the code, or moved them: each goes to its own place.
+func MatchSpecials(have, want []Special) ([]Special, error) {
+	if len(want) > 0 && len(have) > 0 && have[len(have)-1].End-have[0].Start > VDSORoom {
+		return nil, fmt.Errorf("the vDSO takes more than %d bytes", VDSORoom)
 	}
-	if len(have) != len(want) {
-		return fmt.Errorf("the vDSO has %d parts here and %d in the image", len(have), len(want))
-	}
-	for i := range have {
-		h, w := have[i], want[i]
-		if h.Name != w.Name || h.End-h.Start != w.End-w.Start || h.Start-have[0].Start != w.Start-want[0].Start {
-			return fmt.Errorf("part %s of the vDSO has another size or place than %s of the image", h.Name, w.Name)
+	left := slices.Clone(have)
+	var list []Special
+	for _, w := range want {
+		i := slices.IndexFunc(left, func(h Special) bool { return h.Name == w.Name && h.End-h.Start == w.End-w.Start })
+		if i < 0 {
+			return nil, fmt.Errorf("the vDSO here has no part %s of %d bytes", w.Name, w.End-w.Start)
 		}
+		list = append(list, left[i])
+		left = slices.Delete(left, i, i+1)
 	}
-	if have[len(have)-1].End-have[0].Start > VDSORoom {
-		return fmt.Errorf("the vDSO takes more than %d bytes", VDSORoom)
-	}
-	return nil
+	return list, nil
 }
 
 // ids checks that the ids of a process can be had.

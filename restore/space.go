@@ -96,23 +96,20 @@ func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
 	return nil
 }
 
-// parkVDSO moves the stub's vDSO into the park behind the boot area, where nothing of the image will be, and returns where its parts
-// are now. The image must have the same parts with the same distances, or none.
+// parkVDSO moves those parts of the stub's vDSO that the image has into the park behind the boot area, where nothing of the image will be, and
+// returns where they are now, in the order of the image.
 func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
 	have, err := specialsOf(p.pid)
 	if err != nil {
 		return nil, err
 	}
-	want := plan.Specials(p.rec)
-	if len(want) == 0 {
-		return nil, nil
-	}
-	if err := plan.SameLayout(have, want); err != nil {
+	match, err := plan.MatchSpecials(have, plan.Specials(p.rec))
+	if err != nil {
 		return nil, fault.New(fault.OtherKernel, p.object(), "%w (image from kernel %s)", err, r.st.Kernel.Release)
 	}
 	park := r.plan.Boot[p.rec.Pid] + plan.BootSize
-	parked := make([]plan.Special, len(have))
-	for i, s := range have {
+	parked := make([]plan.Special, len(match))
+	for i, s := range match {
 		at := park + s.Start - have[0].Start
 		parked[i] = plan.Special{Name: s.Name, Start: at, End: at + s.End - s.Start}
 		remap(b, s, at)

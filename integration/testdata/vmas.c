@@ -577,7 +577,39 @@ static void huge_advised(void)
 	expect("PR_GET_THP_DISABLE", prctl(get, 0, 0, 0, 0), before);
 }
 
+// part_of_vdso finds one of the mappings of the vDSO, NULL if it is not there.
+static char *part_of_vdso(const char *name, size_t *len)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512], *at = NULL;
+	unsigned long a, b;
+	while (f != NULL && at == NULL && fgets(line, sizeof line, f) != NULL) {
+		if (sscanf(line, "%lx-%lx", &a, &b) != 2 || strstr(line, name) == NULL)
+			continue;
+		at = (char *)a;
+		*len = b - a;
+	}
+	if (f != NULL)
+		fclose(f);
+	return at;
+}
+
+// Without the code of the vDSO but with its data, as programs are that run under valgrind.
+static void half_vdso(void)
+{
+	size_t len;
+	char *code = part_of_vdso("[vdso]", &len), *data = part_of_vdso("[vvar]", &len);
+	if (code == NULL || data == NULL)
+		exit(3);
+	part_of_vdso("[vdso]", &len);
+	must(munmap(code, len));
+	ready();
+	expect("the code of the vDSO is there", part_of_vdso("[vdso]", &len) != NULL, 0);
+	expect("its data", (long)part_of_vdso("[vvar]", &len), (long)data);
+}
+
 static const struct test_case cases[] = {
+	{"half-vdso", half_vdso},
 	{"huge-advised", huge_advised},
 	{"huge", huge},
 	{"sealed", seals},
