@@ -156,7 +156,7 @@ javac Job.java`,
 		name: "R", needs: []string{"Rscript=r-base-core"},
 		setup: `cat >job.R <<'END'
 set.seed(4)
-for (i in 1:28) {
+for (i in 1:16) {
   x <- matrix(rnorm(90000), 300)
   s <- svd(x)
   fit <- lm(x[, 1] ~ x[, 2:40])
@@ -169,10 +169,10 @@ END`,
 		name: "octave", needs: []string{"octave-cli=octave"},
 		setup: `cat >job.m <<'END'
 rand("twister", 4);
-for i = 1:24
-  a = rand(400);
+for i = 1:12
+  a = rand(300);
   e = sort(abs(eig(a)));
-  printf("%d %.9f %.9f\n", i, e(end), trace(inv(a + 400 * eye(400))));
+  printf("%d %.9f %.9f\n", i, e(end), trace(inv(a + 300 * eye(300))));
   fflush(stdout);
 end
 f = fopen("a.bin", "w"); fwrite(f, a, "double"); fclose(f);
@@ -203,7 +203,7 @@ select_q([], Qs, Qs).
 select_q(Un, Safe, Qs) :- select(Q, Un, R), \+ attack(Q, 1, Safe), select_q(R, [Q | Safe], Qs).
 attack(X, N, [Y | _]) :- (X is Y + N ; X is Y - N), !.
 attack(X, N, [_ | Ys]) :- N1 is N + 1, attack(X, N1, Ys).
-main :- forall(member(N, [6, 7, 8, 9, 10, 9, 10, 10, 9, 10, 10, 8, 10]), (findall(Q, queens(N, Q), L), length(L, K), format("~w ~w~n", [N, K]), flush_output)).
+main :- forall(member(N, [6, 7, 8, 9, 10, 9, 10, 10, 9, 10, 10, 8, 10, 10, 10, 10, 9, 10, 10, 10, 10]), (findall(Q, queens(N, Q), L), length(L, K), format("~w ~w~n", [N, K]), flush_output)).
 END`,
 		command: `exec swipl -g main -t halt ../in/job.pl`,
 	},

@@ -34,7 +34,7 @@ END`,
 #version 3.7;
 global_settings { assumed_gamma 1 }
 camera { location <0, 2, -6> look_at 0 }
-light_source { <5, 9, -6> rgb 1 area_light 3, 3, 4, 4 }
+light_source { <5, 9, -6> rgb 1 }
 plane { y, -1 pigment { checker rgb 0.2, rgb 0.9 } finish { reflection 0.3 } }
 #for (i, 0, 40) sphere { <3 * sin(i), cos(i * 3), i / 12>, 0.4 pigment { rgbf <sin(i), cos(i), 0.5, 0.4> } finish { reflection 0.4 phong 1 } interior { ior 1.4 } } #end
 END`,
