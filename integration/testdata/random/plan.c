@@ -80,7 +80,7 @@ static const struct feature *dealt(const struct feature **list, size_t n, uint64
 	return list[(at % n * strides[round % COUNT(strides)] + round) % n];
 }
 
-enum { REFUSED = 5, SUPPORTED = 18, MOST = 30 }; // features of a program: those to be refused, and those supported on the average and at most
+enum { REFUSED = 6, SUPPORTED = 18, MOST = 30 }; // features of a program: those to be refused, and those supported on the average and at most
 
 static void deal_refused(struct plan *plan, uint64_t round, uint64_t *state)
 {
@@ -104,8 +104,8 @@ void draw_plan(struct plan *plan, uint64_t seed)
 	uint64_t state = seed * 0x2545f4914f6cdd1dULL + 1;
 	gather();
 	draw_tree(plan, &state);
-	if (seed % 4 == 0)
-		deal_refused(plan, seed / 4, &state);
+	if (seed % 5 == 0)
+		deal_refused(plan, seed / 5, &state);
 	deal_supported(plan, seed, &state);
 	for (int i = 0; i < plan->n; i++)
 		plan->nodes[i].fork_at = (int)(draw(&state) % (uint64_t)(plan->nodes[i].n + 1));
