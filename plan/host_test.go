@@ -67,7 +67,7 @@ func TestHostRefusals(t *testing.T) {
 			binary.LittleEndian.PutUint64(st.Processes[0].Threads[0].XState[512:], 0xe7)
 		}, fault.OtherCPU, true},
 		{"another kernel", func(st *image.State, h *Host) { h.VDSOHash = "w" }, fault.OtherKernel, false},
-		{"another vDSO", func(st *image.State, h *Host) { h.VDSO[0].End = 0x3000 }, fault.OtherKernel, false},
+		{"another vDSO", func(st *image.State, h *Host) { h.VDSO[0].End = 0x3000 }, fault.OtherKernel, true},
 		{"no working directory", func(st *image.State, h *Host) { h.Files["/"] = File{Gone: "no such file"} }, fault.FileGone, true},
 		{"no executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Gone: "no such file"} }, fault.FileGone, true},
 		{"another executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Mode: typeRegular | 0o755, Size: 6} }, fault.FileChanged, false},
