@@ -18,15 +18,19 @@ import (
 // bells are signals whose default is to be ignored and that have no other effect (signal(7)).
 var bells = [...]int{int(unix.SIGWINCH), int(unix.SIGURG), int(unix.SIGCHLD)}
 
-// bell returns a signal that the process ignores, 0 if it takes all of them.
+// bell returns a signal that the process ignores, 0 if it takes all of them. It is not one that is waiting, which would be taken for ours and be gone, and
+// rather one that the thread has not blocked: such a signal would not wait if somebody sent it now.
 func bell(s *procfs.Status) int {
-	for _, sig := range bells {
-		if s.SigCgt&sigBit(sig) == 0 {
-			return sig
+	waiting := s.SigPnd | s.ShdPnd
+	for _, taken := range []uint64{s.SigCgt | waiting | s.SigBlk, s.SigCgt | waiting} {
+		for _, sig := range bells {
+			if taken&sigBit(sig) == 0 {
+				return sig
+			}
 		}
 	}
 	for sig := 1; sig < firstRealTime; sig++ {
-		if s.SigIgn&sigBit(sig) != 0 && sig != int(unix.SIGCONT) {
+		if s.SigIgn&^waiting&sigBit(sig) != 0 && sig != int(unix.SIGCONT) {
 			return sig
 		}
 	}
