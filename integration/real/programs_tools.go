@@ -70,14 +70,14 @@ END`,
 // refusals are programs that hold what cannot be saved (yet): they are refused, and run on.
 var refusals = []program{
 	{
-		name: "node", needs: []string{"node=nodejs"}, refused: "E_",
+		name: "node", needs: []string{"node=nodejs"},
 		setup: `cat >job.js <<'END'
 const crypto = require("crypto"), fs = require("fs")
 let r = 0
 function step() {
   let h = ""
   for (let i = 0; i < 120000; i++) h = crypto.createHash("sha256").update(h + i).digest("hex")
-  fs.appendFileSync("sums.txt", r + " " + h + "\n")
+  fs.writeSync(1, r + " " + h + "\n") // no file is opened anew after the moment that a run goes back to: its content would not go back
   if (++r < 14) setTimeout(step, 5)
 }
 step()
