@@ -1,9 +1,9 @@
 package snapshot
 
 import (
-	"bytes"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -180,12 +180,24 @@ const kthreadd = 2
 // there is nothing to undo; but threads that share a list (CLONE_SYSVSEM, as pthread_create does) get one that is empty, and nothing
 // but the kernel's memory tells whether it still is.
 func mayUndo(tids []int) bool {
-	sets, err := os.ReadFile("/proc/sysvipc/sem") // a heading, then a line for each set
-	if err != nil || bytes.Count(sets, []byte("\n")) <= 1 {
+	sets, err := os.ReadFile("/proc/sysvipc/sem")
+	if err != nil || !operated(string(sets)) {
 		return false
 	}
 	for _, tid := range tids {
 		if r, err := kcmp(kthreadd, tid, kcmpSysVSem); err != nil || r != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// operated tells whether anybody has ever done a semop(2) on a set of semaphores that exists: only then is there something to undo. text is
+// /proc/sysvipc/sem: a heading, then a line for each set, whose ninth field is the time of the last operation (proc_sysvipc(5)).
+func operated(text string) bool {
+	for i, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		const otime = 8
+		if f := strings.Fields(line); i > 0 && (len(f) <= otime || f[otime] != "0") {
 			return true
 		}
 	}
