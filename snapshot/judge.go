@@ -125,27 +125,26 @@ func still(root int, live []int, list fault.List) fault.List {
 // went.
 const secondLook = 30 * time.Millisecond
 
-// judge refuses before anything is stopped what can be told of the running tree.
-func (s *session) judge(ctx context.Context, live []int) error {
+// judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
+func (s *session) judge(ctx context.Context, live []int) (*survey, error) {
 	v, err := takeSurvey(ctx, s.source, s.pid, live, false)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(secondLook):
 		}
 		if live, err = s.liveTree(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		if v, err = takeSurvey(ctx, s.source, s.pid, live, false); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if len(v.refusals) > 0 {
-		return allBlockers(ctx, s.pid, v.refusals)
+		return nil, allBlockers(ctx, s.pid, v.refusals)
 	}
-	s.host, s.res.Notes = v.host, append(s.res.Notes, v.lost...)
-	return nil
+	return v, nil
 }
 
 // liveTree lists the processes of the tree that have not ended.

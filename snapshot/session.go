@@ -109,16 +109,18 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	var both errgroup.Group
+	var v *survey
 	both.Go(func() (err error) {
-		if s.source, err = s.opened(); err != nil {
-			return err
+		if s.source, err = s.opened(); err == nil {
+			v, err = s.judge(ctx, live)
 		}
-		return s.judge(ctx, live)
+		return err
 	})
 	both.Go(func() error { return s.makeReady(live) })
 	if err := both.Wait(); err != nil {
 		return err
 	}
+	s.host, s.res.Notes = v.host, append(s.res.Notes, v.lost...)
 	s.beginWaits()
 	s.live = live
 	return ctx.Err()
