@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -59,26 +60,50 @@ func (p *process) queueVerdict(result int64) error {
 // signalOf reads si_signo.
 func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
 
-// settleChildren takes back what our own making of dead and stopped children did to a process: the SIGCHLD that is pending, and the news of
+// firstRealTime is the first signal that is queued as often as it is sent, see signal(7).
+const firstRealTime = unix.Signal(32)
+
+// settleChildren takes back what our own making of dead and stopped children did to a process: the signals that are pending, and the news of
 // a stop which it had waited for already.
 func (r *restorer) settleChildren(p *process) error {
 	b := r.newBatch(p, p.lead)
-	news := false
 	for i := range r.st.Processes {
 		c := &r.st.Processes[i]
-		if c.PPid != p.rec.Pid {
-			continue
-		}
-		news = news || c.Zombie || c.Stopped != 0 || r.o.Stopped
-		if c.StopTold {
-			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid, 0, unix.WUNTRACED|unix.WNOHANG, 0)
+		if c.PPid == p.rec.Pid && c.StopTold { // __WALL: it may have an exit signal of its own
+			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid, 0,
+				unix.WUNTRACED|unix.WNOHANG|unix.WALL, 0)
 		}
 	}
-	if news {
-		set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
-		b.callWant(except(unix.EAGAIN), "take SIGCHLD back", unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(timespec(0)), sigsetSize)
+	for _, sig := range childSignals(r.st.Processes, p.rec.Pid, r.o.Stopped) {
+		set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(sig)-1))
+		b.callWant(except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig), unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0,
+			inBytes(timespec(0)), sigsetSize)
 	}
 	return b.done()
+}
+
+// childSignals is what the making of the dead and stopped children of pid queues for it, in the order of the processes: SIGCHLD for a stop, its
+// exit signal for a death (clone(2)). A standard signal is queued once, however many send it; a real-time one each time.
+func childSignals(processes []image.Process, pid int, stopped bool) []unix.Signal {
+	var signals []unix.Signal
+	add := func(sig unix.Signal) {
+		if sig != 0 && (sig >= firstRealTime || !slices.Contains(signals, sig)) {
+			signals = append(signals, sig)
+		}
+	}
+	for i := range processes {
+		c := &processes[i]
+		if c.PPid != pid {
+			continue
+		}
+		if c.Zombie {
+			add(unix.Signal(c.ExitSignal))
+		}
+		if c.Stopped != 0 || stopped {
+			add(unix.SIGCHLD)
+		}
+	}
+	return signals
 }
 
 // stop puts a process into its job-control stop. It is the last that happens to it before its release; its parent comes after it, see settleChildren.

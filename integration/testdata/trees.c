@@ -67,6 +67,52 @@ static void zombie(void)
 	expect("no more children", waitpid(-1, &status, 0), -1);
 }
 
+// signalling makes a child that sends its parent sig at its end, clone(2), and ends at once if it is to.
+static pid_t signalling(int sig, int ends)
+{
+	pid_t child = must((pid_t)syscall(SYS_clone, sig, NULL, NULL, NULL, 0));
+	siginfo_t info;
+	if (child != 0 && ends)
+		must(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT | __WALL));
+	if (child != 0)
+		return child;
+	while (!ends)
+		pause();
+	_exit(sig);
+}
+
+// Children whose end sends another signal than SIGCHLD, or none: of those that have ended the parent has heard.
+static void exit_signals(void)
+{
+	static const int by[] = {0, SIGUSR1, SIGUSR1, 40, 40};
+	const struct timespec none = {0, 0}, long_enough = {60, 0};
+	pid_t child[COUNT(by)];
+	siginfo_t info;
+	sigset_t all;
+	int status;
+	sigfillset(&all);
+	must(sigprocmask(SIG_BLOCK, &all, NULL));
+	for (size_t i = 0; i < COUNT(by); i++)
+		child[i] = signalling(by[i], 1);
+	pid_t stops = signalling(SIGUSR2, 0);
+	must(kill(stops, SIGSTOP));
+	must(waitid(P_PID, (id_t)stops, &info, WSTOPPED | __WALL));
+	while (sigtimedwait(&all, NULL, &none) > 0)
+		;
+	ready();
+	expect("signal of a child that had ended", sigtimedwait(&all, &info, &none), -1);
+	expect("told once", waitpid(stops, &status, WUNTRACED | WNOHANG | __WALL), 0);
+	for (size_t i = 0; i < COUNT(by); i++) {
+		expect("no child for an ordinary wait", waitpid(child[i], &status, WNOHANG), -1);
+		expect("waited for", waitpid(child[i], &status, __WCLONE), child[i]);
+		expect("code", WEXITSTATUS(status), by[i]);
+	}
+	must(kill(stops, SIGKILL));
+	expect("signal of its end", sigtimedwait(&all, &info, &long_enough), SIGUSR2);
+	expect("sent by", info.si_pid, stops);
+	expect("waited for", waitpid(stops, &status, __WCLONE), stops);
+}
+
 // Children that died of signals: of one that waits for nothing, one that dumps core by default, one that nohup ignores.
 static void killed(void)
 {
@@ -418,6 +464,7 @@ static void pipeline(void)
 static const struct test_case cases[] = {
 	{"pipe-and-memory", pipe_and_memory},
 	{"zombie", zombie},
+	{"exit-signals", exit_signals},
 	{"killed", killed},
 	{"stopped", stopped},
 	{"groups", groups},
