@@ -22,6 +22,9 @@ func captureTimerFD(c *capturer, d *desc) error {
 		// Disarmed, or due while the kernel is about to count it on another processor: then the second look finds it counted.
 		t, err = c.timer(d)
 	}
+	if err == nil && ranOut(t) && d.Expiry == 0 { // the source cannot tell since when
+		t, err = c.counted(d)
+	}
 	if err != nil {
 		return err
 	}
@@ -29,7 +32,7 @@ func captureTimerFD(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
-	if t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
+	if ranOut(t) {
 		t.Expired = 1 // at the latest now
 		if d.Expiry != 0 {
 			t.Expired = max(now.Monotonic-d.Expiry, 1)
@@ -47,6 +50,24 @@ func captureTimerFD(c *capturer, d *desc) error {
 	}
 	d.TimerFD = t
 	return nil
+}
+
+// ranOut says whether a periodic timer stands still since it ran out: fdinfo counts the first period only, the others are counted when somebody
+// looks (timerfd_gettime(2), read(2)).
+func ranOut(t *image.TimerFD) bool { return t.Ticks != 0 && t.Interval != 0 && t.Left == 0 }
+
+// counted looks at a timer that ran out, for the kernel to count its periods, and reads its fdinfo then. To the program it is all the same: it reads
+// as many as it would have read.
+func (c *capturer) counted(d *desc) (*image.TimerFD, error) {
+	fd, err := c.dup(d)
+	if err != nil {
+		return nil, err
+	}
+	var spec unix.ItimerSpec
+	if err := errors.Join(unix.TimerfdGettime(fd, &spec), unix.Close(fd)); err != nil {
+		return nil, d.refuse(fault.FDRead, "look at the timer: %w", err)
+	}
+	return c.timer(d)
 }
 
 // timer reads the fdinfo of a timerfd.

@@ -43,6 +43,28 @@ static void itimer_real(void)
 	expect_range("next", usec(it.it_value), 1, 7000000); // it may have fired again
 }
 
+// One that has run out while SIGALRM is blocked stands still until it is taken, and goes on then.
+static void itimer_blocked(void)
+{
+	struct itimerval it = {.it_value = {0, 1000}, .it_interval = {0, 200000}};
+	const struct timespec long_enough = {60, 0};
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	must(sigprocmask(SIG_BLOCK, &set, NULL));
+	must(setitimer(ITIMER_REAL, &it, NULL));
+	do
+		must(sigpending(&set));
+	while (!sigismember(&set, SIGALRM));
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	ready();
+	for (int i = 0; i < 3; i++)
+		expect("alarm", sigtimedwait(&set, NULL, &long_enough), SIGALRM);
+	must(getitimer(ITIMER_REAL, &it));
+	expect("interval", usec(it.it_interval), 200000);
+}
+
 static void itimer_cpu(int which, int sig)
 {
 	struct itimerval it = {.it_value = {0, 400000}, .it_interval = {0, 50000}};
@@ -268,6 +290,7 @@ static void clock_goes_on(void)
 static const struct test_case cases[] = {
 	{"clock", clock_goes_on},
 	{"itimer-real", itimer_real},
+	{"itimer-blocked", itimer_blocked},
 	{"itimer-virtual", itimer_virtual},
 	{"itimer-prof", itimer_prof},
 	{"alarm", alarm_case},

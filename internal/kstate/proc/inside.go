@@ -232,7 +232,11 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 	b.ask("PR_GET_CHILD_SUBREAPER", unix.SYS_PRCTL, []uint64{unix.PR_GET_CHILD_SUBREAPER}, 1, 4, b.must(func(c *ptrace.Syscall) { p.Subreaper = word32(c, 0) != 0 }))
 	for which := range p.ITimers {
 		b.ask("getitimer", unix.SYS_GETITIMER, []uint64{uint64(which)}, 1, 32, b.must(func(c *ptrace.Syscall) {
-			p.ITimers[which] = image.ITimer{Interval: micro(c, 0), Value: micro(c, 16)}
+			t := image.ITimer{Interval: micro(c, 0), Value: micro(c, 16)}
+			if which == 0 && t.Value == 0 { // 0 only if there is no interval, or if it has run out and starts again when SIGALRM is taken
+				t.Value = t.Interval
+			}
+			p.ITimers[which] = t
 		}))
 	}
 	for i := range p.Timers {
