@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 
@@ -92,9 +93,14 @@ func (r *restorer) fillFile(f *os.File, space image.Space, size int64) error {
 		if int64(off) >= size {
 			return fmt.Errorf("content at %d of %d bytes: %w", off, size, unix.EFBIG)
 		}
-		data = data[:min(int64(len(data)), size-int64(off))]
-		_, err := f.WriteAt(data, int64(off))
-		return err
+		inside := data[:min(int64(len(data)), size-int64(off))]
+		if _, err := f.WriteAt(inside, int64(off)); err != nil {
+			return err
+		}
+		if rest := data[len(inside):]; len(bytes.Trim(rest, "\x00")) > 0 {
+			return fdtable.WriteBeyond(f, size, rest[:min(len(rest), int(pageSize-size%pageSize))])
+		}
+		return nil
 	})
 }
 

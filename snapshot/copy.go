@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
@@ -114,7 +115,7 @@ func (j *job) copyForced(buf []byte, done int) error {
 	return nil
 }
 
-// copyFile reads from the object's file; what lies beyond its end, in its last page, is zero.
+// copyFile reads from the object's file. What lies beyond its end, in its last page, is memory too if a mapping shows it.
 func (j *job) copyFile(buf []byte) error {
 	at := 0
 	for _, p := range j.parts {
@@ -122,7 +123,9 @@ func (j *job) copyFile(buf []byte) error {
 		if err != nil && (!errors.Is(err, io.EOF) || n <= p.size-image.PageSize) {
 			return fault.New(fault.PageRead, j.from.name, "read %d bytes at %d: %w", p.size, p.addr, err)
 		}
-		clear(buf[at+n : at+p.size])
+		if rest := buf[at+n : at+p.size]; len(rest) > 0 && fdtable.ReadBeyond(j.from.file, int64(p.addr)+int64(n), rest) != nil {
+			clear(rest)
+		}
 		at += p.size
 	}
 	return nil

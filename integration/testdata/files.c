@@ -48,6 +48,30 @@ static int __attribute__((unused)) signal_of(const volatile char *p)
 	return sig;
 }
 
+// Memory after the end of an object, in its last page, of which no read(2) tells.
+static void beyond_end(void)
+{
+	int fd = must(memfd_create("short", 0));
+	must(ftruncate(fd, PAGE + 100));
+	char *shared = map(2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	shared[7] = 'a';
+	shared[PAGE + 99] = 'z';
+	shared[PAGE + 2000] = 't';
+	int gone = must(open("gone", O_RDWR | O_CREAT | O_TRUNC, 0600));
+	must(ftruncate(gone, 100));
+	char *only = map(PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, gone, 0);
+	only[50] = 'm';
+	must(unlink("gone"));
+	ready();
+	expect("inside", shared[7], 'a');
+	expect("last byte", shared[PAGE + 99], 'z');
+	expect("after the end", shared[PAGE + 2000], 't');
+	expect("inside the unlinked file", only[50], 'm');
+	struct stat st;
+	must(fstat(fd, &st));
+	expect("size", st.st_size, PAGE + 100);
+}
+
 // More files than one message to a process can carry, and than it once had room for.
 static void many_files(void)
 {
@@ -329,6 +353,7 @@ static const struct test_case cases[] = {
 	{"sealed", sealed},
 	{"hard-link", hard_link},
 	{"many-files", many_files},
+	{"beyond-end", beyond_end},
 	{"full-table", full_table},
 	{"dev-zero", dev_zero},
 	{"droppable", droppable},
