@@ -32,7 +32,7 @@ unit: ## tests of the packages, without the integration tests
 	@$(PART) "unit tests" $(GO) test -vet=off -timeout 10m $(UNIT)
 
 integration: build ## tests that drive bin/bpfckpt on real processes
-	@$(PART) "integration tests" $(GO) test -vet=off -count=1 -timeout 20m -parallel 3 ./integration/...
+	@$(PART) "integration tests" $(GO) test -vet=off -count=1 -timeout 30m -parallel 3 ./integration/...
 
 random: build ## 2,000 random programs through check, snap --kill and restore (RANDOM_SEEDS=first-last), and a table of their features
 	BPFCKPT_SEEDS=$(RANDOM_SEEDS) $(GO) test -vet=off -count=1 -timeout 5h -parallel 4 -v -run 'TestRandom$$' ./integration/
