@@ -15,7 +15,7 @@ FUZZTIME ?= 10s
 RANDOM_SEEDS ?= 1-2000
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-kernels test-kernels-core unit integration random real lint fmt generate fresh one-table fuzz-short setup clean
+.PHONY: build demo test test-kernels test-kernels-core unit integration random real lint fmt generate fresh one-table mutations fuzz-short setup clean
 
 build: ## the command, in bin/
 	$(GO) build -o $(BIN) ./cmd/bpfckpt
@@ -62,6 +62,9 @@ fresh: ## fails if a generated file is not what `make generate` writes
 
 one-table: ## each entry of the tables of flags and kinds is removed in turn, and a test must break; some ten minutes
 	@$(WITH_GO) scripts/one-table
+
+mutations: ## repairs are undone one by one, and the test of each must fail (RUN picks rows); the table goes to docs/mutations.md if all are run
+	@$(WITH_GO) scripts/mutations $(if $(RUN),'$(RUN)',--docs)
 
 fuzz-short: ## every fuzz target for FUZZTIME
 	@$(WITH_GO) FUZZTIME=$(FUZZTIME) scripts/fuzz-short
