@@ -87,7 +87,7 @@ func (v view) thread(prefix, dir string) {
 	zombie := strings.Contains(stat, ") Z ")
 	for line := range strings.Lines(slurp(filepath.Join(dir, "status"))) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if zombie && slices.Contains([]string{"SigBlk", "SigPnd", "ShdPnd"}, key) {
+		if zombie && slices.Contains([]string{"SigBlk", "SigPnd", "ShdPnd", "SigIgn"}, key) {
 			continue // nothing can ask a dead process
 		}
 		if slices.Contains(statusKeys, key) {

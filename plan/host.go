@@ -187,14 +187,23 @@ func (b *builder) thread(p *image.Process, t *image.Thread) {
 	if used, ok := xstateUsed(t.XState); ok && used&^h.XFeatures != 0 && h.XFeatures != 0 {
 		b.refuse(fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used, h.XFeatures))
 	}
-	c := &t.Creds
-	if lacks := (c.CapPrm | c.CapEff | c.CapBnd | c.CapAmb) &^ h.Caps; lacks != 0 && c.CapPrm|c.CapEff|c.CapAmb != 0 && (c.CapPrm|c.CapEff|c.CapAmb)&^h.Caps != 0 {
-		b.refuse(fault.New(fault.RestoreRights, object, "it has capabilities that this command has not (%#x)", (c.CapPrm|c.CapEff|c.CapAmb)&^h.Caps).
-			WithRemedy("run bpfckpt with at least the capabilities of the program"))
-	}
+	b.capabilities(object, (t.Creds.CapPrm|t.Creds.CapEff|t.Creds.CapAmb)&^h.Caps)
 	if len(h.CPUs) > 0 && len(t.Affinity) > 0 && !intersect(t.Affinity, h.CPUs) {
 		b.refuse(fault.New(fault.RestoreState, object, "it may run only on processors that this machine has not").
 			WithRemedy("restore on a machine that has them, or widen the program's affinity (taskset -p) before the snapshot"))
+	}
+}
+
+// capabilities refuses a thread with capabilities that whoever restores has not. A snapshot of a program that runs on may be made with fewer: somebody
+// with more can restore it.
+func (b *builder) capabilities(object string, lacks uint64) {
+	switch {
+	case lacks == 0:
+	case b.pol.Side != Restore && !b.pol.Kill:
+		b.note("%s has capabilities that this command has not (%#x): to restore it takes somebody who has them", object, lacks)
+	default:
+		b.refuse(fault.New(fault.RestoreRights, object, "it has capabilities that this command has not (%#x)", lacks).
+			WithRemedy("run bpfckpt with at least the capabilities of the program"))
 	}
 }
 

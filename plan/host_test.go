@@ -81,7 +81,7 @@ func TestHostRefusals(t *testing.T) {
 			for _, side := range []Side{Restore, Snap} {
 				st, h := ordinary(), capableHost()
 				c.change(st, h)
-				p := Build(st, h, Policy{Side: side})
+				p := Build(st, h, Policy{Side: side, Kill: true})
 				want := c.code
 				if side == Snap {
 					want = ""

@@ -31,6 +31,7 @@ type Policy struct {
 	Side   Side
 	Detach bool // the tree gets no terminal and no standard streams of ours
 	Lazy   bool // memory comes after the processes run
+	Kill   bool // of Snap and Check: the tree is killed when it is saved
 }
 
 // Plan is the answer.

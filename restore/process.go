@@ -223,8 +223,9 @@ func (r *restorer) letStubGo() error {
 // killAll takes down every process made so far and waits until the kernel has given their ids back. Children of the tree would be
 // left to the system's init when the root dies; for that moment they come to us instead.
 func (r *restorer) killAll() {
+	was := subreaper()
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // without it init reaps them, a little later
-	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, was, 0, 0, 0) }()
 	var pids []int
 	for _, p := range slices.Concat(r.procs, r.helpers) {
 		if p != nil {

@@ -45,7 +45,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	if s.source, err = s.opened(); err != nil {
 		return nil, err
 	}
-	pol := plan.Policy{Side: plan.Snap}
+	pol := plan.Policy{Side: plan.Snap, Kill: s.opts.Kill}
 	if s.host, err = host.Read(s.st, pol); err != nil {
 		return nil, err
 	}

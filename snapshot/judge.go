@@ -26,7 +26,7 @@ type survey struct {
 
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold descriptors of it, which means to
 // read those of every process there is.
-func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside bool) (*survey, error) {
+func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside, kill bool) (*survey, error) {
 	got, live, err := collectRunning(ctx, src, root, live)
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
@@ -35,7 +35,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	if err := v.addDead(); err != nil {
 		return nil, err
 	}
-	pol := plan.Policy{Side: plan.Check}
+	pol := plan.Policy{Side: plan.Check, Kill: kill}
 	if v.host, err = host.Read(v.st, pol); err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ const secondLook = 30 * time.Millisecond
 
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, live []int) (*survey, error) {
-	v, err := takeSurvey(ctx, s.source, s.pid, live, false)
+	v, err := takeSurvey(ctx, s.source, s.pid, live, false, s.opts.Kill)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
@@ -137,7 +137,7 @@ func (s *session) judge(ctx context.Context, live []int) (*survey, error) {
 		if live, err = s.liveTree(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.source, s.pid, live, false); err != nil {
+		if v, err = takeSurvey(ctx, s.source, s.pid, live, false, s.opts.Kill); err != nil {
 			return nil, err
 		}
 	}
@@ -162,7 +162,7 @@ func (s *session) liveTree(ctx context.Context) ([]int, error) {
 
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so before anything is killed.
 func (s *session) accept(st *image.State) error {
-	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap})
+	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap, Kill: s.opts.Kill})
 	s.res.Notes = append(s.res.Notes, p.Notes...)
 	return p.Refusals.OrNil()
 }

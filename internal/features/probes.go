@@ -103,7 +103,10 @@ func tracing(f func(pid int) error) func() error {
 			if err != nil {
 				return fmt.Errorf("start a traced child: %w", err)
 			}
-			defer reap(p.Pid)
+			defer func() {
+				reap(p.Pid)
+				_ = p.Release() // the descriptor by which package os knows it
+			}()
 			var ws unix.WaitStatus
 			if _, err := unix.Wait4(p.Pid, &ws, 0, nil); err != nil || !ws.Stopped() {
 				return fmt.Errorf("wait for a traced child: status %#x: %w", ws, err)
