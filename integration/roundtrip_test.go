@@ -185,8 +185,10 @@ func TestTimeNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, source := range []string{"iter", "proc"} {
-		for _, name := range []string{"sleeps/clock-nanosleep", "sleeps/absolute", "sleeps/futex-bitset", "timers/posix-signal",
-			"timers/itimer-blocked", "timers/clock", "events/timerfd"} {
+		for _, name := range []string{
+			"sleeps/clock-nanosleep", "sleeps/absolute", "sleeps/futex-bitset", "timers/posix-signal",
+			"timers/itimer-blocked", "timers/clock", "events/timerfd",
+		} {
 			t.Run(source+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				p := caseNamed(t, name)
