@@ -32,14 +32,15 @@ int wait_cancelled(__u64 *ctx)
 	struct hrtimer *timer = (void *)ctx[0];
 	struct hrtimer_clock_base *base = NULL;
 	struct wait_rec r = {};
-	__u64 ns, stack;
+	__u64 ns, stack, at = 0;
 	__s32 nr = 0;
 	__u32 tid;
 
 	if (!t->ptrace)
 		return 0;
 	stack = (__u64)t->stack;
-	if ((__u64)timer - stack >= THREAD_SIZE)
+	bpf_probe_read_kernel(&at, sizeof(at), ctx); /* the address as a number: before Linux 6.2 no sum with a typed pointer may be made */
+	if (at - stack >= THREAD_SIZE)
 		return 0; /* another one, in an interrupt */
 	parent = core_ptr(t->parent); /* the tracer */
 	parent = core_ptr(parent->group_leader);

@@ -173,6 +173,9 @@ func TestGrownFileOfOthers(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name == "a mapping now" && os.Getenv("BPFCKPT_GUEST") != "" {
+				t.Skip("the guests of the kernel matrix have no python3; the host runs this")
+			}
 			dir := t.TempDir()
 			path := filepath.Join(dir, "file")
 			fd := file(t, dir, logText, unix.O_WRONLY|unix.O_APPEND)

@@ -106,6 +106,9 @@ func TestTimeNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if os.Getenv("BPFCKPT_GUEST") != "" {
+		t.Skip("Linux before 6.3 lets no vfork(2), as package os makes one, enter a time namespace; the host runs this")
+	}
 	for _, boottime := range []int64{3600e9, 5e6, -123456789} {
 		done := make(chan struct{})
 		go func() {
