@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -62,12 +63,19 @@ func runAll(m *testing.M) int {
 	os.Setenv("TMPDIR", built.dir) // what the command makes there is seen at the end
 	before := observe()
 	code := m.Run()
-	if left := leftBehind(before); len(left) > 0 {
+	left := leftBehind(before)
+	for end := time.Now().Add(endGrace); len(left) > 0 && time.Now().Before(end); left = leftBehind(before) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "FAIL: the tests left behind:\n  %s\n", strings.Join(left, "\n  "))
 		return 1
 	}
 	return code
 }
+
+// endGrace is how long what is ending may take: a watch ends by itself a moment after its program.
+const endGrace = 20 * time.Second
 
 // buildAll fills built. The kernel matrix has no compiler in its guests: on the host it lets us build into $BPFCKPT_BUILD and do no
 // more; in the guest what was built is in $BPFCKPT_BUILT.
