@@ -27,7 +27,7 @@ func sharedAnon(size int) (*os.File, error) {
 // subreaper returns whether this process is a subreaper (PR_GET_CHILD_SUBREAPER), 1 or 0.
 func subreaper() uintptr {
 	var is int32
-	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0); err != nil {
+	if _, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0); errno != 0 {
 		return 0
 	}
 	return uintptr(is)
