@@ -87,7 +87,8 @@ func SetAttributes(f *os.File, a *image.Attributes) error {
 	fd := int(f.Fd())
 	for _, x := range a.XAttrs {
 		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
-			return fault.New(fault.FDRebuild, f.Name(), "give the nameless file the extended attribute %s: %w", x.Name, err)
+			return fault.New(fault.FDRebuild, f.Name(), "give the nameless file the extended attribute %s: %w", x.Name,
+				err)
 		}
 	}
 	if a.Hint != 0 {

@@ -11,8 +11,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// ReadBeyond reads what a shared mapping shows of an object after its end, in its last page: no read(2) does, yet in memory (tmpfs, memfd) it stays what a
-// program wrote there until the object is resized. end is the size of the object, bytes; buf begins there and ends at most with the page.
+// ReadBeyond reads what a shared mapping shows of an object after its end, in its last page: no read(2) does, yet in
+// memory (tmpfs, memfd) it stays what a program wrote there until the object is resized. end is the size of the object,
+// bytes; buf begins there and ends at most with the page.
 func ReadBeyond(f *os.File, end int64, buf []byte) error {
 	return beyond(f, end, unix.PROT_READ, func(at uint64) error {
 		_, err := ptrace.ReadMemory(os.Getpid(), []ptrace.Range{{Addr: at, Len: len(buf)}}, buf)
@@ -28,8 +29,8 @@ func WriteBeyond(f *os.File, end int64, data []byte) error {
 	})
 }
 
-// beyond maps the last page of an object and calls do with the address of its end. The page is accessed by system calls alone: if somebody cuts the object
-// meanwhile, they fail, and nobody gets a SIGBUS.
+// beyond maps the last page of an object and calls do with the address of its end. The page is accessed by system calls
+// alone: if somebody cuts the object meanwhile, they fail, and nobody gets a SIGBUS.
 func beyond(f *os.File, end int64, prot int, do func(at uint64) error) error {
 	const mask = image.PageSize - 1
 	page, err := unix.Mmap(int(f.Fd()), end&^mask, image.PageSize, prot, unix.MAP_SHARED)

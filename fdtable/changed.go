@@ -16,8 +16,9 @@ import (
 // A writtenFile is a regular file that the tree itself has open for writing or mapped so. What the tree wrote to it
 // after the snapshot it will write again, with a memory that is older than the file.
 type writtenFile struct {
-	known    Known
-	output   bool   // all that write to it append, or write only and stood at its end: nothing that was in it was changed
+	known Known
+	// all that write to it append, or write only and stood at its end: nothing that was in it was changed
+	output   bool
 	others   bool   // somebody outside had it open for writing at the snapshot
 	asked    bool   // outsider says who has it now
 	outsider string // why it may be somebody else's too, "" if it is not
@@ -95,7 +96,8 @@ func (b *builder) tellChanges() error {
 		switch {
 		case w.cut && w.output, how == "" && !touched:
 		case b.o.Verify && how != "":
-			return fault.New(fault.FileChanged, now.Path, "the program writes to it, and it was changed since: %s", how).
+			return fault.New(fault.FileChanged, now.Path, "the program writes to it, and it was changed since: %s",
+				how).
 				WithRemedy("put the file back as it was at the snapshot (cp -p), restore a later image, " +
 					"or take it as it is with --files note")
 		case w.kept, how != "" && w.output && now.Size > w.known.Size:

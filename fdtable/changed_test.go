@@ -28,19 +28,40 @@ func TestChangedFiles(t *testing.T) {
 	}{
 		{"untouched", unix.O_RDONLY, func(*testing.T, string) {}, ""},
 		{"gone", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Remove(p)) }, fault.FileGone},
-		{"shorter, reading", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Truncate(p, 3)) }, fault.FileChanged},
-		{"shorter, writing", unix.O_RDWR, func(t *testing.T, p string) { must(t, os.Truncate(p, 3)) }, fault.FileChanged},
-		{"longer, reading", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Truncate(p, 30)) }, fault.FileChanged},
+		{
+			"shorter, reading", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Truncate(p, 3)) },
+			fault.FileChanged,
+		},
+		{
+			"shorter, writing", unix.O_RDWR, func(t *testing.T, p string) { must(t, os.Truncate(p, 3)) },
+			fault.FileChanged,
+		},
+		{
+			"longer, reading", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Truncate(p, 30)) },
+			fault.FileChanged,
+		},
 		{"longer, writing", unix.O_WRONLY, func(t *testing.T, p string) { must(t, os.Truncate(p, 30)) }, ""},
 		{"touched, reading", unix.O_RDONLY, touch, fault.FileChanged},
 		{"touched, writing", unix.O_RDWR, touch, ""},
-		{"a directory now", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Remove(p)); must(t, os.Mkdir(p, 0o700)) }, fault.FileChanged},
-		{"a fifo now", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.Remove(p)); must(t, unix.Mkfifo(p, 0o600)) }, fault.FileChanged},
+		{
+			"a directory now", unix.O_RDONLY,
+			func(t *testing.T, p string) { must(t, os.Remove(p)); must(t, os.Mkdir(p, 0o700)) }, fault.FileChanged,
+		},
+		{"a fifo now", unix.O_RDONLY, func(t *testing.T,
+			p string,
+		) {
+			must(t, os.Remove(p))
+			must(t, unix.Mkfifo(p, 0o600))
+		}, fault.FileChanged},
 		{"a link to the same now", unix.O_RDONLY, func(t *testing.T, p string) {
 			must(t, os.Rename(p, p+".moved"))
 			must(t, os.Symlink(p+".moved", p))
 		}, ""},
-		{"a closed directory", unix.O_RDONLY, func(t *testing.T, p string) { must(t, os.RemoveAll(filepath.Dir(p))) }, fault.FileGone},
+		{
+			"a closed directory", unix.O_RDONLY,
+			func(t *testing.T, p string) { must(t, os.RemoveAll(filepath.Dir(p))) },
+			fault.FileGone,
+		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -124,7 +145,8 @@ func TestGrownFileNoRoom(t *testing.T) {
 	_, err := unix.Write(fd, []byte("two\n"))
 	must(t, err)
 	_ = unix.Close(fd)
-	table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), "/dev/null/store", RebuildOptions{})
+	table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), "/dev/null/store",
+		RebuildOptions{})
 	_, err = table.Commit()
 	mustFault(t, err, fault.FDTailSave, filepath.Join(dir, "file"))
 	if text, _ := os.ReadFile(filepath.Join(dir, "file")); string(text) != "one\ntwo\n" {
@@ -180,10 +202,14 @@ func TestBadRecords(t *testing.T) {
 		{ID: 1, Kind: kindTimerFD},
 		{ID: 1, Kind: kindEpoll, Epoll: []image.EpollTarget{{FD: 1, File: 1}}},
 		{ID: 1, Kind: kindTTY, Std: 9},
-		{ID: 1, Kind: kindChar, Path: "/dev/null", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3), Locks: []image.Lock{{Type: "NEW"}}},
+		{
+			ID: 1, Kind: kindChar, Path: "/dev/null", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3),
+			Locks: []image.Lock{{Type: "NEW"}},
+		},
 	}
 	for _, f := range records {
-		_, err := rebuild(context.Background(), &image.State{Files: []image.File{f}}, t.TempDir(), "id", RebuildOptions{})
+		_, err := rebuild(context.Background(), &image.State{Files: []image.File{f}}, t.TempDir(), "id",
+			RebuildOptions{})
 		mustFault(t, err, fault.FDRecord)
 	}
 }

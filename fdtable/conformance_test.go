@@ -13,8 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// A specimen is a description of one kind in one state. All of them go through the same: captured, written out, closed, rebuilt, and
-// compared in status flags, position, name and content.
+// A specimen is a description of one kind in one state. All of them go through the same: captured, written out, closed,
+// rebuilt, and compared in status flags, position, name and content.
 type specimen struct {
 	name    string
 	kind    string
@@ -70,7 +70,10 @@ var specimens = []specimen{
 	{name: "write only", kind: kindRegular, make: regularAt("hello", unix.O_WRONLY|unix.O_TRUNC, 0)},
 	{name: "past the end", kind: kindRegular, make: regularAt("hello", unix.O_RDWR, 1<<33)},
 	{name: "append", kind: kindRegular, make: regularAt("hello", unix.O_RDWR|unix.O_APPEND, 3), check: readsAs("lo")},
-	{name: "sync nonblocking noatime", kind: kindRegular, make: regularAt("hello", unix.O_RDWR|unix.O_SYNC|unix.O_NONBLOCK|unix.O_NOATIME, 1)},
+	{
+		name: "sync nonblocking noatime", kind: kindRegular,
+		make: regularAt("hello", unix.O_RDWR|unix.O_SYNC|unix.O_NONBLOCK|unix.O_NOATIME, 1),
+	},
 	{name: "dsync nofollow", kind: kindRegular, make: regularAt("hello", unix.O_RDWR|unix.O_DSYNC|unix.O_NOFOLLOW, 1)},
 	{name: "direct", kind: kindRegular, make: func(t *testing.T, dir string) []int {
 		fd := file(t, dir, "hello", unix.O_RDONLY)
@@ -127,11 +130,14 @@ var specimens = []specimen{
 	{name: "directory", kind: kindDir, make: func(t *testing.T, dir string) []int {
 		return []int{open(t, dir, unix.O_RDONLY|unix.O_DIRECTORY)}
 	}},
-	{name: "directory half listed", kind: kindDir, make: halfListed, check: func(t *testing.T, _ *image.State, fds []int) {
-		if got := len(listRest(t, fds[0])); got != 300-halfCount(t) {
-			t.Errorf("%d entries are left", got)
-		}
-	}},
+	{
+		name: "directory half listed", kind: kindDir, make: halfListed,
+		check: func(t *testing.T, _ *image.State, fds []int) {
+			if got := len(listRest(t, fds[0])); got != 300-halfCount(t) {
+				t.Errorf("%d entries are left", got)
+			}
+		},
+	},
 	{name: "path of a file", kind: kindPath, make: func(t *testing.T, dir string) []int {
 		fd := file(t, dir, "hello", unix.O_RDONLY)
 		must(t, unix.Close(fd))
@@ -197,12 +203,18 @@ var specimens = []specimen{
 	{name: "list of processes", kind: kindPseudo, make: opened("/proc", unix.O_RDONLY|unix.O_DIRECTORY)},
 	{name: "sysfs", kind: kindPseudo, make: opened("/sys/kernel/mm/transparent_hugepage/enabled", unix.O_RDONLY)},
 	{name: "pipe", kind: kindPipe, make: pipeWith(0, "left over"), renamed: true, check: readsAs("left over")},
-	{name: "empty pipe", kind: kindPipe, make: pipeWith(unix.O_NONBLOCK, ""), renamed: true, check: func(t *testing.T, _ *image.State, fds []int) {
-		if _, err := unix.Read(fds[0], make([]byte, 1)); err != unix.EAGAIN {
-			t.Errorf("an empty pipe reads as %v", err)
-		}
-	}},
-	{name: "full pipe", kind: kindPipe, make: pipeWith(unix.O_NONBLOCK, string(bytes.Repeat([]byte("x"), 65536))), renamed: true, check: fullPipe},
+	{
+		name: "empty pipe", kind: kindPipe, make: pipeWith(unix.O_NONBLOCK, ""), renamed: true,
+		check: func(t *testing.T, _ *image.State, fds []int) {
+			if _, err := unix.Read(fds[0], make([]byte, 1)); err != unix.EAGAIN {
+				t.Errorf("an empty pipe reads as %v", err)
+			}
+		},
+	},
+	{
+		name: "full pipe", kind: kindPipe, make: pipeWith(unix.O_NONBLOCK, string(bytes.Repeat([]byte("x"), 65536))),
+		renamed: true, check: fullPipe,
+	},
 	{name: "pipe without readers", kind: kindPipe, renamed: true, make: func(t *testing.T, _ string) []int {
 		fds := pipeWith(0, "lost")(t, "")
 		must(t, unix.Close(fds[0]))
@@ -250,12 +262,19 @@ var specimens = []specimen{
 		must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
 		return []int{open(t, filepath.Join(dir, "fifo"), unix.O_RDONLY|unix.O_NONBLOCK)}
 	}},
-	{name: "memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int { return []int{seekTo(t, memfd(t, "shared", 0), 2)} }, check: func(t *testing.T, st *image.State, fds []int) {
-		if now, _, err := knownNow(selfLink(fds[0]), 0); err != nil || !leased(now) {
-			t.Error("it counts as open for writing, and could not be executed")
-		}
-		readsAs("ared")(t, st, fds)
-	}},
+	{
+		name: "memfd", kind: kindMemfd, make: func(t *testing.T,
+			_ string,
+		) []int {
+			return []int{seekTo(t, memfd(t, "shared", 0), 2)}
+		},
+		check: func(t *testing.T, st *image.State, fds []int) {
+			if now, _, err := knownNow(selfLink(fds[0]), 0); err != nil || !leased(now) {
+				t.Error("it counts as open for writing, and could not be executed")
+			}
+			readsAs("ared")(t, st, fds)
+		},
+	},
 	{name: "sealed memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int {
 		return []int{memfd(t, "sealed", unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)}
 	}, check: func(t *testing.T, _ *image.State, fds []int) {
@@ -456,7 +475,8 @@ func put(t *testing.T, st *image.State, table *Table) {
 			args = append(args, uint64(addressOf(s.Data)))
 		}
 		args = append(args, 0, 0, 0)
-		_, _, errno := unix.Syscall6(uintptr(s.Call), uintptr(args[0]), uintptr(args[1]), uintptr(args[2]), uintptr(args[3]), 0, 0)
+		_, _, errno := unix.Syscall6(uintptr(s.Call), uintptr(args[0]), uintptr(args[1]), uintptr(args[2]),
+			uintptr(args[3]), 0, 0)
 		runtime.KeepAlive(s.Data)
 		if errno != 0 && errno != s.Ignore {
 			t.Errorf("%s: %v", s.Want, errno)

@@ -7,7 +7,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same directory.
+// captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same
+// directory.
 func captureDir(c *capturer, d *desc) error {
 	_, ok, err := c.named(d)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// captureEpoll records what an epoll instance watches (fs/eventpoll.c, ep_show_fdinfo). An entry is known by a description and the
-// number it had when it was added, which may since have been closed, or be another's.
+// captureEpoll records what an epoll instance watches (fs/eventpoll.c, ep_show_fdinfo). An entry is known by a
+// description and the number it had when it was added, which may since have been closed, or be another's.
 func captureEpoll(c *capturer, d *desc) error {
 	info, err := c.ownInfo(d)
 	if err != nil {
@@ -26,7 +26,8 @@ func captureEpoll(c *capturer, d *desc) error {
 			return d.refuse(fault.FDInfo, "%w", err)
 		}
 		if t.Events&unix.EPOLLONESHOT != 0 && t.Events&^epollPrivate == 0 {
-			return d.refuse(fault.FDState, "its one-shot entry for descriptor %d has fired and was not armed again", t.FD)
+			return d.refuse(fault.FDState, "its one-shot entry for descriptor %d has fired and was not armed again",
+				t.FD)
 		}
 		if t.File, err = c.findTarget(d, t.FD, seen[t.FD]); err != nil {
 			return err
@@ -82,7 +83,8 @@ func (c *capturer) fileAt(r ref) (int, bool) {
 	return id, ok
 }
 
-// openEpoll makes an empty instance. The processes fill it: the number under which something is added is part of its name.
+// openEpoll makes an empty instance. The processes fill it: the number under which something is added is part of its
+// name.
 func openEpoll(b *builder, f *image.File) (int, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -91,27 +93,29 @@ func openEpoll(b *builder, f *image.File) (int, error) {
 	for _, t := range f.Epoll {
 		if pid, _ := b.table.adder(f, t); pid < 0 {
 			_ = unix.Close(fd)
-			return -1, fault.New(fault.FDRecord, fileObject(f), "no process has it together with descriptor %d, which it watches", t.FD)
+			return -1, fault.New(fault.FDRecord, fileObject(f),
+				"no process has it together with descriptor %d, which it watches", t.FD)
 		}
 	}
 	return b.checkFlags(f, fd)
 }
 
-// adder returns a process that has the epoll instance and, under the right number, what it is to watch; and its descriptor of the
-// instance. -1 if there is none.
+// adder returns a process that has the epoll instance and, under the right number, what it is to watch; and its
+// descriptor of the instance. -1 if there is none.
 func (t *Table) adder(f *image.File, target image.EpollTarget) (pid, num int) {
 	for i := range t.st.Processes {
 		p := &t.st.Processes[i]
 		at := slices.IndexFunc(p.FDs, func(fd image.FD) bool { return fd.File == f.ID })
-		if at >= 0 && slices.ContainsFunc(p.FDs, func(fd image.FD) bool { return fd.Num == target.FD && fd.File == target.File }) {
+		if at >= 0 && slices.ContainsFunc(p.FDs,
+			func(fd image.FD) bool { return fd.Num == target.FD && fd.File == target.File }) {
 			return p.Pid, p.FDs[at].Num
 		}
 	}
 	return -1, -1
 }
 
-// epollSteps are the epoll_ctl(2) calls that are process pid's to make. A standard stream may have become something that cannot be
-// waited for, a file or /dev/null; then nothing ever happens there.
+// epollSteps are the epoll_ctl(2) calls that are process pid's to make. A standard stream may have become something
+// that cannot be waited for, a file or /dev/null; then nothing ever happens there.
 func (t *Table) epollSteps(f *image.File, pid int) []Step {
 	var steps []Step
 	for _, target := range f.Epoll {
@@ -126,7 +130,8 @@ func (t *Table) epollSteps(f *image.File, pid int) []Step {
 			Call: unix.SYS_EPOLL_CTL, Args: []uint64{uint64(num), unix.EPOLL_CTL_ADD, uint64(target.FD)}, Data: event,
 			Want: fmt.Sprintf("watch descriptor %d with %s", target.FD, fileObject(f)),
 		}
-		if i := slices.IndexFunc(t.st.Files, func(o image.File) bool { return o.ID == target.File }); i >= 0 && t.st.Files[i].Std != 0 {
+		if i := slices.IndexFunc(t.st.Files, func(o image.File) bool { return o.ID == target.File }); i >= 0 &&
+			t.st.Files[i].Std != 0 {
 			s.Ignore = unix.EPERM
 		}
 		steps = append(steps, s)

@@ -23,19 +23,28 @@ var eventSpecimens = []specimen{
 		must(t, err)
 		return []int{fd}
 	}, check: func(t *testing.T, st *image.State, fds []int) {
-		if got, want := saved(t, fds...).Files[0].SigMask, uint64(1<<(unix.SIGUSR1-1)|1<<63); got != want || st.Files[0].SigMask != want {
+		if got, want := saved(t, fds...).Files[0].SigMask, uint64(1<<(unix.SIGUSR1-1)|1<<63); got != want ||
+			st.Files[0].SigMask != want {
 			t.Errorf("the mask is %#x", got)
 		}
 	}},
-	{name: "timerfd", kind: kindTimerFD, make: timerWith(unix.CLOCK_MONOTONIC, 0, 90*time.Minute, time.Second), check: timerLeft(90*time.Minute, time.Second)},
-	{name: "timerfd disarmed", kind: kindTimerFD, make: timerWith(unix.CLOCK_BOOTTIME, 0, 0, 0), check: timerLeft(0, 0)},
+	{
+		name: "timerfd", kind: kindTimerFD, make: timerWith(unix.CLOCK_MONOTONIC, 0, 90*time.Minute, time.Second),
+		check: timerLeft(90*time.Minute, time.Second),
+	},
+	{
+		name: "timerfd disarmed", kind: kindTimerFD, make: timerWith(unix.CLOCK_BOOTTIME, 0, 0, 0),
+		check: timerLeft(0, 0),
+	},
 	{name: "timerfd until a date", kind: kindTimerFD, make: func(t *testing.T, _ string) []int {
-		return timerWith(unix.CLOCK_REALTIME, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, time.Duration(time.Now().Add(time.Hour).UnixNano()), 0)(t, "")
+		return timerWith(unix.CLOCK_REALTIME, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET,
+			time.Duration(time.Now().Add(time.Hour).UnixNano()), 0)(t, "")
 	}, check: func(t *testing.T, st *image.State, fds []int) {
-		// The suite's states have no clock, so the date is an hour after 1970. A timer that is set to a time gone by fires from the next
-		// interrupt, which an emulated processor may take milliseconds to deliver.
+		// The suite's states have no clock, so the date is an hour after 1970. A timer that is set to a time gone by
+		// fires from the next interrupt, which an emulated processor may take milliseconds to deliver.
 		fired(t, fds[0])
-		if f := saved(t, fds...).Files[0].TimerFD; f.Flags != unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET || f.Ticks != 1 {
+		if f := saved(t, fds...).Files[0].TimerFD; f.Flags != unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET ||
+			f.Ticks != 1 {
 			t.Errorf("restored as %+v", f)
 		}
 	}},
@@ -67,20 +76,29 @@ var eventSpecimens = []specimen{
 			}
 		}
 	}},
-	{name: "inotify", kind: kindInotify, make: func(t *testing.T, dir string) []int { return watching(t, dir, dir) }, check: func(t *testing.T, st *image.State, fds []int) {
-		before := st.Files[0].Watches
-		after := saved(t, fds...).Files[0].Watches
-		if len(before) != 13 || len(after) != 13 || before[12].WD != 17 {
-			t.Fatalf("watches %+v, were %+v", after, before)
-		}
-		for i := range before {
-			if before[i] != after[i] {
-				t.Errorf("watch %+v was %+v", after[i], before[i])
+	{
+		name: "inotify", kind: kindInotify, make: func(t *testing.T, dir string) []int { return watching(t, dir, dir) },
+		check: func(t *testing.T, st *image.State, fds []int) {
+			before := st.Files[0].Watches
+			after := saved(t, fds...).Files[0].Watches
+			if len(before) != 13 || len(after) != 13 || before[12].WD != 17 {
+				t.Fatalf("watches %+v, were %+v", after, before)
 			}
-		}
-	}},
-	{name: "epoll", kind: kindEpoll, make: func(t *testing.T, _ string) []int { return watched(t, 0) }, check: epollTells},
-	{name: "epoll edge-triggered", kind: kindEpoll, make: func(t *testing.T, _ string) []int { return watched(t, unix.EPOLLET&0xffffffff) }, check: epollTells},
+			for i := range before {
+				if before[i] != after[i] {
+					t.Errorf("watch %+v was %+v", after[i], before[i])
+				}
+			}
+		},
+	},
+	{
+		name: "epoll", kind: kindEpoll, make: func(t *testing.T, _ string) []int { return watched(t, 0) },
+		check: epollTells,
+	},
+	{
+		name: "epoll edge-triggered", kind: kindEpoll,
+		make: func(t *testing.T, _ string) []int { return watched(t, unix.EPOLLET&0xffffffff) }, check: epollTells,
+	},
 	{name: "epoll of an epoll", kind: kindEpoll, make: func(t *testing.T, _ string) []int {
 		inner := watched(t, 0)
 		outer, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -131,7 +149,10 @@ var eventfdSpecimens = []specimen{
 	{name: "eventfd", kind: kindEventFD, make: eventfdWith(7, unix.EFD_NONBLOCK), check: eventfdReads(7, 0)},
 	{name: "eventfd of a large count", kind: kindEventFD, make: eventfdWith(1<<63, 0), check: eventfdReads(1 << 63)},
 	{name: "eventfd at zero", kind: kindEventFD, make: eventfdWith(0, unix.EFD_NONBLOCK), check: eventfdReads(0)},
-	{name: "semaphore", kind: kindEventFD, make: eventfdWith(2, unix.EFD_SEMAPHORE|unix.EFD_NONBLOCK), check: eventfdReads(1, 1, 0)},
+	{
+		name: "semaphore", kind: kindEventFD, make: eventfdWith(2, unix.EFD_SEMAPHORE|unix.EFD_NONBLOCK),
+		check: eventfdReads(1, 1, 0),
+	},
 }
 
 func eventfdWith(count uint64, flags int) func(*testing.T, string) []int {
@@ -165,7 +186,10 @@ func timerWith(clock, flags int, value, interval time.Duration) func(*testing.T,
 	return func(t *testing.T, _ string) []int {
 		fd, err := unix.TimerfdCreate(clock, unix.TFD_CLOEXEC)
 		must(t, err)
-		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(value)), Interval: unix.NsecToTimespec(int64(interval))}
+		spec := unix.ItimerSpec{
+			Value:    unix.NsecToTimespec(int64(value)),
+			Interval: unix.NsecToTimespec(int64(interval)),
+		}
 		must(t, unix.TimerfdSettime(fd, flags, &spec, nil))
 		return []int{fd}
 	}
@@ -191,7 +215,8 @@ func timerLeft(value, interval time.Duration) func(*testing.T, *image.State, []i
 	}
 }
 
-// watching makes an inotify instance with a watch of dir as number 1 and files in where as numbers 6 to 17; 2 to 5 are gone again.
+// watching makes an inotify instance with a watch of dir as number 1 and files in where as numbers 6 to 17; 2 to 5 are
+// gone again.
 func watching(t *testing.T, dir, where string) []int {
 	t.Helper()
 	sub := filepath.Join(where, "watched")
@@ -218,13 +243,15 @@ func watching(t *testing.T, dir, where string) []int {
 	}
 }
 
-// watched returns an epoll instance, the readable end of a pipe that it watches, with data of its own, and the other end.
+// watched returns an epoll instance, the readable end of a pipe that it watches, with data of its own, and the other
+// end.
 func watched(t *testing.T, flags uint32) []int {
 	t.Helper()
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	must(t, err)
 	fds := pipeWith(0, "ready")(t, "")
-	must(t, unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fds[0], &unix.EpollEvent{Events: unix.EPOLLIN | flags, Fd: 42, Pad: 43}))
+	must(t, unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fds[0],
+		&unix.EpollEvent{Events: unix.EPOLLIN | flags, Fd: 42, Pad: 43}))
 	return append([]int{ep}, fds...)
 }
 

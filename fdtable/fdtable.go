@@ -1,7 +1,8 @@
 // Package fdtable saves and rebuilds open file descriptions, one file per kind: capture -> record -> rebuild.
 //
-// Capture and Finish complete the descriptions a kstate.Source found; Rebuild opens every description again in the restoring
-// process, which hands it to the new processes. What cannot be rebuilt exactly is refused by name, never skipped.
+// Capture and Finish complete the descriptions a kstate.Source found; Rebuild opens every description again in the
+// restoring process, which hands it to the new processes. What cannot be rebuilt exactly is refused by name, never
+// skipped.
 //
 // Paths are those of the tool's own root, as readlink on /proc/PID/fd gives them.
 package fdtable
@@ -19,12 +20,14 @@ import (
 
 // Input is what Capture and Finish work on.
 type Input struct {
-	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Ghosts and Shmems are completed in place.
+	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Ghosts and Shmems are completed
+	// in place.
 	State *image.State
-	// Running says that the tree is not stopped and must not be disturbed: contents of pipes are left alone, and a descriptor
-	// that vanishes meanwhile is no error.
+	// Running says that the tree is not stopped and must not be disturbed: contents of pipes are left alone, and a
+	// descriptor that vanishes meanwhile is no error.
 	Running bool
-	// FD duplicates a descriptor of a process into this one; Capture closes what it returns. nil stands for pidfd_getfd(2) (Linux 5.6).
+	// FD duplicates a descriptor of a process into this one; Capture closes what it returns. nil stands for
+	// pidfd_getfd(2) (Linux 5.6).
 	FD func(pid, fd int) (int, error)
 }
 
@@ -50,7 +53,8 @@ const (
 
 // A kind captures and rebuilds one sort of description.
 type kind struct {
-	capture func(c *capturer, d *desc) error                    // completes d.File; an error keeps the tree from being saved
+	// completes d.File; an error keeps the tree from being saved
+	capture func(c *capturer, d *desc) error
 	open    func(b *builder, f *image.File) (fd int, err error) // opens it again in this process
 }
 
@@ -127,9 +131,9 @@ func (d *desc) refuse(code fault.Code, format string, args ...any) *fault.Error 
 func readable(f *image.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_WRONLY }
 func writable(f *image.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_RDONLY }
 
-// Capture completes in.State.Files, Pipes, Terminals, Ghosts (without Space and content) and Shmems (memfds; without Space and
-// content). It is to run under the freeze, and fast: it reads the content of pipes only. It never stops at the first thing that
-// cannot be saved, it returns all of them.
+// Capture completes in.State.Files, Pipes, Terminals, Ghosts (without Space and content) and Shmems (memfds; without
+// Space and content). It is to run under the freeze, and fast: it reads the content of pipes only. It never stops at
+// the first thing that cannot be saved, it returns all of them.
 func Capture(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
 	defer c.close()

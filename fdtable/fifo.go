@@ -7,7 +7,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks (fifo(7)).
+// openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks
+// (fifo(7)).
 func openFIFO(b *builder, f *image.File) (int, error) {
 	return b.openEnd(f, func() (*pipeEnds, error) {
 		fd, err := b.fifoBothWays(f)

@@ -18,7 +18,8 @@ import (
 type Given struct {
 	Dev, Ino uint64 // of the file, as stat(2) gives them
 	Rdev     uint64 // of a character device, which these names may lead to no more
-	Kept     string // the name of a file that has what had been written to it, for when the file has been emptied since; "" for none
+	// the name of a file that has what had been written to it, for when the file has been emptied since; "" for none
+	Kept string
 }
 
 // is tells whether a description was the stream. What else can be one is re-attached by its kind.
@@ -122,7 +123,8 @@ func (b *builder) refill(f *image.File, std *os.File, now Known, kept string) er
 		return fault.New(fault.FDRebuild, now.Path, "compare it with what it was: %w", err)
 	}
 	if !begins {
-		b.note("%s was emptied since the snapshot: the %d bytes that it had are not in it%s", now.Path, f.Size, keptText(kept))
+		b.note("%s was emptied since the snapshot: the %d bytes that it had are not in it%s", now.Path, f.Size,
+			keptText(kept))
 		return nil
 	}
 	b.table.refills = append(b.table.refills, refilling{std, kept, now.Size, f.Size})

@@ -52,7 +52,10 @@ func TestGivenOutput(t *testing.T) {
 		{">> again", unix.O_APPEND, nil, appending, before, "one\ntwo\n", ""},
 		{">> again after a crash", unix.O_APPEND, grownBy("lost\n"), appending, before, "one\ntwo\n", "cut back"},
 		{"> and then >>, after a crash", 0, grownBy("lost\n"), appending, before, "one\ntwo\n", "cut back"},
-		{"its beginning and then >>", unix.O_APPEND, becomes("on"), appending, before, "one\ntwo\n", "written to it again"},
+		{
+			"its beginning and then >>", unix.O_APPEND, becomes("on"), appending, before, "one\ntwo\n",
+			"written to it again",
+		},
 		{"another beginning", unix.O_APPEND, becomes("xx"), appending, before, "xxtwo\n", "not in it"},
 		{"removed, and > again", 0, removed, emptied, before, "one\ntwo\n", "written to it again"},
 		{"1<> the same", 0, nil, readWrite, before, "one\ntwo\n", ""},

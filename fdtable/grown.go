@@ -58,7 +58,8 @@ func (b *builder) growth(f *image.File, now Known, w *writtenFile) (pos int64, e
 	if !w.kept {
 		w.kept = true
 		b.note("%s has grown by %d bytes since the snapshot and is left so: %s. What the program itself wrote there "+
-			"after the snapshot comes twice; at the snapshot the file ended at byte %d", now.Path, now.Size-f.Size, w.outsider, f.Size)
+			"after the snapshot comes twice; at the snapshot the file ended at byte %d", now.Path, now.Size-f.Size,
+			w.outsider, f.Size)
 	}
 	if appends {
 		return f.Pos, nil
@@ -119,7 +120,8 @@ func (t *Table) Commit() (notes []string, err error) {
 	for i := range t.grown {
 		g := &t.grown[i]
 		if g.saved, err = t.saveTail(g); err != nil {
-			return nil, fault.New(fault.FDTailSave, g.path, "save the %d bytes appended since the snapshot: %w", g.size-g.keep, err)
+			return nil, fault.New(fault.FDTailSave, g.path, "save the %d bytes appended since the snapshot: %w",
+				g.size-g.keep, err)
 		}
 	}
 	for i := range t.grown {
@@ -201,7 +203,8 @@ func openGrown(g *growth, flag int) (*os.File, error) {
 		err = errors.New("it was replaced meanwhile")
 	}
 	if err == nil && st.Size != g.size {
-		err = fmt.Errorf("another program is writing to it: it had %d bytes a moment ago and has %d now", g.size, st.Size)
+		err = fmt.Errorf("another program is writing to it: it had %d bytes a moment ago and has %d now", g.size,
+			st.Size)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -16,8 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// captureInotify records the watches of an inotify instance. fdinfo names what is watched by a file handle, which leads to the file
-// itself and by that to its present name (fs/notify/fdinfo.c, inotify_fdinfo).
+// captureInotify records the watches of an inotify instance. fdinfo names what is watched by a file handle, which leads
+// to the file itself and by that to its present name (fs/notify/fdinfo.c, inotify_fdinfo).
 func captureInotify(c *capturer, d *desc) error {
 	info, err := c.ownInfo(d)
 	if err != nil {
@@ -32,7 +32,8 @@ func captureInotify(c *capturer, d *desc) error {
 		return err
 	}
 	if left, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err != nil || left != 0 {
-		return d.refuse(fault.FDState, "%d bytes of its events have not been read yet", left).WithRemedy("try again when the program has read them")
+		return d.refuse(fault.FDState, "%d bytes of its events have not been read yet", left).
+			WithRemedy("try again when the program has read them")
 	}
 	for _, l := range info.Lines {
 		w, err := c.watch(l)
@@ -151,10 +152,12 @@ func openInotify(b *builder, f *image.File) (int, error) {
 	return b.checkFlags(f, fd)
 }
 
-// watchMask are the bits of a watch that fdinfo shows and inotify_add_watch(2) takes; the others the kernel adds by itself.
+// watchMask are the bits of a watch that fdinfo shows and inotify_add_watch(2) takes; the others the kernel adds by
+// itself.
 const watchMask = unix.IN_ALL_EVENTS | unix.IN_ONESHOT | unix.IN_EXCL_UNLINK
 
-// setNextWD is INOTIFY_IOC_SETNEXTWD, _IOW('I', 0, __s32) (include/uapi/linux/inotify.h), Linux 4.16 with CONFIG_CHECKPOINT_RESTORE.
+// setNextWD is INOTIFY_IOC_SETNEXTWD, _IOW('I', 0, __s32) (include/uapi/linux/inotify.h), Linux 4.16 with
+// CONFIG_CHECKPOINT_RESTORE.
 const setNextWD = 0x40044900
 
 func addWatch(fd int, w image.Watch) error {

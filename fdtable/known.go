@@ -56,7 +56,8 @@ func (k Known) Find() (Known, error) {
 	}
 	const why = "another file has its name now: inode %d with %d bytes, changed %s; " +
 		"at the snapshot it was inode %d with %d bytes, changed %s"
-	return at, fault.New(fault.FileChanged, k.Path, why, at.Ino, at.Size, stamp(at.MTime), k.Ino, k.Size, stamp(k.MTime)).
+	return at, fault.New(fault.FileChanged, k.Path, why, at.Ino, at.Size, stamp(at.MTime), k.Ino, k.Size,
+		stamp(k.MTime)).
 		WithRemedy("move the file of the snapshot back to this name, or to any name in the same directory; " +
 			"or put a copy here that has its size and time (cp -p)")
 }

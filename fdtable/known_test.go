@@ -267,7 +267,10 @@ func TestChangedInPlace(t *testing.T) {
 		{"written to at the end", unix.O_WRONLY, 4, overwrite, true, true},
 		{"grown, read and write", unix.O_RDWR, 4, func(t *testing.T, p string) { appendTo(t, p, "two") }, true, true},
 		{"grown behind the end", unix.O_WRONLY, 4, func(t *testing.T, p string) { appendTo(t, p, "two") }, false, true},
-		{"appended to", unix.O_RDWR | unix.O_APPEND, 0, func(t *testing.T, p string) { appendTo(t, p, "two") }, true, false},
+		{
+			"appended to", unix.O_RDWR | unix.O_APPEND, 0, func(t *testing.T, p string) { appendTo(t, p, "two") }, true,
+			false,
+		},
 		{"its mode", unix.O_RDWR, 0, func(t *testing.T, p string) { must(t, os.Chmod(p, 0o600)) }, true, false},
 	}
 	for _, c := range cases {
@@ -327,7 +330,11 @@ func TestStdFileOfOthers(t *testing.T) {
 	for _, c := range []struct {
 		o    RebuildOptions
 		want string
-	}{{RebuildOptions{Std: std}, out.Name()}, {RebuildOptions{Std: std, Detach: true}, path}, {RebuildOptions{}, path}} {
+	}{
+		{RebuildOptions{Std: std}, out.Name()},
+		{RebuildOptions{Std: std, Detach: true}, path},
+		{RebuildOptions{}, path},
+	} {
 		table := rebuilt(t, st, emptyMemory(t), dir, c.o)
 		if got := pathOf(t, table.FDFor(1, 1)); got != c.want {
 			t.Errorf("standard output is %s and should be %s", got, c.want)

@@ -18,8 +18,9 @@ const (
 	lockOFD   = "OFDLCK"
 )
 
-// captureLocks records the file locks of the tree: fdinfo tells whose lock it is. It is read only where the source does not know better;
-// /proc/locks, which would tell of all at once, makes its reader wait for an RCU grace period, and the tree stands still.
+// captureLocks records the file locks of the tree: fdinfo tells whose lock it is. It is read only where the source does
+// not know better; /proc/locks, which would tell of all at once, makes its reader wait for an RCU grace period, and the
+// tree stands still.
 func (c *capturer) captureLocks() {
 	posix := posixLocks{}
 	for _, d := range c.descs {
@@ -35,8 +36,8 @@ func (c *capturer) captureLocks() {
 	c.faults = append(c.faults, posix.unplaced()...)
 }
 
-// locksOf reads the locks fdinfo shows for one descriptor: those of the description itself once, those of the process for every
-// process.
+// locksOf reads the locks fdinfo shows for one descriptor: those of the description itself once, those of the process
+// for every process.
 func (c *capturer) locksOf(d *desc, r ref, first bool, posix posixLocks) error {
 	info, err := procfs.Pid(r.pid).FDInfo(r.fd)
 	if err != nil {
@@ -69,8 +70,8 @@ func lockOf(l procfs.FDLock) image.Lock {
 	return image.Lock{Type: l.Type, Write: l.Mode == "WRITE", Start: l.Start, End: l.End, Pid: l.Pid}
 }
 
-// posixLocks collects the locks of processes: fdinfo shows one at every descriptor of the file in the process, and it is taken
-// again through one whose access mode allows it.
+// posixLocks collects the locks of processes: fdinfo shows one at every descriptor of the file in the process, and it
+// is taken again through one whose access mode allows it.
 type posixLocks map[posixKey]*posixLock
 
 type posixKey struct {
@@ -101,7 +102,8 @@ func (p posixLocks) unplaced() []*fault.Error {
 	var out []*fault.Error
 	for _, l := range p {
 		if !l.placed {
-			out = append(out, fault.New(fault.FDState, l.ref.object(), "its process holds a lock that no descriptor it has open could take again"))
+			out = append(out, fault.New(fault.FDState, l.ref.object(),
+				"its process holds a lock that no descriptor it has open could take again"))
 		}
 	}
 	return out
@@ -154,8 +156,8 @@ func flockT(l image.Lock) unix.Flock_t {
 	return lk
 }
 
-// lockSteps are the calls with which process pid takes locks of f: its own POSIX locks, and flock(2) locks that it took before, or
-// that were taken by a process that has not got the description any more.
+// lockSteps are the calls with which process pid takes locks of f: its own POSIX locks, and flock(2) locks that it took
+// before, or that were taken by a process that has not got the description any more.
 func (t *Table) lockSteps(f *image.File, pid int) []Step {
 	var steps []Step
 	for _, l := range f.Locks {
@@ -172,7 +174,10 @@ func (t *Table) lockSteps(f *image.File, pid int) []Step {
 			if l.Write {
 				how = unix.LOCK_EX
 			}
-			steps = append(steps, Step{Call: unix.SYS_FLOCK, Args: []uint64{uint64(num), uint64(how | unix.LOCK_NB)}, Want: "lock " + f.Path})
+			steps = append(steps, Step{
+				Call: unix.SYS_FLOCK, Args: []uint64{uint64(num), uint64(how | unix.LOCK_NB)},
+				Want: "lock " + f.Path,
+			})
 		}
 	}
 	return steps

@@ -34,7 +34,8 @@ func TestFlock(t *testing.T) {
 			mustFault(t, err, fault.FDLocked, path)
 		}
 		vacate(t, []int{fd})
-		table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), t.TempDir(), RebuildOptions{})
+		table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), t.TempDir(),
+			RebuildOptions{})
 		put(t, st, table)
 		other := open(t, path, unix.O_RDONLY)
 		if err := unix.Flock(other, unix.LOCK_EX|unix.LOCK_NB); err != unix.EAGAIN {
@@ -49,8 +50,10 @@ func TestFlock(t *testing.T) {
 
 func TestOFDLock(t *testing.T) {
 	lk := unix.Flock_t{Type: unix.F_WRLCK, Start: 2, Len: 3}
-	st, fd, path := locked(t, unix.O_RDWR, func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
-	if l := st.Files[0].Locks; len(l) != 1 || l[0] != (image.Lock{Type: lockOFD, Write: true, Start: 2, End: 4, Pid: -1}) {
+	st, fd, path := locked(t, unix.O_RDWR,
+		func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
+	if l := st.Files[0].Locks; len(l) != 1 ||
+		l[0] != (image.Lock{Type: lockOFD, Write: true, Start: 2, End: 4, Pid: -1}) {
 		t.Fatalf("locks %+v", l)
 	}
 	must(t, unix.Close(fd))
@@ -80,7 +83,8 @@ func TestPosixLock(t *testing.T) {
 		t.Fatalf("steps %+v", steps)
 	}
 	d := steps[0].Data
-	if binary.NativeEndian.Uint16(d) != unix.F_WRLCK || binary.NativeEndian.Uint64(d[8:]) != 5 || binary.NativeEndian.Uint64(d[16:]) != 0 {
+	if binary.NativeEndian.Uint16(d) != unix.F_WRLCK || binary.NativeEndian.Uint64(d[8:]) != 5 ||
+		binary.NativeEndian.Uint64(d[16:]) != 0 {
 		t.Errorf("struct flock %x", d)
 	}
 	if steps := table.Steps(1); len(steps) != 0 {
@@ -119,7 +123,11 @@ func TestOwner(t *testing.T) {
 	table := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{})
 	steps := table.Steps(os.Getpid())
 	fd := uint64(fds[0])
-	wants := [][]uint64{{fd, unix.F_SETOWN_EX}, {fd, unix.F_SETSIG, uint64(unix.SIGURG)}, {fd, unix.F_SETFL, unix.O_ASYNC | unix.O_NONBLOCK}}
+	wants := [][]uint64{
+		{fd, unix.F_SETOWN_EX},
+		{fd, unix.F_SETSIG, uint64(unix.SIGURG)},
+		{fd, unix.F_SETFL, unix.O_ASYNC | unix.O_NONBLOCK},
+	}
 	if len(steps) != len(wants) || len(steps[0].Data) != 8 {
 		t.Fatalf("steps %+v", steps)
 	}

@@ -63,7 +63,8 @@ func openMemfd(b *builder, f *image.File) (int, error) { return b.reopenShmem(f)
 
 func (b *builder) reopenShmem(f *image.File) (int, error) {
 	if f.Shmem < 1 || f.Shmem > len(b.st.Shmems) || b.o.Shmem == nil {
-		return -1, fault.New(fault.FDRecord, fileObject(f), "it names shared memory %d of %d", f.Shmem, len(b.st.Shmems))
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names shared memory %d of %d", f.Shmem,
+			len(b.st.Shmems))
 	}
 	mem, err := b.o.Shmem(f.Shmem - 1)
 	if err != nil {
@@ -93,8 +94,8 @@ func (b *builder) original(f *image.File, made int) (int, error) {
 	return b.checkFlags(f, fd)
 }
 
-// NewShmem makes the memfd of a Shmem: name, size and mode, nothing in it and no seals yet. Shared anonymous memory becomes a
-// memfd too.
+// NewShmem makes the memfd of a Shmem: name, size and mode, nothing in it and no seals yet. Shared anonymous memory
+// becomes a memfd too.
 func NewShmem(s *image.Shmem) (*os.File, error) {
 	name := s.Name
 	if s.Kind != kindOfMemfd {
@@ -124,7 +125,8 @@ func NewShmem(s *image.Shmem) (*os.File, error) {
 	return f, nil
 }
 
-// executability says whether a memfd may be made executable, which else vm.memfd_noexec decides (Documentation/userspace-api/mfd_noexec.rst).
+// executability says whether a memfd may be made executable, which else vm.memfd_noexec decides
+// (Documentation/userspace-api/mfd_noexec.rst).
 func executability(s *image.Shmem) int {
 	if s.Seals&unix.F_SEAL_EXEC != 0 && s.Mode&0o111 == 0 {
 		return unix.MFD_NOEXEC_SEAL
@@ -132,8 +134,9 @@ func executability(s *image.Shmem) int {
 	return unix.MFD_EXEC
 }
 
-// SealLate tells whether the seals of a Shmem come after its mappings: those that could be written to when it was sealed against new ones of the kind stay so.
-// A seal against all writes comes before them: there was no such mapping, and the kernel makes others read-only for good.
+// SealLate tells whether the seals of a Shmem come after its mappings: those that could be written to when it was
+// sealed against new ones of the kind stay so. A seal against all writes comes before them: there was no such mapping,
+// and the kernel makes others read-only for good.
 func SealLate(s *image.Shmem) bool {
 	return s.Seals&unix.F_SEAL_FUTURE_WRITE != 0 && s.Seals&unix.F_SEAL_WRITE == 0
 }
@@ -143,7 +146,8 @@ func Seal(f *os.File, s *image.Shmem) error {
 	if s.Kind != kindOfMemfd || s.Seals == 0 {
 		return nil
 	}
-	// F_SEAL_EXEC brings the write seals with it when the file is executable, and F_SEAL_SEAL must come last; one call does all.
+	// F_SEAL_EXEC brings the write seals with it when the file is executable, and F_SEAL_SEAL must come last; one call
+	// does all.
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, int(s.Seals)); err != nil {
 		return fault.New(fault.FDRebuild, "memfd "+s.Name, "add seals %#x: %w", s.Seals, err)
 	}

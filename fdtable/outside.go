@@ -14,9 +14,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 )
 
-// Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds that exist only
-// as descriptors. It is to run once after Capture, when the tree runs again and still lives; what it returns keeps the image from
-// being committed. A pipe that someone outside holds is re-attached if it is a standard stream, and refused if it is not.
+// Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds
+// that exist only as descriptors. It is to run once after Capture, when the tree runs again and still lives; what it
+// returns keeps the image from being committed. A pipe that someone outside holds is re-attached if it is a standard
+// stream, and refused if it is not.
 func Finish(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
 	wanted := map[string]bool{}
@@ -60,14 +61,15 @@ func (c *capturer) refuseUnread() {
 	}
 }
 
-// instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing the description.
+// instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing
+// the description.
 func instance(kind string) bool {
 	k, _ := image.FDKindOf(kind)
 	return k.Instance
 }
 
-// sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent them. kcmp(2)
-// puts all descriptions in one order, so that each of theirs is searched in ours.
+// sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent
+// them. kcmp(2) puts all descriptions in one order, so that each of theirs is searched in ours.
 func (c *capturer) sharedInstances(holders map[string][]ref) {
 	byPath := map[string][]*desc{}
 	for _, d := range c.descs {
@@ -103,7 +105,8 @@ func (c *capturer) outside(d *desc, by string) {
 	}
 	for _, other := range c.ofKind(kindPipe, kindFIFO) {
 		if other.Path == d.Path && other.Flags&accMode != d.Flags&accMode {
-			c.add(d, d.refuse(fault.FDPipe, "%s is open in the tree for reading and for writing, and in %s outside it", d.Path, by))
+			c.add(d, d.refuse(fault.FDPipe, "%s is open in the tree for reading and for writing, and in %s outside it",
+				d.Path, by))
 			return
 		}
 	}
@@ -138,8 +141,8 @@ func dropUnusedPipes(st *image.State) {
 	}
 }
 
-// outsideHolders reads the descriptors of every process that is not in the tree, ours included, and returns those whose link text is
-// wanted.
+// outsideHolders reads the descriptors of every process that is not in the tree, ours included, and returns those whose
+// link text is wanted.
 func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[string]bool) (map[string][]ref, error) {
 	tree := map[int]bool{}
 	for i := range c.st.Processes {

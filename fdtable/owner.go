@@ -16,7 +16,8 @@ const (
 	ownerPGRP = 2 // F_OWNER_PGRP
 )
 
-// captureOwner records who gets signals about the description (fcntl(2), F_SETOWN_EX, F_SETSIG). fd is a duplicate of it.
+// captureOwner records who gets signals about the description (fcntl(2), F_SETOWN_EX, F_SETSIG). fd is a duplicate of
+// it.
 func (c *capturer) captureOwner(d *desc, fd int) error {
 	own, err := getOwner(fd)
 	if err != nil {

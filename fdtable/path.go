@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// capturePath records an O_PATH descriptor, which stands for a place in the tree of files and has no other state (open(2)).
+// capturePath records an O_PATH descriptor, which stands for a place in the tree of files and has no other state
+// (open(2)).
 func capturePath(c *capturer, d *desc) error {
 	if !strings.HasPrefix(d.Path, "/") {
 		return d.refuse(fault.FDKind, "it is an O_PATH descriptor of %s, which has no name", d.Path)
@@ -24,7 +25,8 @@ func capturePath(c *capturer, d *desc) error {
 		}
 	}
 	if !ok {
-		return d.refuse(fault.FDDeleted, "it is an O_PATH descriptor of %s, which no longer leads to the same file", d.Path)
+		return d.refuse(fault.FDDeleted, "it is an O_PATH descriptor of %s, which no longer leads to the same file",
+			d.Path)
 	}
 	fs, err := c.fsType(d)
 	if err != nil {
@@ -61,7 +63,8 @@ func openPath(b *builder, f *image.File) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != f.Mode&unix.S_IFMT {
 		_ = unix.Close(fd)
-		return -1, fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", f.Mode&unix.S_IFMT, st.Mode&unix.S_IFMT)
+		return -1, fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", f.Mode&unix.S_IFMT,
+			st.Mode&unix.S_IFMT)
 	}
 	return b.checkFlags(f, fd)
 }

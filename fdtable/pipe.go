@@ -97,7 +97,8 @@ func (c *capturer) settlePackets() {
 // fileKey identifies an inode.
 type fileKey struct{ dev, ino uint64 }
 
-// readPipe duplicates the content into a scratch pipe with tee(2) and reads it from there. It returns how much each read gave.
+// readPipe duplicates the content into a scratch pipe with tee(2) and reads it from there. It returns how much each
+// read gave.
 func (c *capturer) readPipe(d *desc, fd int, p *image.Pipe) ([]int, error) {
 	left, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 	if err != nil {
@@ -108,7 +109,8 @@ func (c *capturer) readPipe(d *desc, fd int, p *image.Pipe) ([]int, error) {
 	}
 	err = c.scratch.resize(p.Capacity)
 	if errors.Is(err, unix.EPERM) {
-		return nil, d.refuse(fault.FDState, "its capacity, %d bytes, is more than this command may give a pipe (fs.pipe-max-size)", p.Capacity).
+		return nil, d.refuse(fault.FDState,
+			"its capacity, %d bytes, is more than this command may give a pipe (fs.pipe-max-size)", p.Capacity).
 			WithRemedy("raise it: sysctl fs.pipe-max-size=%d", p.Capacity)
 	}
 	if err != nil {
@@ -192,8 +194,8 @@ func openPipe(b *builder, f *image.File) (int, error) {
 	})
 }
 
-// openEnd opens an end of the pipe that create makes, and which is then set up and filled. What pipe2(2) returns shows no
-// O_LARGEFILE, what open(2) returns does: so we know which descriptions were the first two.
+// openEnd opens an end of the pipe that create makes, and which is then set up and filled. What pipe2(2) returns shows
+// no O_LARGEFILE, what open(2) returns does: so we know which descriptions were the first two.
 func (b *builder) openEnd(f *image.File, create func() (*pipeEnds, error)) (int, error) {
 	if f.Pipe < 1 || f.Pipe > len(b.st.Pipes) {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names pipe %d of %d", f.Pipe, len(b.st.Pipes))

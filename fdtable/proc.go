@@ -11,8 +11,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// largeFile is O_LARGEFILE as the kernel shows it in f_flags of every file that open(2) made for a 64-bit process; package unix
-// has 0 for it on 64-bit machines (include/uapi/asm-generic/fcntl.h).
+// largeFile is O_LARGEFILE as the kernel shows it in f_flags of every file that open(2) made for a 64-bit process;
+// package unix has 0 for it on 64-bit machines (include/uapi/asm-generic/fcntl.h).
 const largeFile = 0o100000
 
 const accMode = unix.O_ACCMODE
@@ -81,7 +81,8 @@ func (c *capturer) named(d *desc) (unix.Stat_t, bool, error) {
 	if err == nil && st.Dev == d.Dev && st.Ino == d.Ino {
 		return st, true, nil
 	}
-	// The source may have seen the device number of the superblock, which is not the one stat(2) tells (btrfs, overlayfs).
+	// The source may have seen the device number of the superblock, which is not the one stat(2) tells (btrfs,
+	// overlayfs).
 	real, statErr := d.stat()
 	if statErr != nil {
 		return real, false, statErr
@@ -90,8 +91,8 @@ func (c *capturer) named(d *desc) (unix.Stat_t, bool, error) {
 	return real, err == nil && st.Dev == real.Dev && st.Ino == real.Ino, nil
 }
 
-// checkInfo refuses a descriptor about which the kernel reports more than we know of. It is for kinds whose drivers may add to
-// fdinfo; plain files, directories and pipes have nothing of their own there.
+// checkInfo refuses a descriptor about which the kernel reports more than we know of. It is for kinds whose drivers may
+// add to fdinfo; plain files, directories and pipes have nothing of their own there.
 func (c *capturer) checkInfo(d *desc) error {
 	_, err := c.ownInfo(d)
 	return err

@@ -81,8 +81,8 @@ func pseudoFS(magic int64) (pseudoHow, string) {
 	return pseudoNo, ""
 }
 
-// capturePseudo allows what says the same to whoever opens it: global files of /proc, and attributes opened for reading. The Go
-// runtime, for one, keeps cgroup CPU limits open.
+// capturePseudo allows what says the same to whoever opens it: global files of /proc, and attributes opened for
+// reading. The Go runtime, for one, keeps cgroup CPU limits open.
 func capturePseudo(c *capturer, d *desc) error {
 	fs, err := c.fsType(d)
 	if err != nil {

@@ -21,19 +21,22 @@ type RebuildOptions struct {
 	Std    [3]*os.File // the restore command's standard streams; nil means closed
 	Detach bool        // attach standard streams and terminals to /dev/null
 	Given  [3]*Given   // what the standard streams were that the program was started with; nil if that is not known
-	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back; else
-	// Commit notes it.
+	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back;
+	// else Commit notes it.
 	Verify bool
 	// State is what to rebuild instead of the image's own, which it is a changed copy of; nil for that.
 	State *image.State
-	// Moment returns what a clock, as this process reads it, showed at the freeze, in ns; nil for what the image has of the clocks themselves. It is
-	// asked by Commit.
+	// Moment returns what a clock, as this process reads it, showed at the freeze, in ns; nil for what the image has of
+	// the clocks themselves. It is asked by Commit.
 	Moment func(clock int) int64
-	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and closes it.
+	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and
+	// closes it.
 	Shmem func(i int) (*os.File, error)
-	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps and closes it.
+	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps
+	// and closes it.
 	Ghost func(i int) (*os.File, error)
-	// Temp returns the very description that NewGhost made for State.Ghosts[i], for those whose Flags are not 0. The caller closes it.
+	// Temp returns the very description that NewGhost made for State.Ghosts[i], for those whose Flags are not 0. The
+	// caller closes it.
 	Temp func(i int) (*os.File, error)
 }
 
@@ -52,7 +55,8 @@ type Table struct {
 	late    []func() error // what Commit does last
 }
 
-// Rebuilder opens descriptions again, one by one. It changes no file: what cannot be taken back is left to Table.Commit.
+// Rebuilder opens descriptions again, one by one. It changes no file: what cannot be taken back is left to
+// Table.Commit.
 type Rebuilder struct {
 	b   *builder
 	all map[string]kind
@@ -71,7 +75,8 @@ func begin(ctx context.Context, st *image.State, dir, id string, o RebuildOption
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
 	b := &builder{
 		ctx: ctx, st: st, o: o, table: t, streams: host.Streams(o.Std),
-		pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{}, told: map[uint64]bool{},
+		pipes: map[int]*pipeEnds{}, temps: map[int]bool{}, made: map[int]bool{}, moved: map[fileKey]bool{},
+		told:     map[uint64]bool{},
 		nameless: map[fileKey]int{},
 	}
 	b.written = b.writtenFiles()
@@ -92,8 +97,8 @@ func (r *Rebuilder) Open(i int) error {
 // Done says of all files together what the user should know, or refuses what has changed.
 func (r *Rebuilder) Done() error { return r.b.tellChanges() }
 
-// Check looks at the regular files that are opened by name, without opening them for the tree: it returns what keeps one from being opened again, and
-// what the user should know of all, one line each.
+// Check looks at the regular files that are opened by name, without opening them for the tree: it returns what keeps
+// one from being opened again, and what the user should know of all, one line each.
 func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 	b := r.b
 	for i := range b.st.Files {
@@ -192,7 +197,8 @@ const settable = unix.O_APPEND | unix.O_NONBLOCK | unix.O_DIRECT | unix.O_NOATIM
 // atOpen are the flags of f_flags that open(2) alone can set. O_TMPFILE is left out: the file is there already.
 const atOpen = unix.O_ACCMODE | unix.O_DSYNC | unix.O_SYNC | unix.O_NOFOLLOW
 
-// checkNamed holds what the name of f leads to now against the record: the plan has done so before, but names are not ours alone.
+// checkNamed holds what the name of f leads to now against the record: the plan has done so before, but names are not
+// ours alone.
 func (b *builder) checkNamed(f *image.File) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(f.Path, &st); err != nil {
@@ -242,8 +248,8 @@ func (b *builder) reopen(f *image.File, fd int) (int, error) {
 	return b.checkFlags(f, anew)
 }
 
-// unchecked are the bits in which a rebuilt description may differ: what open(2) adds by itself, what has no effect after it, and
-// O_ASYNC, which the process sets when its owner exists (Steps).
+// unchecked are the bits in which a rebuilt description may differ: what open(2) adds by itself, what has no effect
+// after it, and O_ASYNC, which the process sets when its owner exists (Steps).
 const unchecked = largeFile | unix.O_CLOEXEC | unix.O_ASYNC
 
 // checkFlags sets the status flags of fd and checks that it then has those of the record. It closes fd on error.
@@ -309,8 +315,8 @@ func (t *Table) FD(id int) int {
 	return -1
 }
 
-// FDFor returns what to hand over for descriptor num that refers to image.File id: FD(id), except that of several standard
-// streams that shared one terminal each becomes the restore command's own stream of that number.
+// FDFor returns what to hand over for descriptor num that refers to image.File id: FD(id), except that of several
+// standard streams that shared one terminal each becomes the restore command's own stream of that number.
 func (t *Table) FDFor(id, num int) int {
 	if fd, ok := t.std[stdKey{id, num}]; ok {
 		return fd
@@ -327,8 +333,9 @@ type Step struct {
 	Want   string        // for messages: what the step restores
 }
 
-// Steps returns, in order, what process pid has to do itself: the kernel remembers which process took a lock, and the owner of
-// a description (F_SETOWN) must exist, and an epoll instance remembers under which number it got what it watches. No descriptor of the process may be closed afterwards: that would release its locks.
+// Steps returns, in order, what process pid has to do itself: the kernel remembers which process took a lock, and the
+// owner of a description (F_SETOWN) must exist, and an epoll instance remembers under which number it got what it
+// watches. No descriptor of the process may be closed afterwards: that would release its locks.
 func (t *Table) Steps(pid int) []Step {
 	var steps []Step
 	for i := range t.st.Files {
@@ -344,7 +351,8 @@ func (t *Table) Steps(pid int) []Step {
 	return steps
 }
 
-// holder returns a process, pid or else the first one, that has description id open, and the descriptor; -1 if there is none.
+// holder returns a process, pid or else the first one, that has description id open, and the descriptor; -1 if there is
+// none.
 func (t *Table) holder(id, pid int) (int, int) {
 	for i := range t.st.Processes {
 		p := &t.st.Processes[i]

@@ -60,16 +60,39 @@ var refusals = []refusal{
 	{"udp socket", fault.FDSocket, socketOf(unix.AF_INET6, unix.SOCK_DGRAM), []string{"IPv6 UDP"}},
 	{"netlink socket", fault.FDSocket, socketOf(unix.AF_NETLINK, unix.SOCK_RAW), []string{"netlink"}},
 	{"socket pair", fault.FDSocket, pair, []string{"Unix stream", "connected"}},
-	{"fanotify", fault.FDKind, fdOf(func() (int, error) { return unix.FanotifyInit(unix.FAN_CLOEXEC, unix.O_RDONLY) }), []string{"fanotify"}},
+	{
+		"fanotify", fault.FDKind, fdOf(func() (int,
+			error,
+		) {
+			return unix.FanotifyInit(unix.FAN_CLOEXEC, unix.O_RDONLY)
+		}),
+		[]string{"fanotify"},
+	},
 	{"pidfd", fault.FDKind, fdOf(func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) }), []string{"pidfd"}},
-	{"userfaultfd", fault.FDKind, func(t *testing.T, _ string) int { return rawFD(t, unix.SYS_USERFAULTFD, unix.O_CLOEXEC) }, []string{"userfaultfd"}},
+	{"userfaultfd", fault.FDKind, func(t *testing.T,
+		_ string,
+	) int {
+		return rawFD(t, unix.SYS_USERFAULTFD, unix.O_CLOEXEC)
+	}, []string{"userfaultfd"}},
 	{"namespace", fault.FDKind, fileAt("/proc/self/ns/mnt", unix.O_RDONLY), []string{"namespace"}},
-	{"own maps", fault.FDPseudo, fileAt("/proc/self/maps", unix.O_RDONLY), []string{"/maps", "process " + strconv.Itoa(os.Getpid())}},
-	{"own directory in proc", fault.FDPseudo, fileAt("/proc/self/task", unix.O_RDONLY|unix.O_DIRECTORY), []string{"/task"}},
+	{
+		"own maps", fault.FDPseudo, fileAt("/proc/self/maps", unix.O_RDONLY),
+		[]string{"/maps", "process " + strconv.Itoa(os.Getpid())},
+	},
+	{
+		"own directory in proc", fault.FDPseudo, fileAt("/proc/self/task", unix.O_RDONLY|unix.O_DIRECTORY),
+		[]string{"/task"},
+	},
 	{"path in proc", fault.FDPseudo, fileAt("/proc/self/maps", unix.O_PATH), []string{"/maps"}},
-	{"writable sysfs", fault.FDPseudo, fileAt("/sys/kernel/mm/transparent_hugepage/enabled", unix.O_RDWR), []string{"sysfs", "writing"}},
+	{
+		"writable sysfs", fault.FDPseudo, fileAt("/sys/kernel/mm/transparent_hugepage/enabled", unix.O_RDWR),
+		[]string{"sysfs", "writing"},
+	},
 	{"kernel messages", fault.FDDevice, fileAt("/dev/kmsg", unix.O_RDONLY), []string{"/dev/kmsg", "1:11"}},
-	{"pseudo-terminal master", fault.FDDevice, fileAt("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY), []string{"pseudo-terminal"}},
+	{
+		"pseudo-terminal master", fault.FDDevice, fileAt("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY),
+		[]string{"pseudo-terminal"},
+	},
 	{"hard link elsewhere", fault.FDDeleted, func(t *testing.T, dir string) int {
 		must(t, os.Mkdir(filepath.Join(dir, "far"), 0o700))
 		fd := file(t, dir, "linked", unix.O_RDONLY)

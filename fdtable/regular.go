@@ -30,7 +30,8 @@ func (c *capturer) classifyOnDisk(d *desc, real string) (string, error) {
 	case how == pseudoReopen:
 		return kindPseudo, nil
 	case how == pseudoRefuse:
-		return "", d.refuse(fault.FDPseudo, "%s is on %s, whose files hold kernel state that cannot be put back", d.Path, name)
+		return "", d.refuse(fault.FDPseudo, "%s is on %s, whose files hold kernel state that cannot be put back",
+			d.Path, name)
 	}
 	return real, nil
 }
@@ -46,7 +47,8 @@ func captureRegular(c *capturer, d *desc) error {
 		return nil
 	}
 	if st.Nlink == 0 && (strings.HasPrefix(d.Path, "/dev/zero") || strings.HasPrefix(d.Path, "/SYSV")) {
-		return d.refuse(fault.FDState, "it is shared memory without a file (%s), which only mappings can be saved of", d.Path)
+		return d.refuse(fault.FDState, "it is shared memory without a file (%s), which only mappings can be saved of",
+			d.Path)
 	}
 	if st.Nlink > 0 {
 		if found, err := c.findLink(d, &st); found || err != nil {
@@ -60,7 +62,8 @@ func captureRegular(c *capturer, d *desc) error {
 	return nil
 }
 
-// temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for good.
+// temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for
+// good.
 func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
 
 // findLink looks for another name of an unlinked file. If it finds none, and there may be none, it returns false.
@@ -77,18 +80,19 @@ func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
 	if path != d.Path && !writable(d.File) && LostOnOverlay(fs, st.Nlink) {
 		return false, nil
 	}
-	return false, d.refuse(fault.FDDeleted, "%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
+	return false, d.refuse(fault.FDDeleted,
+		"%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
 }
 
-// LostOnOverlay tells whether a file whose name is gone has no other, though it counts one: on an overlay, a file that was removed keeps the name it has in
-// the lower layer (Documentation/filesystems/overlayfs.rst), where nobody can change it. It holds for files that the tree does not write to: those are in
-// the upper layer.
+// LostOnOverlay tells whether a file whose name is gone has no other, though it counts one: on an overlay, a file that
+// was removed keeps the name it has in the lower layer (Documentation/filesystems/overlayfs.rst), where nobody can
+// change it. It holds for files that the tree does not write to: those are in the upper layer.
 func LostOnOverlay(fsType int64, nlink uint64) bool {
 	return fsType == unix.OVERLAYFS_SUPER_MAGIC && nlink == 1
 }
 
-// FindLink looks for a name of a regular file in the directory where the name path was, which has gone: programs make a file under a name for the moment,
-// link it to its own and remove the first (sem_open(3)).
+// FindLink looks for a name of a regular file in the directory where the name path was, which has gone: programs make a
+// file under a name for the moment, link it to its own and remove the first (sem_open(3)).
 func FindLink(path string, dev, ino uint64) (string, bool) {
 	dir := filepath.Dir(path)
 	entries, err := os.ReadDir(dir)
@@ -177,9 +181,9 @@ func (b *builder) noteMove(f *image.File, now Known) {
 	b.note("%s has been renamed since the snapshot: the program goes on with it as %s", f.Path, now.Path)
 }
 
-// NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is still there
-// and else in the one for temporary files. The content is the caller's to fill in. If Ghost.Flags is not 0, the description itself is
-// one of the image, and RebuildOptions.Temp must return it.
+// NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is
+// still there and else in the one for temporary files. The content is the caller's to fill in. If Ghost.Flags is not 0,
+// the description itself is one of the image, and RebuildOptions.Temp must return it.
 func NewGhost(g *image.Ghost) (*os.File, error) {
 	f, err := tmpFile(filepath.Dir(g.Path), g.Flags)
 	if err != nil {
@@ -194,7 +198,8 @@ func NewGhost(g *image.Ghost) (*os.File, error) {
 	return f, nil
 }
 
-// dress gives f owner, mode and size, and closes it if it cannot. The owner comes first: changing it clears set-id bits.
+// dress gives f owner, mode and size, and closes it if it cannot. The owner comes first: changing it clears set-id
+// bits.
 func dress(f *os.File, g *image.Ghost) error {
 	fd := int(f.Fd())
 	err := unix.Fchown(fd, int(g.UID), int(g.GID))

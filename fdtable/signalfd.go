@@ -9,8 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// captureSignalFD records the signals a signalfd takes (fs/signalfd.c, signalfd_show_fdinfo). The signals themselves are pending in
-// the process.
+// captureSignalFD records the signals a signalfd takes (fs/signalfd.c, signalfd_show_fdinfo). The signals themselves
+// are pending in the process.
 func captureSignalFD(c *capturer, d *desc) error {
 	info, err := c.ownInfo(d)
 	if err != nil {

@@ -17,7 +17,8 @@ const (
 	unixDiagMessage  = 16 // sizeof(struct unix_diag_msg)
 )
 
-// unixPeer returns the inode number of the socket that Unix socket ino is connected to, 0 if it is to none (sock_diag(7)).
+// unixPeer returns the inode number of the socket that Unix socket ino is connected to, 0 if it is to none
+// (sock_diag(7)).
 func unixPeer(ino uint32) (uint32, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {

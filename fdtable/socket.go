@@ -29,8 +29,8 @@ func captureSocket(c *capturer, d *desc) error {
 	return nil
 }
 
-// refuseInnerPair finds a standard stream that is one of a pair of sockets whose other one is in the tree too. Only a pair has a
-// nameless peer.
+// refuseInnerPair finds a standard stream that is one of a pair of sockets whose other one is in the tree too. Only a
+// pair has a nameless peer.
 func (c *capturer) refuseInnerPair(d *desc, fd int) error {
 	sa, err := unix.Getpeername(fd)
 	if err != nil {
@@ -61,18 +61,22 @@ func (c *capturer) refuseInnerPair(d *desc, fd int) error {
 
 // socketFamilies are the names of the common address families (socket(2)).
 var socketFamilies = map[int]string{
-	unix.AF_UNIX: "Unix", unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6", unix.AF_NETLINK: "netlink", unix.AF_PACKET: "packet",
-	unix.AF_VSOCK: "vsock", unix.AF_ALG: "kernel crypto", unix.AF_BLUETOOTH: "Bluetooth", unix.AF_CAN: "CAN", unix.AF_XDP: "XDP",
+	unix.AF_UNIX: "Unix", unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6", unix.AF_NETLINK: "netlink",
+	unix.AF_PACKET: "packet",
+	unix.AF_VSOCK:  "vsock", unix.AF_ALG: "kernel crypto", unix.AF_BLUETOOTH: "Bluetooth", unix.AF_CAN: "CAN",
+	unix.AF_XDP:  "XDP",
 	unix.AF_TIPC: "TIPC", unix.AF_KEY: "key management",
 }
 
 var socketTypes = map[int]string{
-	unix.SOCK_STREAM: "stream", unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "seqpacket", unix.SOCK_RAW: "raw", unix.SOCK_RDM: "rdm",
+	unix.SOCK_STREAM: "stream", unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "seqpacket", unix.SOCK_RAW: "raw",
+	unix.SOCK_RDM: "rdm",
 }
 
 // tcpStates are the values of tcp_info.tcpi_state (include/net/tcp_states.h).
 var tcpStates = map[uint8]string{
-	1: "established", 2: "connecting", 3: "connecting", 4: "closing", 5: "closing", 6: "closed by both sides", 7: "unconnected",
+	1: "established", 2: "connecting", 3: "connecting", 4: "closing", 5: "closing", 6: "closed by both sides",
+	7: "unconnected",
 	8: "closed by the peer", 9: "closing", 10: "listening", 11: "closing", 12: "connecting",
 }
 

@@ -20,7 +20,10 @@ import (
 func stateOf(t *testing.T, fds ...int) *image.State {
 	t.Helper()
 	pid := os.Getpid()
-	st := &image.State{Root: pid, Processes: []image.Process{{Pid: pid, Pgid: unix.Getpgrp(), Threads: []image.Thread{{Tid: pid}}}}}
+	st := &image.State{Root: pid, Processes: []image.Process{{
+		Pid: pid, Pgid: unix.Getpgrp(),
+		Threads: []image.Thread{{Tid: pid}},
+	}}}
 	p := &st.Processes[0]
 	for _, fd := range fds {
 		id := 0
@@ -57,7 +60,8 @@ func describe(t *testing.T, id, fd int) image.File {
 	info, err := procfs.Pid(os.Getpid()).FDInfo(fd)
 	must(t, err)
 	return image.File{
-		ID: id, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino, Rdev: st.Rdev,
+		ID: id, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino,
+		Rdev: st.Rdev,
 		Path: pathOf(t, fd),
 	}
 }

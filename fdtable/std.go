@@ -66,8 +66,9 @@ func isOpen(f *os.File) bool {
 	return f != nil && unix.Fstat(int(f.Fd()), &st) == nil
 }
 
-// attach returns a descriptor for one of our streams. Terminals and pipes are opened anew, so that status flags the process has
-// set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a position.
+// attach returns a descriptor for one of our streams. Terminals and pipes are opened anew, so that status flags the
+// process has set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a
+// position.
 func (b *builder) attach(f *image.File, std *os.File) (int, error) {
 	if b.o.Detach || std == nil {
 		return b.openNull(f)

@@ -16,7 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/host"
 )
 
-// asStd renumbers the descriptors of a state to the standard streams nums, whatever they are in this process, and captures it.
+// asStd renumbers the descriptors of a state to the standard streams nums, whatever they are in this process, and
+// captures it.
 func asStd(t *testing.T, fds, nums []int) (*image.State, []*fault.Error) {
 	t.Helper()
 	st := stateOf(t, fds...)
@@ -24,7 +25,8 @@ func asStd(t *testing.T, fds, nums []int) (*image.State, []*fault.Error) {
 		st.Processes[0].FDs[i].Num = nums[i]
 	}
 	for i := range st.Files {
-		st.Files[i].Unlocked = true // what /proc says of our own descriptors with these numbers is about others, or nothing
+		// what /proc says of our own descriptors with these numbers is about others, or nothing
+		st.Files[i].Unlocked = true
 	}
 	dup := func(pid, fd int) (int, error) {
 		for i, n := range nums {
@@ -225,7 +227,8 @@ func capturedOn(t *testing.T, tty *os.File) (*image.State, []*fault.Error) {
 	return in.State, append(Capture(context.Background(), in), Finish(context.Background(), in)...)
 }
 
-// A terminal at another descriptor becomes the controlling terminal, or a standard stream that is a terminal, or nothing.
+// A terminal at another descriptor becomes the controlling terminal, or a standard stream that is a terminal, or
+// nothing.
 func TestTerminalElsewhere(t *testing.T) {
 	if tty, err := unix.Open("/dev/tty", unix.O_RDWR, 0); err == nil {
 		_ = unix.Close(tty)
@@ -284,7 +287,8 @@ func TestStdSocketPairInside(t *testing.T) {
 		}
 	}()
 	if _, err := unixPeer(uint32(ino(t, fds[0]))); err != nil {
-		_, faults := asStd(t, []int{fds[0], other[0]}, []int{0, 1}) // no unix_diag in this kernel: they may be each other's
+		// no unix_diag in this kernel: they may be each other's
+		_, faults := asStd(t, []int{fds[0], other[0]}, []int{0, 1})
 		if len(faults) != 2 {
 			t.Fatalf("faults: %v", faults)
 		}
@@ -301,15 +305,18 @@ func TestStdSocketPairInside(t *testing.T) {
 }
 
 func TestParsePeer(t *testing.T) {
-	for _, bad := range [][]byte{nil, make([]byte, 15), make([]byte, 16), {200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}} {
+	for _, bad := range [][]byte{
+		nil, make([]byte, 15), make([]byte, 16),
+		{200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+	} {
 		if _, err := parsePeer(bad, 1); err == nil {
 			t.Errorf("%x is taken", bad)
 		}
 	}
 }
 
-// A redirected standard stream goes on in ours if ours is the same file and stands where it stood, or was cut short by the shell
-// that redirected us; otherwise it is opened by name.
+// A redirected standard stream goes on in ours if ours is the same file and stands where it stood, or was cut short by
+// the shell that redirected us; otherwise it is opened by name.
 func TestStdFileGoesOn(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "out")
 	if err := os.WriteFile(name, []byte("123456789"), 0o600); err != nil {

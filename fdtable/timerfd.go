@@ -19,7 +19,8 @@ import (
 func captureTimerFD(c *capturer, d *desc) error {
 	t, err := c.timer(d)
 	if err == nil && t.Left == 0 && t.Ticks == 0 {
-		// Disarmed, or due while the kernel is about to count it on another processor: then the second look finds it counted.
+		// Disarmed, or due while the kernel is about to count it on another processor: then the second look finds it
+		// counted.
 		t, err = c.timer(d)
 	}
 	if err == nil && ranOut(t) && d.Expiry == 0 { // the source cannot tell since when
@@ -52,12 +53,12 @@ func captureTimerFD(c *capturer, d *desc) error {
 	return nil
 }
 
-// ranOut says whether a periodic timer stands still since it ran out: fdinfo counts the first period only, the others are counted when somebody
-// looks (timerfd_gettime(2), read(2)).
+// ranOut says whether a periodic timer stands still since it ran out: fdinfo counts the first period only, the others
+// are counted when somebody looks (timerfd_gettime(2), read(2)).
 func ranOut(t *image.TimerFD) bool { return t.Ticks != 0 && t.Interval != 0 && t.Left == 0 }
 
-// counted looks at a timer that ran out, for the kernel to count its periods, and reads its fdinfo then. To the program it is all the same: it reads
-// as many as it would have read.
+// counted looks at a timer that ran out, for the kernel to count its periods, and reads its fdinfo then. To the program
+// it is all the same: it reads as many as it would have read.
 func (c *capturer) counted(d *desc) (*image.TimerFD, error) {
 	fd, err := c.dup(d)
 	if err != nil {
@@ -144,9 +145,9 @@ func openTimerFD(b *builder, f *image.File) (int, error) {
 	return fd, nil
 }
 
-// startTimer arms the timer with the time that was left and sets the unread expirations. One that had run out goes on with the period it was in, as
-// if it had just been looked at (timerfd_gettime(2)). A date stays where it was; moment is what the clock of the timer, as it is here, showed at the
-// freeze, in ns.
+// startTimer arms the timer with the time that was left and sets the unread expirations. One that had run out goes on
+// with the period it was in, as if it had just been looked at (timerfd_gettime(2)). A date stays where it was; moment
+// is what the clock of the timer, as it is here, showed at the freeze, in ns.
 func startTimer(fd int, t *image.TimerFD, moment int64) error {
 	expired := t.Expired
 	if expired == 0 && t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {

@@ -21,16 +21,53 @@ func TestStartTimer(t *testing.T) {
 	}{
 		{"runs", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Left: hour}, 0, time.Hour},
 		{"ran out once", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1}, 1, 0},
-		{"runs with unread expirations", image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: hour, Interval: hour}, 3, time.Hour},
-		{"runs out before they are set", image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: 1, Interval: hour}, 4, time.Hour},
-		{"ran out, of an older image", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1, Interval: hour}, 1, time.Hour},
-		{"ran out long ago", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 2, Interval: hour, Expired: 3*hour + hour/2}, 5, time.Hour / 2},
-		{"until a date to come", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Left: hour}, 0, time.Hour},
-		{"until a date gone by", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7, Left: 1, Interval: hour}, 8, time.Hour},
-		{"ran out at a date", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7, Interval: hour, Expired: 2*hour + hour/2}, 9, time.Hour / 2},
-		{"until a point of time to come", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Flags: unix.TFD_TIMER_ABSTIME, Left: hour}, 0, time.Hour},
-		{"ran out at a point of time", image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 1}, 1, 0},
-		{"cancelled by a change of the clock", image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET}, 0, 0},
+		{
+			"runs with unread expirations",
+			image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: hour, Interval: hour},
+			3, time.Hour,
+		},
+		{
+			"runs out before they are set",
+			image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: 1, Interval: hour},
+			4, time.Hour,
+		},
+		{
+			"ran out, of an older image",
+			image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1, Interval: hour},
+			1,
+			time.Hour,
+		},
+		{"ran out long ago", image.TimerFD{
+			Clock: unix.CLOCK_MONOTONIC, Ticks: 2, Interval: hour,
+			Expired: 3*hour + hour/2,
+		}, 5, time.Hour / 2},
+		{
+			"until a date to come",
+			image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
+			0, time.Hour,
+		},
+		{"until a date gone by", image.TimerFD{
+			Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7,
+			Left: 1, Interval: hour,
+		}, 8, time.Hour},
+		{"ran out at a date", image.TimerFD{
+			Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7,
+			Interval: hour, Expired: 2*hour + hour/2,
+		}, 9, time.Hour / 2},
+		{
+			"until a point of time to come",
+			image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
+			0, time.Hour,
+		},
+		{"ran out at a point of time", image.TimerFD{
+			Clock: unix.CLOCK_BOOTTIME, Flags: unix.TFD_TIMER_ABSTIME,
+			Ticks: 1,
+		}, 1, 0},
+		{
+			"cancelled by a change of the clock",
+			image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET},
+			0, 0,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fd, err := unix.TimerfdCreate(c.rec.Clock, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
@@ -46,7 +83,8 @@ func TestStartTimer(t *testing.T) {
 			}
 			var spec unix.ItimerSpec
 			must(t, unix.TimerfdGettime(fd, &spec))
-			if left := time.Duration(spec.Value.Nano()); left > c.left || left < c.left-time.Minute || spec.Interval.Nano() != c.rec.Interval {
+			if left := time.Duration(spec.Value.Nano()); left > c.left || left < c.left-time.Minute ||
+				spec.Interval.Nano() != c.rec.Interval {
 				t.Errorf("%v left, interval %v", left, spec.Interval)
 			}
 			if st := saved(t, fd); st.Files[0].TimerFD.Flags != c.rec.Flags {

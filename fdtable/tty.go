@@ -34,7 +34,8 @@ func captureTTY(c *capturer, d *desc) error {
 			WithRemedy("let the program close it first, or start it on that terminal")
 	}
 	if discipline, err := unix.IoctlGetInt(fd, unix.TIOCGETD); err == nil && discipline != lineTTY {
-		return d.refuse(fault.FDState, "the terminal %s has line discipline %d, as drivers of serial lines set it", d.Path, discipline)
+		return d.refuse(fault.FDState, "the terminal %s has line discipline %d, as drivers of serial lines set it",
+			d.Path, discipline)
 	}
 	for i := range c.st.Terminals {
 		if c.st.Terminals[i].Rdev == d.Rdev {
@@ -88,7 +89,8 @@ func (c *capturer) itsTerminal(d *desc) bool {
 	})
 }
 
-// foreground is the foreground process group of the controlling terminal of a process of the tree, 0 if the terminal is nobody's.
+// foreground is the foreground process group of the controlling terminal of a process of the tree, 0 if the terminal is
+// nobody's.
 func (c *capturer) foreground(rdev uint64) int {
 	for i := range c.st.Processes {
 		p := &c.st.Processes[i]
@@ -168,7 +170,8 @@ func (b *builder) openTerminal(f *image.File) (int, error) {
 	if err == nil {
 		return fd, nil
 	}
-	return -1, fault.New(fault.FDRebuild, fileObject(f), "the process has the terminal %s open, and this command has none: %w", f.Path, err).
+	return -1, fault.New(fault.FDRebuild, fileObject(f),
+		"the process has the terminal %s open, and this command has none: %w", f.Path, err).
 		WithRemedy("restore from a terminal, or with --detach")
 }
 
@@ -215,7 +218,8 @@ func (b *builder) noteTerminal(f *image.File, fd int) {
 	}
 	b.told[f.Rdev] = true
 	name, _ := os.Readlink(selfLink(fd)) // for people
-	b.note("the program's terminal was %s and is %s now, of another kind: if it draws on it, TERM may not fit", f.Path, name)
+	b.note("the program's terminal was %s and is %s now, of another kind: if it draws on it, TERM may not fit", f.Path,
+		name)
 }
 
 func isPts(dev uint64) bool { return unix.Major(dev) >= majorPtsLo && unix.Major(dev) <= majorPtsHi }
@@ -231,8 +235,8 @@ type termUse struct {
 	term *image.Terminal
 }
 
-// setTerminal puts the modes back if we are in the foreground of the terminal; a background job must not touch them. The size
-// belongs to whoever draws the terminal, and is set only where nobody has.
+// setTerminal puts the modes back if we are in the foreground of the terminal; a background job must not touch them.
+// The size belongs to whoever draws the terminal, and is set only where nobody has.
 func setTerminal(u termUse) error {
 	if len(u.term.Termios) == 0 || !foreground(u.fd) {
 		return nil

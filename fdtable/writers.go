@@ -70,7 +70,8 @@ func ownWriter(k Known) bool {
 		if err != nil || !k.isOpenAt(fd) {
 			continue
 		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil &&
+			flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return true
 		}
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
 )
 
-// Whoever writes an image may look at its state as a reader decodes it, before it is published, and keep it from being published.
+// Whoever writes an image may look at its state as a reader decodes it, before it is published, and keep it from being
+// published.
 func TestAccept(t *testing.T) {
 	refusal := errors.New("it is refused")
 	for _, c := range []struct {

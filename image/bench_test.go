@@ -46,7 +46,8 @@ func benchWrite(b *testing.B, dir string, level image.Level, memory []byte) {
 	defer w.Abort()
 	const piece = 4 << 20
 	for i := 0; i < len(memory); i += piece {
-		if err := w.Write(imagetest.Memory, imagetest.HeapAddr+uint64(i), memory[i:min(i+piece, len(memory))]); err != nil {
+		if err := w.Write(imagetest.Memory, imagetest.HeapAddr+uint64(i),
+			memory[i:min(i+piece, len(memory))]); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -109,7 +110,8 @@ func BenchmarkLoad(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := r.Load(context.Background(), imagetest.Memory, 0, func(uint64, []byte) error { return nil }); err != nil {
+				if err := r.Load(context.Background(), imagetest.Memory, 0,
+					func(uint64, []byte) error { return nil }); err != nil {
 					b.Fatal(err)
 				}
 				_ = r.Close()
@@ -143,7 +145,10 @@ func BenchmarkOpenManyMappings(b *testing.B) {
 	p.VMAs = p.VMAs[:3]
 	for i := range uint64(10000) {
 		at := 0x7f1000000000 + i*2*page
-		p.VMAs = append(p.VMAs, image.VMA{Start: at, End: at + page, Prot: 3, Kind: image.VMAAnon, Flags: []string{"mr", "mw", "rd", "wr"}})
+		p.VMAs = append(p.VMAs, image.VMA{
+			Start: at, End: at + page, Prot: 3, Kind: image.VMAAnon,
+			Flags: []string{"mr", "mw", "rd", "wr"},
+		})
 		if err := w.Write(imagetest.Memory, at, pattern(i, 3)[2*page:]); err != nil {
 			b.Fatal(err)
 		}
@@ -191,7 +196,8 @@ func TestMemoryIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		peak = max(peak, inUse())
-		err = open(t, dir).Load(t.Context(), imagetest.Memory, 1, func(uint64, []byte) error { peak = max(peak, inUse()); return nil })
+		err = open(t, dir).Load(t.Context(), imagetest.Memory, 1,
+			func(uint64, []byte) error { peak = max(peak, inUse()); return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +215,8 @@ func inUse() uint64 {
 	return m.HeapAlloc
 }
 
-// BenchmarkContinue adds a small image to one whose pages have been written here and there so often that each is a run of its own.
+// BenchmarkContinue adds a small image to one whose pages have been written here and there so often that each is a run
+// of its own.
 func BenchmarkContinue(b *testing.B) {
 	const changed = benchPages / 100
 	rng := rand.New(rand.NewPCG(1, 2))

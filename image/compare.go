@@ -12,10 +12,11 @@ const (
 	worthReading = 16 // pages that a frame must hold of the parent for it to be decoded
 )
 
-// Compare is Write for pages whose parent has, perhaps, the same content at the address at of its space from: those that are equal
-// are taken from there, the others are written. The parent's pages are read for that, byte by byte and not by sums, so it is right
-// whatever process the parent is of; it saves space, not time. Pages of the parent that lie scattered are written again rather
-// than looked for: reading them would take longer, and the new image has them together.
+// Compare is Write for pages whose parent has, perhaps, the same content at the address at of its space from: those
+// that are equal are taken from there, the others are written. The parent's pages are read for that, byte by byte and
+// not by sums, so it is right whatever process the parent is of; it saves space, not time. Pages of the parent that lie
+// scattered are written again rather than looked for: reading them would take longer, and the new image has them
+// together.
 func (w *Writer) Compare(space Space, addr uint64, data []byte, from Space, at uint64) error {
 	if err := w.check(space, addr, uint64(len(data))); err != nil {
 		return err

@@ -128,7 +128,8 @@ func gapped(t testing.TB) string {
 	rng := rand.NewChaCha8([32]byte{1})
 	_, _ = rng.Read(noise)
 	st := imagetest.State()
-	if err := errors.Join(w.Write(imagetest.Memory, imagetest.HeapAddr, b), w.Write(imagetest.Memory, imagetest.StackAddr, noise)); err != nil {
+	if err := errors.Join(w.Write(imagetest.Memory, imagetest.HeapAddr, b),
+		w.Write(imagetest.Memory, imagetest.StackAddr, noise)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Commit(st); err != nil {
@@ -305,7 +306,10 @@ func TestHostileHeaders(t *testing.T) {
 			{"id padding", put(44, 4, 1), fault.ImageDamaged},
 			{"length", put(48, 8, 1<<62), fault.ImageSize},
 			{"raw length", put(56, 8, 1<<62), ""},
-			{"both lengths", func(b []byte) []byte { return put(56, 8, 1<<62)(put(48, 8, 1<<62)(b)) }, fault.ImageTruncated},
+			{
+				"both lengths", func(b []byte) []byte { return put(56, 8, 1<<62)(put(48, 8, 1<<62)(b)) },
+				fault.ImageTruncated,
+			},
 			{"zstd of raw bytes", put(24, 4, 1), ""},
 		} {
 			edit(t, files[name], c.edit, func() {

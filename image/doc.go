@@ -1,6 +1,7 @@
-// Package image is the on-disk format and the store of bpfckpt: a directory that holds a tree of images, each the state of a
-// process tree and its memory. It knows nothing of processes: package snapshot fills a State and hands over pages, package
-// restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing needs flock(2).
+// Package image is the on-disk format and the store of bpfckpt: a directory that holds a tree of images, each the state
+// of a process tree and its memory. It knows nothing of processes: package snapshot fills a State and hands over pages,
+// package restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing needs
+// flock(2).
 //
 //	DIR/store              "bpfckpt store 1\n"; the store's lock is a flock on this file
 //	DIR/head               id of the image that DIR alone means, and a checksum
@@ -14,19 +15,21 @@
 //	run   = space, address, pages -> frame, offset in it; or zero
 //	frame = image, offset, length in that image's data file, raw or zstd, xxhash64
 //
-// A run names its frame and a frame its image, so the map of every image is full and no reader walks a chain of parents.
-// docs/format.md has every field.
+// A run names its frame and a frame its image, so the map of every image is full and no reader walks a chain of
+// parents. docs/format.md has every field.
 //
-// Writing: Create, any number of Write, Zero and Discard from one goroutine, then Commit or Abort. Encoding and output run in
-// workers behind bounded buffers. Until Commit's last step, a rename, the image does not exist for readers.
+// Writing: Create, any number of Write, Zero and Discard from one goroutine, then Commit or Abort. Encoding and output
+// run in workers behind bounded buffers. Until Commit's last step, a rename, the image does not exist for readers.
 //
-// With a Parent, Keep takes pages of the parent's map into the new one without looking at them, and Compare takes those that are equal. What
-// is neither written nor kept is absent. Follows tells whether the parent is of the same run of the same process.
+// With a Parent, Keep takes pages of the parent's map into the new one without looking at them, and Compare takes those
+// that are equal. What is neither written nor kept is absent. Follows tells whether the parent is of the same run of
+// the same process.
 //
 // Remove, Prune and Squash change a store by renames: killed at any moment, every image is whole or gone.
 //
-// Reading: Open checks everything but the page data. Load and Verify check each frame before anyone sees it. A Reader is safe
-// for concurrent use. What is on disk is taken for hostile: sizes are bounded before memory is allocated for them.
+// Reading: Open checks everything but the page data. Load and Verify check each frame before anyone sees it. A Reader
+// is safe for concurrent use. What is on disk is taken for hostile: sizes are bounded before memory is allocated for
+// them.
 //
 // Lock order: the store's lock is taken after, and never while waiting for, the lock of a temporary image.
 package image

@@ -10,8 +10,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// encoder turns buffers of pages into frames of a data file, in the order they were handed in, with workers that compress in
-// parallel. Memory: each worker has one buffer at work and one waiting, and its compressor's tables.
+// encoder turns buffers of pages into frames of a data file, in the order they were handed in, with workers that
+// compress in parallel. Memory: each worker has one buffer at work and one waiting, and its compressor's tables.
 type encoder struct {
 	file *os.File
 	jobs chan job
@@ -123,7 +123,8 @@ func (e *encoder) work(c *zstd.Encoder) {
 	}
 }
 
-// place waits until all earlier frames have their place and gives this one its own. It reports false once anything failed.
+// place waits until all earlier frames have their place and gives this one its own. It reports false once anything
+// failed.
 func (e *encoder) place(index int, f frame) (uint64, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

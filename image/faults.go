@@ -17,7 +17,8 @@ func readFault(path string, err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fault.New(fault.ImageTruncated, path, "the file ends early")
 	case errors.Is(err, fs.ErrPermission):
-		return fault.New(fault.StoreRights, path, "%w", cause(err)).WithRemedy("run as the user who took the snapshot, or as root")
+		return fault.New(fault.StoreRights, path, "%w", cause(err)).
+			WithRemedy("run as the user who took the snapshot, or as root")
 	}
 	return fault.New(fault.ImageRead, path, "%w", cause(err))
 }

@@ -6,12 +6,14 @@ import (
 	"slices"
 )
 
-// FDKind is what is known of one kind of open file description (File.Kind): capture, validation, plan, restore and documentation read it here.
+// FDKind is what is known of one kind of open file description (File.Kind): capture, validation, plan, restore and
+// documentation read it here.
 type FDKind struct {
 	Name   string
 	Fields []string // the fields of File that only some kinds have and this one may have, by their Go names
 	ByName bool     // it is opened again by File.Path
-	// Instance says that what is behind the descriptor has no other name, so that sharing it means sharing the description.
+	// Instance says that what is behind the descriptor has no other name, so that sharing it means sharing the
+	// description.
 	Instance bool
 	Rows     []FDRow // of docs/descriptors.md
 }
@@ -24,7 +26,10 @@ type FDRow struct {
 }
 
 // fdFields are the fields of File that belong to some kinds only. All others every description has.
-var fdFields = []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost", "Removed", "Shmem", "Pipe", "Term", "EventFD", "TimerFD", "SigMask", "Epoll", "Watches"}
+var fdFields = []string{
+	"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost", "Removed", "Shmem", "Pipe", "Term",
+	"EventFD", "TimerFD", "SigMask", "Epoll", "Watches",
+}
 
 // fdKinds is all kinds that an image can hold, in the order of the documentation.
 var fdKinds = []FDKind{
@@ -61,7 +66,10 @@ var fdKinds = []FDKind{
 		Name: "path", Fields: []string{"Ghost", "Removed"}, ByName: true,
 		Rows: []FDRow{
 			{"`O_PATH`", "name", "opened by name"},
-			{"the same, of a file, directory, FIFO or symbolic link whose name was removed", "what the file is", "leads to what that is made again"},
+			{
+				"the same, of a file, directory, FIFO or symbolic link whose name was removed", "what the file is",
+				"leads to what that is made again",
+			},
 		},
 	},
 	{Name: "chardev", ByName: true, Rows: []FDRow{{"`/dev/null`, `zero`, `full`, `random`, `urandom`", "name", "opened by name"}}},
@@ -69,17 +77,26 @@ var fdKinds = []FDKind{
 		Name: "pipe", Fields: []string{"Pipe"},
 		Rows: []FDRow{
 			{"pipe, both ends in the tree", "content, capacity, packets", "a new pipe"},
-			{"pipe or FIFO with someone outside", "on 0, 1, 2: re-attached; else refused", "the restore command's stream"},
+			{
+				"pipe or FIFO with someone outside", "on 0, 1, 2: re-attached; else refused",
+				"the restore command's stream",
+			},
 		},
 	},
 	{
 		Name: "fifo", Fields: []string{"Pipe", "Removed"}, ByName: true,
 		Rows: []FDRow{
-			{"named FIFO, nobody outside has it open", "name, content. Refused with content while only ends for writing are open", "opened by name"},
+			{
+				"named FIFO, nobody outside has it open",
+				"name, content. Refused with content while only ends for writing are open", "opened by name",
+			},
 			{"the same, its name removed", "content, owner, mode", "a new FIFO, whose name is removed"},
 		},
 	},
-	{Name: "memfd", Fields: []string{"Size", "Shmem"}, Rows: []FDRow{{"memfd", "content, name, size, seals, owner, mode, extended attributes, times. Refused if somebody outside has it open too, and either of the two can write", "a new memfd"}}},
+	{
+		Name: "memfd", Fields: []string{"Size", "Shmem"},
+		Rows: []FDRow{{"memfd", "content, name, size, seals, owner, mode, extended attributes, times. Refused if somebody outside has it open too, and either of the two can write", "a new memfd"}},
+	},
 	{
 		Name: "tty", Fields: []string{"Term"},
 		Rows: []FDRow{
@@ -92,7 +109,10 @@ var fdKinds = []FDKind{
 			{"controlling side of a pseudo-terminal", "refused", ""},
 		},
 	},
-	{Name: "socket", Rows: []FDRow{{"socket", "on 0, 1, 2: re-attached; else refused", "the restore command's stream"}}},
+	{
+		Name: "socket",
+		Rows: []FDRow{{"socket", "on 0, 1, 2: re-attached; else refused", "the restore command's stream"}},
+	},
 	{
 		Name: "pseudo", ByName: true,
 		Rows: []FDRow{
@@ -113,7 +133,10 @@ var fdKinds = []FDKind{
 			"a new timer with the time that was left; a date (`TFD_TIMER_ABSTIME`) stays that date of its clock",
 		}},
 	},
-	{Name: "signalfd", Fields: []string{"SigMask"}, Instance: true, Rows: []FDRow{{"signalfd", "the signals it takes", "a new signalfd"}}},
+	{
+		Name: "signalfd", Fields: []string{"SigMask"}, Instance: true,
+		Rows: []FDRow{{"signalfd", "the signals it takes", "a new signalfd"}},
+	},
 	{
 		Name: "epoll", Fields: []string{"Epoll"}, Instance: true,
 		Rows: []FDRow{{
@@ -125,7 +148,8 @@ var fdKinds = []FDKind{
 	{
 		Name: "inotify", Fields: []string{"Watches"}, Instance: true,
 		Rows: []FDRow{{
-			"inotify", "names and numbers of its watches", "a new instance. Refused while it holds unread events, or if something watched was deleted",
+			"inotify", "names and numbers of its watches",
+			"a new instance. Refused while it holds unread events, or if something watched was deleted",
 		}},
 	},
 }

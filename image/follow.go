@@ -8,9 +8,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// Follows checks that a later state is of the same run of the same process tree as an earlier one: the same boot, the same root
-// process, and no execve(2) of it in between. Only then do memory and dirty tracking of one say anything of the other. Of the
-// later state the kernel, and of its root process Pid, Start, Execs, Exe and MM must be filled. The fault is E_STORE_PARENT.
+// Follows checks that a later state is of the same run of the same process tree as an earlier one: the same boot, the
+// same root process, and no execve(2) of it in between. Only then do memory and dirty tracking of one say anything of
+// the other. Of the later state the kernel, and of its root process Pid, Start, Execs, Exe and MM must be filled. The
+// fault is E_STORE_PARENT.
 func Follows(earlier, later *State) error {
 	a, b := processOf(earlier, earlier.Root), processOf(later, later.Root)
 	err := errors.New("one of them has no root process")
@@ -64,7 +65,8 @@ func sameMemory(a, b *Process) error {
 	case a.Exe.Dev != b.Exe.Dev || a.Exe.Ino != b.Exe.Ino || a.Exe.Path != b.Exe.Path && a.Exe.Ghost == b.Exe.Ghost:
 		return fmt.Errorf("pid %d has executed another program since", b.Pid)
 	case a.MM.StartStack != b.MM.StartStack || a.MM.StartCode != b.MM.StartCode || !bytes.Equal(a.MM.Auxv, b.MM.Auxv):
-		// With addresses chosen at random, and the address of 16 random bytes in the auxiliary vector, no second execve has the same.
+		// With addresses chosen at random, and the address of 16 random bytes in the auxiliary vector, no second execve
+		// has the same.
 		return fmt.Errorf("pid %d has executed a program since", b.Pid)
 	}
 	return nil

@@ -85,14 +85,16 @@ func (h *header) encode() []byte {
 // decodeHeader checks a header against what its place demands. size is that of the whole file, path for messages.
 func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (header, error) {
 	if len(b) < headerSize {
-		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header alone has %d", size, headerSize)
+		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header alone has %d", size,
+			headerSize)
 	}
 	le := binary.LittleEndian
 	if string(b[:8]) != magic {
 		return header{}, fault.New(fault.ImageVersion, path, "it does not begin like a file of an image")
 	}
 	if v := le.Uint32(b[12:]); v < oldestVersion || v > formatVersion {
-		return header{}, fault.New(fault.ImageVersion, path, "format version %d; this release reads versions %d to %d", v, oldestVersion, formatVersion)
+		return header{}, fault.New(fault.ImageVersion, path, "format version %d; this release reads versions %d to %d",
+			v, oldestVersion, formatVersion)
 	}
 	if le.Uint64(b[72:]) != xxhash.Sum64(b[:72]) {
 		return header{}, fault.New(fault.ImageDamaged, path, "the header's checksum does not match")
@@ -102,7 +104,8 @@ func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (
 		length: le.Uint64(b[48:]), raw: le.Uint64(b[56:]), sum: le.Uint64(b[64:]),
 	}
 	if unknown := h.must &^ mustUnderstand; unknown != 0 {
-		return header{}, fault.New(fault.ImageFeature, path, "must-understand bits %#x are unknown to this release", unknown)
+		return header{}, fault.New(fault.ImageFeature, path, "must-understand bits %#x are unknown to this release",
+			unknown)
 	}
 	switch {
 	case h.kind != kind:
@@ -114,9 +117,11 @@ func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (
 	case h.codec > codecZstd:
 		return header{}, fault.New(fault.ImageDamaged, path, "unknown codec %d", h.codec)
 	case h.codec == codecRaw && h.raw != h.length:
-		return header{}, fault.New(fault.ImageSize, path, "%d bytes stored as they are, yet %d when decoded", h.length, h.raw)
+		return header{}, fault.New(fault.ImageSize, path, "%d bytes stored as they are, yet %d when decoded", h.length,
+			h.raw)
 	case h.length != uint64(size-headerSize):
-		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header says %d", size, h.length+headerSize)
+		return header{}, fault.New(fault.ImageTruncated, path, "the file has %d bytes, its header says %d", size,
+			h.length+headerSize)
 	}
 	return h, nil
 }

@@ -32,14 +32,18 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// FuzzPageMap decodes bytes as a page map. Whatever is taken must come out the same when encoded again, and Load must be able
-// to rely on it.
+// FuzzPageMap decodes bytes as a page map. Whatever is taken must come out the same when encoded again, and Load must
+// be able to rely on it.
 func FuzzPageMap(f *testing.F) {
 	const id = "0123456789ab"
 	m := pageMap{
 		images: []string{id, "ba9876543210"},
-		frames: []frame{{0, codecZstd, dataStart, 100, 8192, 5}, {0, codecRaw, 8192, 4096, 4096, 6}, {1, codecZstd, 5000, 7, 4096, 7}},
-		runs:   []run{{0x1000, 1, 2, 0, 0}, {0x3000, 1, 9, frameZero, 0}, {0, 2, 1, 1, 0}, {0x1000, 2, 1, 2, 0}},
+		frames: []frame{
+			{0, codecZstd, dataStart, 100, 8192, 5},
+			{0, codecRaw, 8192, 4096, 4096, 6},
+			{1, codecZstd, 5000, 7, 4096, 7},
+		},
+		runs: []run{{0x1000, 1, 2, 0, 0}, {0x3000, 1, 9, frameZero, 0}, {0, 2, 1, 1, 0}, {0x1000, 2, 1, 2, 0}},
 	}
 	var b bytes.Buffer
 	if err := m.write(&b); err != nil {
@@ -104,7 +108,10 @@ func TestResolve(t *testing.T) {
 		var list runList
 		model := map[place]run{}
 		for i := range rng.IntN(40) {
-			r := run{addr: uint64(rng.IntN(50)) * PageSize, space: Space(1 + rng.IntN(2)), pages: uint32(1 + rng.IntN(12))}
+			r := run{
+				addr: uint64(rng.IntN(50)) * PageSize, space: Space(1 + rng.IntN(2)),
+				pages: uint32(1 + rng.IntN(12)),
+			}
 			switch rng.IntN(4) {
 			case 0:
 				r.frame = frameZero
@@ -148,7 +155,10 @@ func TestResolve(t *testing.T) {
 }
 
 func TestEscapeText(t *testing.T) {
-	for _, s := range []string{"", "plain", "\xff", "\xf4\x8f\xbf\xbf", "\U0010ff7f\U0010ff80", "\xf4\x8f", "ü\xfc", "\ufffd"} {
+	for _, s := range []string{
+		"", "plain", "\xff", "\xf4\x8f\xbf\xbf", "\U0010ff7f\U0010ff80", "\xf4\x8f", "ü\xfc",
+		"\ufffd",
+	} {
 		e := escapeText(s)
 		if got := unescapeText(e); got != s {
 			t.Errorf("%q comes back as %q by way of %q", s, got, e)

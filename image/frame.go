@@ -39,8 +39,8 @@ func ParseLevel(s string) (Level, error) {
 	return Level(s), nil
 }
 
-// newEncoder returns a zstd encoder for frames, nil for LevelNone. LevelBest is not zstd's slowest level, whose tables take
-// 32 MiB for each worker.
+// newEncoder returns a zstd encoder for frames, nil for LevelNone. LevelBest is not zstd's slowest level, whose tables
+// take 32 MiB for each worker.
 func newEncoder(l Level) (*zstd.Encoder, error) {
 	speed := zstd.SpeedDefault
 	switch l {
@@ -51,12 +51,13 @@ func newEncoder(l Level) (*zstd.Encoder, error) {
 	case LevelBest:
 		speed = zstd.SpeedBetterCompression
 	}
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxFrame),
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(maxFrame),
 		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
 }
 
-// encodeFrame returns what to store for raw: raw itself, or its compressed form in out's memory if that is smaller enough to
-// be worth decoding.
+// encodeFrame returns what to store for raw: raw itself, or its compressed form in out's memory if that is smaller
+// enough to be worth decoding.
 func encodeFrame(enc *zstd.Encoder, out, raw []byte) ([]byte, codec) {
 	if enc == nil {
 		return raw, codecRaw
@@ -76,8 +77,8 @@ type frameReader struct {
 	raw    []byte
 }
 
-// newDecoder returns a zstd decoder for DecodeAll into memory at hand: it never allocates for output. Windows are bounded by
-// what encoders use at most by default; nothing is allocated for them either.
+// newDecoder returns a zstd decoder for DecodeAll into memory at hand: it never allocates for output. Windows are
+// bounded by what encoders use at most by default; nothing is allocated for them either.
 func newDecoder(raw uint64) (*zstd.Decoder, error) {
 	limit := max(raw, 8<<20)
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -100,7 +101,8 @@ func (fr *frameReader) read(i uint32) ([]byte, error) {
 		return nil, readFault(file.Name(), err)
 	}
 	if xxhash.Sum64(buf) != f.sum {
-		return nil, fault.New(fault.ImageDamaged, file.Name(), "frame %d, at byte %d: its checksum does not match", i, f.offset)
+		return nil, fault.New(fault.ImageDamaged, file.Name(), "frame %d, at byte %d: its checksum does not match", i,
+			f.offset)
 	}
 	if f.image == 0 {
 		if err := fr.checkGap(file, i); err != nil {
@@ -128,7 +130,8 @@ func (fr *frameReader) decode(path string, i uint32, buf []byte) ([]byte, error)
 		return nil, fault.New(fault.ImageDamaged, path, "frame %d, at byte %d: %w", i, f.offset, err)
 	}
 	if len(out) != int(f.raw) {
-		return nil, fault.New(fault.ImageDamaged, path, "frame %d, at byte %d: %d bytes when decoded instead of %d", i, f.offset, len(out), f.raw)
+		return nil, fault.New(fault.ImageDamaged, path, "frame %d, at byte %d: %d bytes when decoded instead of %d", i,
+			f.offset, len(out), f.raw)
 	}
 	return out, nil
 }

@@ -49,8 +49,8 @@ func settle(b []byte, name, id string) []byte {
 	return reseal(b)
 }
 
-// FuzzReader puts bytes in the place of a file of a small image. With sealed, what would be caught by a checksum or by the
-// info file is made right first, so that the checks behind are reached.
+// FuzzReader puts bytes in the place of a file of a small image. With sealed, what would be caught by a checksum or by
+// the info file is made right first, so that the checks behind are reached.
 func FuzzReader(f *testing.F) {
 	dir := small(f)
 	files := map[string]string{}

@@ -51,8 +51,8 @@ func writeGolden(t *testing.T) {
 	}
 }
 
-// What was written once must stay readable: if this fails because State has a new field, the field needs omitempty or omitzero
-// (docs/format.md, "Changing it").
+// What was written once must stay readable: if this fails because State has a new field, the field needs omitempty or
+// omitzero (docs/format.md, "Changing it").
 func TestGolden(t *testing.T) {
 	if *update {
 		writeGolden(t)

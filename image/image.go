@@ -29,23 +29,25 @@ type WriteOptions struct {
 	Parent  string // id of the image this one continues, "" for none; Keep and Compare take pages from it
 	Level   Level  // compression of page data
 	Workers int    // goroutines that encode, 0 for GOMAXPROCS; at most 8 are used
-	// Accept, if not nil, is called before the image is published, with the state as a reader decodes it from what was written. An error keeps the image
-	// from being published, and is returned by Commit as it is.
+	// Accept, if not nil, is called before the image is published, with the state as a reader decodes it from what was
+	// written. An error keeps the image from being published, and is returned by Commit as it is.
 	Accept func(*State) error
 }
 
 // Info describes an image without its state.
 type Info struct {
-	Dir          string   // the store
-	ID           string   // 12 hex digits
-	Name         string   // "" if it has none
-	Parent       string   // id, "" if it has none
-	Created      int64    // wall clock at Create, ns since 1970
-	Moment       int64    // wall clock at the freeze, which is the moment the image shows, ns since 1970; 0 if nobody said
-	Freeze       int64    // how long the tree stood still, ns; 0 if nobody said
-	Tracking     string   // dirty page backend that told which pages changed, "" for none
-	Root         Root     // the root process
-	Lenders      []string // ids of the other images whose data files hold some of its pages; they may have been removed since
+	Dir     string // the store
+	ID      string // 12 hex digits
+	Name    string // "" if it has none
+	Parent  string // id, "" if it has none
+	Created int64  // wall clock at Create, ns since 1970
+	// wall clock at the freeze, which is the moment the image shows, ns since 1970; 0 if nobody said
+	Moment   int64
+	Freeze   int64  // how long the tree stood still, ns; 0 if nobody said
+	Tracking string // dirty page backend that told which pages changed, "" for none
+	Root     Root   // the root process
+	// ids of the other images whose data files hold some of its pages; they may have been removed since
+	Lenders      []string
 	Replaces     []string // ids of the images in whose place Squash put this one, the last one first
 	Level        Level
 	PagesWritten uint64 // data pages in this image's own frames
@@ -55,7 +57,8 @@ type Info struct {
 	BytesWritten int64  // of all files of the image
 }
 
-// Taken is the moment the image shows: that of the freeze, or of the beginning of the snapshot where the former is not known.
+// Taken is the moment the image shows: that of the freeze, or of the beginning of the snapshot where the former is not
+// known.
 func (i *Info) Taken() time.Time {
 	if i.Moment != 0 {
 		return time.Unix(0, i.Moment)

@@ -174,7 +174,8 @@ func TestRoundTrip(t *testing.T) {
 				}
 				same(t, got, expect(page, pattern(7, 2)))
 				var last, total int64
-				if err := r.Verify(context.Background(), func(d, t int64) { last, total = d, t }); err != nil || last != total || last == 0 {
+				if err := r.Verify(context.Background(), func(d, t int64) { last, total = d, t }); err != nil ||
+					last != total || last == 0 {
 					t.Errorf("Verify: %v, %d of %d", err, last, total)
 				}
 				checkTree(t, dir, info)
@@ -304,7 +305,10 @@ func TestLoadStops(t *testing.T) {
 }
 
 func TestBytesThatAreNoText(t *testing.T) {
-	names := []string{"/tmp/\xff\xfe", "/\u00e9\xc3", "/\U0010ff80\U0010ffff\U0010f000", "/\ufffd", "/a<b>&\u2028\"\\", "/\xf4\x8f\xbe"}
+	names := []string{
+		"/tmp/\xff\xfe", "/\u00e9\xc3", "/\U0010ff80\U0010ffff\U0010f000", "/\ufffd", "/a<b>&\u2028\"\\",
+		"/\xf4\x8f\xbe",
+	}
 	dir := t.TempDir()
 	for _, name := range names {
 		st := imagetest.State()
@@ -345,7 +349,8 @@ func TestLend(t *testing.T) {
 		for at := 0; at < len(lent); at += 100 * page {
 			part := lent[at:min(at+100*page, len(lent))]
 			back.Add(1)
-			if err := w.Lend(imagetest.Memory, imagetest.HeapAddr+uint64(at), part, func() { clear(part); back.Done() }); err != nil {
+			if err := w.Lend(imagetest.Memory, imagetest.HeapAddr+uint64(at), part,
+				func() { clear(part); back.Done() }); err != nil {
 				t.Fatal(err)
 			}
 		}

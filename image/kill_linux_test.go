@@ -25,8 +25,8 @@ func sumOf(m content) string {
 	return hex.EncodeToString(h[:])
 }
 
-// churn takes images, squashes, removes and prunes at random until it is killed. It tells of each image when it is published, and of
-// each removal before it begins. An image has the sum of its heap in the state.
+// churn takes images, squashes, removes and prunes at random until it is killed. It tells of each image when it is
+// published, and of each removal before it begins. An image has the sum of its heap in the state.
 func churn(dir string) {
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	for {
@@ -104,8 +104,8 @@ func grow(dir, on string, rng *rand.Rand) (image.Info, error) {
 	return w.Commit(st)
 }
 
-// However often and whenever the tools that change a store are killed, every image that was published and not removed on purpose is
-// there and whole, the head too, and the next one carries on.
+// However often and whenever the tools that change a store are killed, every image that was published and not removed
+// on purpose is there and whole, the head too, and the next one carries on.
 func TestKilledAtAnyMoment(t *testing.T) {
 	dir := filepath.Join(tmpfs(t, ""), "store")
 	st := started()
@@ -143,7 +143,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		there = survived(t, dir, there, maybe)
 	}
 	t.Logf("%d images at the end", len(there))
-	// On a slow machine all were killed before they had done anything; whoever takes the next image removes what they left.
+	// On a slow machine all were killed before they had done anything; whoever takes the next image removes what they
+	// left.
 	infos, err := image.List(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -105,8 +105,8 @@ func (m *pageMap) write(w io.Writer) error {
 	return err
 }
 
-// readPageMap decodes a map of length bytes and checks each record against the ones before it, so that a hostile file costs
-// no more memory than it has sound records. path is for messages, id the image the map belongs to.
+// readPageMap decodes a map of length bytes and checks each record against the ones before it, so that a hostile file
+// costs no more memory than it has sound records. path is for messages, id the image the map belongs to.
 func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error) {
 	bad := func(format string, args ...any) error { return fault.New(fault.ImageMap, path, format, args...) }
 	le := binary.LittleEndian
@@ -118,7 +118,8 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 	images, frames, runs := le.Uint32(b), le.Uint32(b[4:]), le.Uint64(b[8:])
 	if images == 0 || images > maxImages || runs > length/runSize ||
 		length != mapHead+uint64(images)*idField+uint64(frames)*frameSize+runs*runSize {
-		return nil, fault.New(fault.ImageSize, path, "%d images, %d frames and %d runs do not make %d bytes", images, frames, runs, length)
+		return nil, fault.New(fault.ImageSize, path, "%d images, %d frames and %d runs do not make %d bytes", images,
+			frames, runs, length)
 	}
 	m := &pageMap{}
 	for i := range images {
@@ -174,7 +175,8 @@ type batches struct {
 	left []byte // of buf, not handed out
 }
 
-// next returns the next record, which is good until the call after it. left is how many are still to come, this one included.
+// next returns the next record, which is good until the call after it. left is how many are still to come, this one
+// included.
 func (b *batches) next(size int, left uint64) ([]byte, error) {
 	if len(b.left) == 0 {
 		if b.buf == nil {
@@ -190,8 +192,8 @@ func (b *batches) next(size int, left uint64) ([]byte, error) {
 	return rec, nil
 }
 
-// grown is list with room for one more of the total that a file claims to have: for as many again as there are, so that it takes no more memory than
-// twice its sound records, and is copied a few times only.
+// grown is list with room for one more of the total that a file claims to have: for as many again as there are, so that
+// it takes no more memory than twice its sound records, and is copied a few times only.
 func grown[T any](list []T, total uint64) []T {
 	if len(list) < cap(list) {
 		return list
@@ -199,8 +201,8 @@ func grown[T any](list []T, total uint64) []T {
 	return slices.Grow(list, int(min(total-uint64(len(list)), uint64(max(len(list), 1024)))))
 }
 
-// check tells what is wrong with a frame, "" if nothing. images is how many the map names, own the end of the image's own
-// frame before this one: own frames lie without gaps, but for the alignment of raw ones.
+// check tells what is wrong with a frame, "" if nothing. images is how many the map names, own the end of the image's
+// own frame before this one: own frames lie without gaps, but for the alignment of raw ones.
 func (f *frame) check(images uint32, own uint64) string {
 	switch {
 	case f.image >= images:

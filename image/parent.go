@@ -9,12 +9,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// borrowed marks the frame of a run, while writing, as a frame of the parent's page map. Frames of the image itself are numbered
-// below it.
+// borrowed marks the frame of a run, while writing, as a frame of the parent's page map. Frames of the image itself are
+// numbered below it.
 const borrowed = uint32(1) << 31
 
-// maxLenders is how many other images one map may name. Whoever lends least beyond it is not borrowed from: those pages are copied.
-// So a restore opens a bounded number of files, and a long row of small images does not keep every one of them alive.
+// maxLenders is how many other images one map may name. Whoever lends least beyond it is not borrowed from: those pages
+// are copied. So a restore opens a bounded number of files, and a long row of small images does not keep every one of
+// them alive.
 const maxLenders = 96
 
 // maxReplaced is how many earlier ids of an image are remembered.
@@ -30,8 +31,8 @@ type parent struct {
 // keep is a pair of spaces of which one has pages of the other that nobody has compared.
 type keep struct{ space, from Space }
 
-// openParent opens the parent when it is first needed: one that is only noted costs nothing. It stays in the store until the writer
-// is done, for the workspace's lock file names it.
+// openParent opens the parent when it is first needed: one that is only noted costs nothing. It stays in the store
+// until the writer is done, for the workspace's lock file names it.
 func (w *Writer) openParent() (*parent, error) {
 	if w.parent != nil {
 		return w.parent, nil
@@ -55,15 +56,15 @@ func (w *Writer) openParent() (*parent, error) {
 	return w.parent, nil
 }
 
-// Keep records that pages of a space are as they are in the same space of the parent: its data, its zero pages, and where it has
-// no page there is none now. Nothing is read. It is for pages of which dirty tracking says that they were not written since the
-// parent was taken; Commit checks with Follows that the processes are the same.
+// Keep records that pages of a space are as they are in the same space of the parent: its data, its zero pages, and
+// where it has no page there is none now. Nothing is read. It is for pages of which dirty tracking says that they were
+// not written since the parent was taken; Commit checks with Follows that the processes are the same.
 func (w *Writer) Keep(space Space, addr, pages uint64) error {
 	return w.KeepFrom(space, addr, pages, space, addr)
 }
 
-// KeepFrom is Keep for pages that the parent has elsewhere: spaces are numbered afresh in each image, mremap(2) moves pages, and a
-// forked child has those of its parent. at is their address in the space from of the parent.
+// KeepFrom is Keep for pages that the parent has elsewhere: spaces are numbered afresh in each image, mremap(2) moves
+// pages, and a forked child has those of its parent. at is their address in the space from of the parent.
 func (w *Writer) KeepFrom(space Space, addr, pages uint64, from Space, at uint64) error {
 	if err := w.check(space, addr, bytesOf(pages)); err != nil {
 		return err
@@ -98,8 +99,8 @@ func (w *Writer) KeepFrom(space Space, addr, pages uint64, from Space, at uint64
 	return nil
 }
 
-// Parent is the state of the parent, nil without one. It must not be changed. Damage of the parent is an E_IMAGE_* fault: better
-// found before anything is frozen.
+// Parent is the state of the parent, nil without one. It must not be changed. Damage of the parent is an E_IMAGE_*
+// fault: better found before anything is frozen.
 func (w *Writer) Parent() (*State, error) {
 	if w.opts.Parent == "" {
 		return nil, nil

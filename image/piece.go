@@ -17,8 +17,8 @@ type Piece struct {
 // End is the address after the piece.
 func (p *Piece) End() uint64 { return p.Addr + uint64(p.Pages)*PageSize }
 
-// PiecesIn returns where those data pages of a space are that lie in parts, by ascending address and disjoint. parts are ascending, disjoint
-// and page aligned.
+// PiecesIn returns where those data pages of a space are that lie in parts, by ascending address and disjoint. parts
+// are ascending, disjoint and page aligned.
 func (r *Reader) PiecesIn(space Space, parts []Range) []Piece {
 	runs := r.pages.of(space)
 	out := make([]Piece, 0, len(runs)+len(parts))
@@ -48,16 +48,22 @@ type FrameReader struct{ fr frameReader }
 // Frames returns a FrameReader, whose buffers take 2 MiB at most.
 func (r *Reader) Frames() *FrameReader { return &FrameReader{frameReader{r: r}} }
 
-// Read returns the pages of a frame after its checksum was found right. They are valid until the next Read. The fault is E_IMAGE_*.
+// Read returns the pages of a frame after its checksum was found right. They are valid until the next Read. The fault
+// is E_IMAGE_*.
 func (f *FrameReader) Read(frame uint32) ([]byte, error) { return f.fr.read(frame) }
 
 // Close releases the buffers.
 func (f *FrameReader) Close() { f.fr.close() }
 
 // LoadParts is Load for those pages of a space that lie in parts, which are ascending, disjoint and page aligned.
-func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n int, sink func(addr uint64, data []byte) error) error {
+func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n int,
+	sink func(addr uint64, data []byte) error,
+) error {
 	cut := r.PiecesIn(space, parts)
-	slices.SortFunc(cut, func(a, b Piece) int { return cmp.Or(cmp.Compare(a.Frame, b.Frame), cmp.Compare(a.Addr, b.Addr)) })
+	slices.SortFunc(cut, func(a, b Piece) int {
+		return cmp.Or(cmp.Compare(a.Frame, b.Frame),
+			cmp.Compare(a.Addr, b.Addr))
+	})
 	var starts []int // of each frame's pieces
 	for i := range cut {
 		if i == 0 || cut[i].Frame != cut[i-1].Frame {

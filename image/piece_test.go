@@ -10,7 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
 )
 
-// What PiecesIn and a FrameReader give of some parts of a space, frames in any order, and what LoadParts gives, is what Load gives of these pages.
+// What PiecesIn and a FrameReader give of some parts of a space, frames in any order, and what LoadParts gives, is what
+// Load gives of these pages.
 func TestParts(t *testing.T) {
 	info := save(t, t.TempDir(), image.WriteOptions{Level: image.LevelFast}, pattern(1, 250))
 	r := open(t, info.Dir+"@"+info.ID)
@@ -19,7 +20,12 @@ func TestParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := func(n uint64) uint64 { return imagetest.HeapAddr + n*page }
-	parts := []image.Range{{Start: 0, End: at(3)}, {Start: at(5), End: at(6)}, {Start: at(100), End: at(180)}, {Start: at(240), End: at(9000)}}
+	parts := []image.Range{
+		{Start: 0, End: at(3)},
+		{Start: at(5), End: at(6)},
+		{Start: at(100), End: at(180)},
+		{Start: at(240), End: at(9000)},
+	}
 	want := content{}
 	for addr, p := range all {
 		for _, part := range parts {

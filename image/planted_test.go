@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// full returns a state in which every field that is stored has a value other than its zero value, every list two elements.
+// full returns a state in which every field that is stored has a value other than its zero value, every list two
+// elements.
 func full() *State {
 	st := &State{}
 	n := 0
@@ -50,7 +51,8 @@ func fill(v reflect.Value, n *int) {
 	}
 }
 
-// Everything that the encoder drops or changes is noticed when the state is read back: the decoder refuses it, or the comparison names the field.
+// Everything that the encoder drops or changes is noticed when the state is read back: the decoder refuses it, or the
+// comparison names the field.
 func TestEncoderFaultsAreFound(t *testing.T) {
 	st := full()
 	raw, err := encodeState(st)
@@ -165,12 +167,18 @@ func faultsIn(doc any, path string) (out []planted) {
 		for key, value := range node {
 			out = append(out,
 				planted{path + "." + key + " left out", func() { delete(node, key) }, func() { node[key] = value }},
-				planted{path + "." + key + " changed", func() { node[key] = another(value) }, func() { node[key] = value }})
+				planted{
+					path + "." + key + " changed", func() { node[key] = another(value) },
+					func() { node[key] = value },
+				})
 			out = append(out, faultsIn(value, path+"."+key)...)
 		}
 	case []any:
 		for i, value := range node {
-			out = append(out, planted{fmt.Sprintf("%s[%d] changed", path, i), func() { node[i] = another(value) }, func() { node[i] = value }})
+			out = append(out, planted{
+				fmt.Sprintf("%s[%d] changed", path, i), func() { node[i] = another(value) },
+				func() { node[i] = value },
+			})
 			out = append(out, faultsIn(value, fmt.Sprintf("%s[%d]", path, i))...)
 		}
 	}

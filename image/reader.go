@@ -22,9 +22,9 @@ type Reader struct {
 	data  []*os.File // data files, by index into pages.images
 }
 
-// Open opens an image: "DIR" is the head of a store, "DIR@NAME" and "DIR@ID" any image; the beginning of an id will do if it
-// fits one only. Everything but the page data is checked. The faults are E_IMAGE_*, whose class is exit code 5, and E_STORE_*
-// if there is no such image.
+// Open opens an image: "DIR" is the head of a store, "DIR@NAME" and "DIR@ID" any image; the beginning of an id will do
+// if it fits one only. Everything but the page data is checked. The faults are E_IMAGE_*, whose class is exit code 5,
+// and E_STORE_* if there is no such image.
 func Open(ref string) (*Reader, error) {
 	store, id, err := resolve(ref)
 	if err != nil {
@@ -47,7 +47,8 @@ func openImage(store, dir, id string) (*Reader, error) {
 		return nil, err
 	}
 	if !slices.Equal(r.rec.Lenders, r.pages.images[1:]) {
-		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]), "it borrows from other images than %s says", fileNames[kindInfo])
+		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]),
+			"it borrows from other images than %s says", fileNames[kindInfo])
 	}
 	if err := checkSpaces(r.state, r.pages); err != nil {
 		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]), "%w", err)
@@ -99,14 +100,16 @@ func (r *Reader) openData(store string) error {
 			return fault.New(fault.ImageDamaged, f.Name(), "its header is not that of a data file")
 		}
 		if i == 0 && (size != r.pages.ownEnd() || int64(size) != r.rec.Data.Size || r.rec.Data.Sum != 0) {
-			return fault.New(fault.ImageTruncated, f.Name(), "it has %d bytes, the page map says %d", size, r.pages.ownEnd())
+			return fault.New(fault.ImageTruncated, f.Name(), "it has %d bytes, the page map says %d", size,
+				r.pages.ownEnd())
 		}
 		if err := checkPadding(f); err != nil {
 			return err
 		}
 		for n := range r.pages.frames {
 			if fr := &r.pages.frames[n]; fr.image == uint32(i) && fr.end() > size {
-				return fault.New(fault.ImageTruncated, f.Name(), "frame %d of the page map of image %s lies beyond its end", n, r.rec.ID)
+				return fault.New(fault.ImageTruncated, f.Name(),
+					"frame %d of the page map of image %s lies beyond its end", n, r.rec.ID)
 			}
 		}
 	}
@@ -157,8 +160,8 @@ func (r *Reader) Runs(space Space) []Run {
 	return out
 }
 
-// checkSpaces checks that every run lies in something the state knows: a mapping of a process, or the content of a shared
-// memory object or a ghost.
+// checkSpaces checks that every run lies in something the state knows: a mapping of a process, or the content of a
+// shared memory object or a ghost.
 func checkSpaces(st *State, m *pageMap) error {
 	vmas := map[Space][]VMA{}
 	sizes := map[Space]uint64{}

@@ -33,8 +33,9 @@ type record struct {
 	PidNS        uint64     `json:"pidns,omitempty"`
 	Pid          int        `json:"pid,omitempty"`
 	Start        uint64     `json:"start,omitempty"`
-	Lenders      []string   `json:"lenders,omitempty"` // as in the page map, so that nobody needs that to know what must stay
-	Replaces     []string   `json:"replaces,omitempty"`
+	// as in the page map, so that nobody needs that to know what must stay
+	Lenders  []string `json:"lenders,omitempty"`
+	Replaces []string `json:"replaces,omitempty"`
 }
 
 // fileRecord identifies one of the other files of an image.
@@ -48,7 +49,8 @@ func (r *record) info(store string) Info {
 	b, _ := json.Marshal(r) // a struct of numbers and strings
 	return Info{
 		Dir: store, ID: r.ID, Name: r.Name, Parent: r.Parent, Created: r.Created, Level: r.Level,
-		Freeze: r.Freeze, Moment: r.Moment, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start}, Lenders: r.Lenders, Replaces: r.Replaces,
+		Freeze: r.Freeze, Moment: r.Moment, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start},
+		Lenders: r.Lenders, Replaces: r.Replaces,
 		PagesWritten: r.PagesWritten, PagesZero: r.PagesZero, PagesShared: r.PagesShared,
 		BytesRaw:     int64(r.PagesWritten) * PageSize,
 		BytesWritten: r.State.Size + r.Pages.Size + r.Data.Size + headerSize + int64(len(b)),
@@ -135,7 +137,8 @@ func openBound(dir string, kind fileKind, id string, want fileRecord) (*os.File,
 	}
 	if size := int64(h.length) + headerSize; size != want.Size || h.sum != want.Sum {
 		_ = f.Close()
-		return nil, header{}, fault.New(fault.ImageDamaged, f.Name(), "it is not the file that %s was written with", fileNames[kindInfo])
+		return nil, header{}, fault.New(fault.ImageDamaged, f.Name(), "it is not the file that %s was written with",
+			fileNames[kindInfo])
 	}
 	return f, h, nil
 }
@@ -169,8 +172,8 @@ func readState(dir, id string, want fileRecord) (*State, error) {
 	return st, nil
 }
 
-// maxRawState is how many bytes of state a file may decode to if it stores n: what a hostile file makes us allocate is in
-// proportion to its own size.
+// maxRawState is how many bytes of state a file may decode to if it stores n: what a hostile file makes us allocate is
+// in proportion to its own size.
 func maxRawState(n uint64) uint64 { return min(maxState, stateFree+stateRatio*min(n, maxState)) }
 
 // inflate decodes one zstd frame of exactly raw bytes.

@@ -24,7 +24,8 @@ func validName(name string) bool {
 	}
 	for i := range len(name) {
 		c := name[i]
-		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || i > 0 && (c == '.' || c == '-')
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || i > 0 &&
+			(c == '.' || c == '-')
 		if !ok {
 			return false
 		}
@@ -32,7 +33,8 @@ func validName(name string) bool {
 	return true
 }
 
-// checkName checks that an image may be named so in the store; "" is no name. The image but may have the name. The store is locked.
+// checkName checks that an image may be named so in the store; "" is no name. The image but may have the name. The
+// store is locked.
 func checkName(dir, name, but string) error {
 	if name == "" {
 		return nil
@@ -53,7 +55,8 @@ func checkName(dir, name, but string) error {
 	return nil
 }
 
-// SplitRef takes a reference apart: DIR, which is the head and has the name "", or DIR@NAME. It does not look for the image.
+// SplitRef takes a reference apart: DIR, which is the head and has the name "", or DIR@NAME. It does not look for the
+// image.
 func SplitRef(ref string) (dir, name string, err error) {
 	if isDir(ref) {
 		return ref, "", nil
@@ -84,7 +87,8 @@ func isDir(path string) bool {
 	return err == nil && fi.IsDir()
 }
 
-// shortestID is the least of an id that stands for it: a name that is gone must not come to mean another image by its first letter.
+// shortestID is the least of an id that stands for it: a name that is gone must not come to mean another image by its
+// first letter.
 const shortestID = 4
 
 // find returns the id of the image in the store that a name, an id or the beginning of one means.
@@ -120,11 +124,12 @@ func find(dir, name string) (string, error) {
 	for _, err := range broken {
 		return "", err // the name may be that image's
 	}
-	return "", fault.New(fault.StoreNoImage, dir+"@"+name, "the store has %d images, none with this name or id", len(infos))
+	return "", fault.New(fault.StoreNoImage, dir+"@"+name, "the store has %d images, none with this name or id",
+		len(infos))
 }
 
-// Head returns the id of the image that the store's directory alone means. The faults are E_STORE_NOT_FOUND for a directory
-// without images, E_STORE_AMBIGUOUS for a store that lost its head, and E_IMAGE_* for a damaged store.
+// Head returns the id of the image that the store's directory alone means. The faults are E_STORE_NOT_FOUND for a
+// directory without images, E_STORE_AMBIGUOUS for a store that lost its head, and E_IMAGE_* for a damaged store.
 func Head(dir string) (string, error) {
 	if err := checkMark(dir); err != nil {
 		return "", err
@@ -139,15 +144,18 @@ func Head(dir string) (string, error) {
 	}
 	id := string(b[:min(idDigits, len(b))])
 	if len(b) < len(headBytes(id)) {
-		return "", fault.New(fault.ImageTruncated, path, "the head has %d bytes", len(b)).WithRemedy("name the image: DIR@ID")
+		return "", fault.New(fault.ImageTruncated, path, "the head has %d bytes", len(b)).
+			WithRemedy("name the image: DIR@ID")
 	}
 	if !isID(id) || string(b) != string(headBytes(id)) {
-		return "", fault.New(fault.ImageDamaged, path, "the head's checksum does not match").WithRemedy("name the image: DIR@ID")
+		return "", fault.New(fault.ImageDamaged, path, "the head's checksum does not match").
+			WithRemedy("name the image: DIR@ID")
 	}
 	return id, nil
 }
 
-// onlyImage returns the image of a store without a head: its writer died between publishing its first image and the head.
+// onlyImage returns the image of a store without a head: its writer died between publishing its first image and the
+// head.
 func onlyImage(dir string) (string, error) {
 	ids, err := imageIDs(dir)
 	switch {
@@ -156,14 +164,15 @@ func onlyImage(dir string) (string, error) {
 	case len(ids) == 0:
 		return "", fault.New(fault.StoreNotFound, dir, "the store has no image")
 	case len(ids) > 1:
-		return "", fault.New(fault.StoreAmbiguous, dir, "the store has no head and the images %s", strings.Join(ids, ", ")).
+		return "", fault.New(fault.StoreAmbiguous, dir, "the store has no head and the images %s",
+			strings.Join(ids, ", ")).
 			WithRemedy("name the image: DIR@ID")
 	}
 	return ids[0], nil
 }
 
-// List returns what the images of a store are, oldest first. Removed ones that still lend their data are not images. A damaged image is left out and its fault joined to the error,
-// so that the list is usable even then.
+// List returns what the images of a store are, oldest first. Removed ones that still lend their data are not images. A
+// damaged image is left out and its fault joined to the error, so that the list is usable even then.
 func List(dir string) ([]Info, error) {
 	if err := checkMark(dir); err != nil {
 		return nil, err
@@ -172,7 +181,10 @@ func List(dir string) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(infos, func(a, b Info) int { return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(infos, func(a, b Info) int {
+		return cmp.Or(cmp.Compare(a.Created, b.Created),
+			cmp.Compare(a.ID, b.ID))
+	})
 	for _, e := range broken {
 		err = errors.Join(err, e)
 	}

@@ -19,7 +19,8 @@ type Removal struct {
 	Kept    int      // images that are left
 	Freed   int64    // bytes of disk
 	Head    string   // id of the head now, "" if there is no image left
-	// Doubt is why data that nobody seems to need was kept, nil if there is no such data: a damaged image may be one that needs it.
+	// Doubt is why data that nobody seems to need was kept, nil if there is no such data: a damaged image may be one
+	// that needs it.
 	Doubt error
 }
 
@@ -30,9 +31,10 @@ type PruneOptions struct {
 	Try   bool // only tell what would be removed
 }
 
-// Remove removes images from a store by their names, ids or beginnings of ids. The data of one that others borrow from stays until
-// the last of those goes. If it was the head, the nearest ancestor that is left becomes the head, or else the newest image. Each
-// image goes by one rename: whenever this is killed, every image is whole or gone, and the next call takes away what is left over.
+// Remove removes images from a store by their names, ids or beginnings of ids. The data of one that others borrow from
+// stays until the last of those goes. If it was the head, the nearest ancestor that is left becomes the head, or else
+// the newest image. Each image goes by one rename: whenever this is killed, every image is whole or gone, and the next
+// call takes away what is left over.
 func Remove(dir string, names ...string) (Removal, error) {
 	return change(dir, func() ([]string, error) {
 		var ids []string
@@ -89,7 +91,8 @@ func Prune(dir string, o PruneOptions) (Removal, error) {
 	return change(dir, choose)
 }
 
-// change removes the images that choose names from a store, whose lock it holds meanwhile, and collects what is not needed any more.
+// change removes the images that choose names from a store, whose lock it holds meanwhile, and collects what is not
+// needed any more.
 func change(dir string, choose func() ([]string, error)) (Removal, error) {
 	if err := checkMark(dir); err != nil {
 		return Removal{}, err
@@ -181,7 +184,11 @@ func moveHead(store string, ids []string) error {
 	f := newForest(store, infos)
 	next := f.base(f.ancestor(head))
 	if next == "" {
-		next = slices.MaxFunc(infos, func(a, b Info) int { return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID)) }).ID
+		next = slices.MaxFunc(infos, func(a,
+			b Info,
+		) int {
+			return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
+		}).ID
 	}
 	return writeHead(store, next)
 }
@@ -324,7 +331,8 @@ func drop(store, id string) error {
 	return os.RemoveAll(tmp)
 }
 
-// shrink removes of a husk what borrowers do not need: its state, its page map, and with sure the frames that no map names.
+// shrink removes of a husk what borrowers do not need: its state, its page map, and with sure the frames that no map
+// names.
 func shrink(store, id string, infos []Info, sure bool) error {
 	dir := filepath.Join(store, imagesDir, id)
 	for _, kind := range []fileKind{kindState, kindPages} {
@@ -364,8 +372,8 @@ func framesIn(store, id, lender string) ([]frame, error) {
 	return slices.DeleteFunc(m.frames, func(f frame) bool { return int(f.image) != n }), nil
 }
 
-// punch gives the disk blocks of a data file back that hold none of the frames. Readers of a removed image may still have the file
-// open; then it is left for another time.
+// punch gives the disk blocks of a data file back that hold none of the frames. Readers of a removed image may still
+// have the file open; then it is left for another time.
 func punch(path string, used []frame) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

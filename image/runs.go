@@ -19,7 +19,8 @@ func (l *runList) add(r run) {
 
 // join makes next part of r if it continues r, and reports whether it did.
 func (r *run) join(next *run) bool {
-	if r.space != next.space || r.end() != next.addr || r.frame != next.frame || uint64(r.pages)+uint64(next.pages) > math.MaxUint32 {
+	if r.space != next.space || r.end() != next.addr || r.frame != next.frame ||
+		uint64(r.pages)+uint64(next.pages) > math.MaxUint32 {
 		return false
 	}
 	if r.frame < frameGone && r.off+r.pages != next.off { // also of a borrowed frame
@@ -59,8 +60,9 @@ func (l runList) resolve() []run {
 	return slices.DeleteFunc(out, gone)
 }
 
-// ordered returns the indices of l by space and address, then age. A list is made of few ascending stretches, what is kept of the parent and what each
-// round of pre-copy found, so those are merged: to sort it took longer than all else of a small image.
+// ordered returns the indices of l by space and address, then age. A list is made of few ascending stretches, what is
+// kept of the parent and what each round of pre-copy found, so those are merged: to sort it took longer than all else
+// of a small image.
 func (l runList) ordered(order func(a, b run) int) []uint32 {
 	idx, ends := make([]uint32, len(l)), []int{}
 	for i := range idx {
@@ -104,8 +106,8 @@ func (l runList) disjoint() bool {
 	return true
 }
 
-// overlay adds to out what is visible of the runs of one space, which idx lists by address. It sweeps over the addresses and
-// keeps the runs that cover the current one in a heap, latest on top.
+// overlay adds to out what is visible of the runs of one space, which idx lists by address. It sweeps over the
+// addresses and keeps the runs that cover the current one in a heap, latest on top.
 func (l runList) overlay(idx []uint32, out *runList) {
 	var live latest
 	pos := uint64(0)
@@ -133,7 +135,8 @@ func (l runList) overlay(idx []uint32, out *runList) {
 	}
 }
 
-// latest is a heap of indices, the largest on top. It is not one of container/heap, which makes an object of every index.
+// latest is a heap of indices, the largest on top. It is not one of container/heap, which makes an object of every
+// index.
 type latest []uint32
 
 // push adds an index.

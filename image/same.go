@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Difference compares two states field by field and names the first field in which they differ, "" if there is none: "Processes[0].Threads[2].Tid".
-// A list that is empty and one that is not there are the same. Fields that are never stored do not count.
+// Difference compares two states field by field and names the first field in which they differ, "" if there is none:
+// "Processes[0].Threads[2].Tid". A list that is empty and one that is not there are the same. Fields that are never
+// stored do not count.
 func Difference(a, b *State) string {
 	return strings.TrimPrefix(difference(reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()), ".")
 }

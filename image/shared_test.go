@@ -19,7 +19,10 @@ func TestFramesOfAnotherImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for space, b := range map[image.Space][]byte{imagetest.Memory: heap, imagetest.Shmem: pattern(7, 2), imagetest.Ghost: pattern(8, 2)} {
+	for space, b := range map[image.Space][]byte{
+		imagetest.Memory: heap, imagetest.Shmem: pattern(7, 2),
+		imagetest.Ghost: pattern(8, 2),
+	} {
 		at := map[image.Space]uint64{imagetest.Memory: imagetest.HeapAddr, imagetest.Shmem: page}[space]
 		if err := w.Compare(space, at, b, space, at); err != nil {
 			t.Fatal(err)

@@ -16,10 +16,10 @@ type SquashOptions struct {
 	Progress func(done, total int64)
 }
 
-// Squash puts an image that holds all of its pages itself in the place of one that borrows some. The new one has another id, and the
-// name, parent, time and state of the old one, which also the old id leads to; the old one's data stays while others borrow from
-// it. An image that borrows nothing is left as it is. The Info is that of the image as it is then; the Removal tells what went. Killed
-// at any moment, the store has the old image or the new one.
+// Squash puts an image that holds all of its pages itself in the place of one that borrows some. The new one has
+// another id, and the name, parent, time and state of the old one, which also the old id leads to; the old one's data
+// stays while others borrow from it. An image that borrows nothing is left as it is. The Info is that of the image as
+// it is then; the Removal tells what went. Killed at any moment, the store has the old image or the new one.
 func Squash(ctx context.Context, ref string, o SquashOptions) (Info, Removal, error) {
 	r, err := Open(ref)
 	if err != nil {
@@ -129,8 +129,8 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 	return nil
 }
 
-// chain returns the ancestors of an image that nothing else needs: without a name, not the head, and with one image alone that
-// continues them; the store is locked.
+// chain returns the ancestors of an image that nothing else needs: without a name, not the head, and with one image
+// alone that continues them; the store is locked.
 func chain(dir, id string) ([]string, error) {
 	nodes, err := Tree(dir)
 	if err != nil {

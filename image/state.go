@@ -1,73 +1,92 @@
 package image
 
-// This file is the state of a process tree as an image holds it: plain data, no behaviour. Sources fill it (package tracer
-// from BPF iterators, package snapshot from /proc and ptrace), package restore reads it. Names follow the kernel's own.
+// This file is the state of a process tree as an image holds it: plain data, no behaviour. Sources fill it (package
+// tracer from BPF iterators, package snapshot from /proc and ptrace), package restore reads it. Names follow the
+// kernel's own.
 //
-// Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid namespace the snapshot ran in.
+// Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid namespace the snapshot ran
+// in.
 //
 // A field added from now on is marked omitempty or omitzero, so that images that do not have it stay readable.
 
 // State is everything a snapshot knows except page contents, which live in the page map under a Space.
 type State struct {
-	Kernel    Kernel     `json:"kernel"`
-	Root      int        `json:"root"`            // pid of the root of the tree
-	Processes []Process  `json:"processes"`       // parents before their children
-	Files     []File     `json:"files"`           // open file descriptions, shared by every FD that names their ID
-	Shmems    []Shmem    `json:"shmems"`          // shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
-	Ghosts    []Ghost    `json:"ghosts"`          // regular files that are open or mapped but no longer reachable by name
-	Named     []Ghost    `json:"named,omitempty"` // files in memory (tmpfs) that have their names, which the tree alone maps shared and writes to: their content is memory
-	Pipes     []Pipe     `json:"pipes"`           // pipes both of whose ends are inside the tree
-	Terminals []Terminal `json:"terminals"`       // terminals the tree has open
-	Facts     []Fact     `json:"facts,omitempty"` // what the host was like that the image comes back on, sorted by name; none in images of format 1
+	Kernel    Kernel    `json:"kernel"`
+	Root      int       `json:"root"`      // pid of the root of the tree
+	Processes []Process `json:"processes"` // parents before their children
+	Files     []File    `json:"files"`     // open file descriptions, shared by every FD that names their ID
+	// shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
+	Shmems []Shmem `json:"shmems"`
+	// regular files that are open or mapped but no longer reachable by name
+	Ghosts []Ghost `json:"ghosts"`
+	// files in memory (tmpfs) that have their names, which the tree alone maps shared and writes to: their content is
+	// memory
+	Named     []Ghost    `json:"named,omitempty"`
+	Pipes     []Pipe     `json:"pipes"`     // pipes both of whose ends are inside the tree
+	Terminals []Terminal `json:"terminals"` // terminals the tree has open
+	// what the host was like that the image comes back on, sorted by name; none in images of format 1
+	Facts []Fact `json:"facts,omitempty"`
 
-	// Leaderless lists, ascending, the sessions and process groups that processes of the tree are in, whose leader has ended and which nobody outside the
-	// tree is in: a restore makes them again. Others that are not led by a process of the tree are those of whoever started it.
+	// Leaderless lists, ascending, the sessions and process groups that processes of the tree are in, whose leader has
+	// ended and which nobody outside the tree is in: a restore makes them again. Others that are not led by a process
+	// of the tree are those of whoever started it.
 	Leaderless []int `json:"leaderless,omitempty"`
 }
 
-// Fact is something of a host that the plan of a restore rests on: a kernel, a limit, a mount. If a restore is refused, those that have changed since
-// are named.
+// Fact is something of a host that the plan of a restore rests on: a kernel, a limit, a mount. If a restore is refused,
+// those that have changed since are named.
 type Fact struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 }
 
-// Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a Shmem's,
-// a Ghost's or a Pipe's content (addressed by byte offset). Zero means "none".
+// Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a
+// Shmem's, a Ghost's or a Pipe's content (addressed by byte offset). Zero means "none".
 type Space uint32
 
 // Kernel describes the machine at the moment of the freeze.
 type Kernel struct {
-	Release         string `json:"release"`                    // uname -r
-	Machine         string `json:"machine"`                    // uname -m
-	BootID          string `json:"boot_id"`                    // /proc/sys/kernel/random/boot_id
-	PidNS           uint64 `json:"pidns,omitempty"`            // inode of the pid namespace of the tree, in which its ids are; 0 if not known
-	Monotonic       int64  `json:"monotonic"`                  // CLOCK_MONOTONIC of the initial time namespace at the freeze, ns
-	Boottime        int64  `json:"boottime"`                   // CLOCK_BOOTTIME of the initial time namespace at the freeze, ns
-	MonotonicOffset int64  `json:"monotonic_offset,omitempty"` // what the tree's time namespace adds to CLOCK_MONOTONIC, ns
-	BoottimeOffset  int64  `json:"boottime_offset,omitempty"`  // the same for CLOCK_BOOTTIME
-	Realtime        int64  `json:"realtime"`                   // CLOCK_REALTIME at the freeze, ns
-	VDSOHash        string `json:"vdso_hash"`                  // xxhash64 (hex) of the [vdso] pages of the root process, "" if it has none
-	XFeatures       uint64 `json:"xfeatures"`                  // XCR0: the state components an XState may hold
-	CPUModel        string `json:"cpu_model"`                  // for messages only
+	Release string `json:"release"` // uname -r
+	Machine string `json:"machine"` // uname -m
+	BootID  string `json:"boot_id"` // /proc/sys/kernel/random/boot_id
+	// inode of the pid namespace of the tree, in which its ids are; 0 if not known
+	PidNS uint64 `json:"pidns,omitempty"`
+	// CLOCK_MONOTONIC of the initial time namespace at the freeze, ns
+	Monotonic int64 `json:"monotonic"`
+	// CLOCK_BOOTTIME of the initial time namespace at the freeze, ns
+	Boottime int64 `json:"boottime"`
+	// what the tree's time namespace adds to CLOCK_MONOTONIC, ns
+	MonotonicOffset int64 `json:"monotonic_offset,omitempty"`
+	BoottimeOffset  int64 `json:"boottime_offset,omitempty"` // the same for CLOCK_BOOTTIME
+	Realtime        int64 `json:"realtime"`                  // CLOCK_REALTIME at the freeze, ns
+	// xxhash64 (hex) of the [vdso] pages of the root process, "" if it has none
+	VDSOHash  string `json:"vdso_hash"`
+	XFeatures uint64 `json:"xfeatures"` // XCR0: the state components an XState may hold
+	CPUModel  string `json:"cpu_model"` // for messages only
 }
 
 // Process is one thread group.
 type Process struct {
-	Pid         int          `json:"pid"`
-	PPid        int          `json:"ppid"`
-	Pgid        int          `json:"pgid"`
-	Sid         int          `json:"sid"`
-	ExitSignal  int          `json:"exit_signal"` // signal sent to the parent on exit, normally SIGCHLD
-	Zombie      bool         `json:"zombie,omitempty"`
-	ExitCode    int          `json:"exit_code,omitempty"` // wait status, for a zombie only; then every field below is empty
-	Stopped     int          `json:"stopped,omitempty"`   // stop signal if the group is in a job-control stop, else 0
-	StopTold    bool         `json:"stop_told,omitempty"` // its parent has waited for that stop (WUNTRACED) and is not told of it again
-	Space       Space        `json:"space"`               // its memory in the page map
-	Exe         MappedFile   `json:"exe"`
-	Start       uint64       `json:"start,omitempty"` // when it started: field 22 of /proc/PID/stat, clock ticks since boot in the initial time namespace; with pid, its namespace and boot it names the process
-	Execs       uint64       `json:"execs,omitempty"` // task_struct.self_exec_id of the leader, 0 if the source cannot tell
-	Args        []string     `json:"args"`            // for people; the truth is in memory. Of a zombie its name (comm) alone
+	Pid        int  `json:"pid"`
+	PPid       int  `json:"ppid"`
+	Pgid       int  `json:"pgid"`
+	Sid        int  `json:"sid"`
+	ExitSignal int  `json:"exit_signal"` // signal sent to the parent on exit, normally SIGCHLD
+	Zombie     bool `json:"zombie,omitempty"`
+	// wait status, for a zombie only; then every field below is empty
+	ExitCode int `json:"exit_code,omitempty"`
+	Stopped  int `json:"stopped,omitempty"` // stop signal if the group is in a job-control stop, else 0
+	// its parent has waited for that stop (WUNTRACED) and is not told of it again
+	StopTold bool       `json:"stop_told,omitempty"`
+	Space    Space      `json:"space"` // its memory in the page map
+	Exe      MappedFile `json:"exe"`
+	// when it started: field 22 of /proc/PID/stat, clock ticks since boot in the initial time namespace; with pid, its
+	// namespace and boot it names the process
+	Start uint64 `json:"start,omitempty"`
+	// task_struct.self_exec_id of the leader, 0 if the source cannot tell
+	Execs uint64 `json:"execs,omitempty"`
+	// for people; the truth is in memory. Of a zombie its name (comm) alone
+	Args        []string     `json:"args"`
 	MM          MM           `json:"mm"`
 	VMAs        []VMA        `json:"vmas"`    // ascending, disjoint; [vsyscall] is not listed
 	FDs         []FD         `json:"fds"`     // ascending
@@ -77,36 +96,40 @@ type Process struct {
 	Timers      []PosixTimer `json:"timers"`  // ascending id
 	Limits      [16]Limit    `json:"limits"`  // by RLIMIT_* number
 	OOMScoreAdj int          `json:"oom_score_adj"`
-	Autogroup   int          `json:"autogroup,omitempty"` // of a session leader: the nice value of the session's autogroup (sched(7))
-	Cwd         string       `json:"cwd"`
-	Root        string       `json:"root"`
-	Umask       uint32       `json:"umask"`
-	Subreaper   bool         `json:"subreaper"`           // PR_SET_CHILD_SUBREAPER
-	TTY         uint32       `json:"tty"`                 // controlling terminal, kernel dev_t as in /proc/PID/stat tty_nr, 0 if none
-	Usage       Usage        `json:"usage"`               // since exec or birth, own
-	ChildUsage  Usage        `json:"child_usage"`         // of waited-for children
-	Carried     Usage        `json:"carried"`             // of the process's earlier lives, before the restores it went through
-	Libraries   []Library    `json:"libraries,omitempty"` // loaded with dlopen, in order, as far as a watch saw it
-	Threads     []Thread     `json:"threads"`             // leader first, then ascending tid
+	// of a session leader: the nice value of the session's autogroup (sched(7))
+	Autogroup int    `json:"autogroup,omitempty"`
+	Cwd       string `json:"cwd"`
+	Root      string `json:"root"`
+	Umask     uint32 `json:"umask"`
+	Subreaper bool   `json:"subreaper"` // PR_SET_CHILD_SUBREAPER
+	// controlling terminal, kernel dev_t as in /proc/PID/stat tty_nr, 0 if none
+	TTY        uint32 `json:"tty"`
+	Usage      Usage  `json:"usage"`       // since exec or birth, own
+	ChildUsage Usage  `json:"child_usage"` // of waited-for children
+	// of the process's earlier lives, before the restores it went through
+	Carried   Usage     `json:"carried"`
+	Libraries []Library `json:"libraries,omitempty"` // loaded with dlopen, in order, as far as a watch saw it
+	Threads   []Thread  `json:"threads"`             // leader first, then ascending tid
 }
 
 // MM is the address-space bookkeeping that PR_SET_MM_MAP sets again (prctl(2), PR_SET_MM) and the flags of the mm.
 type MM struct {
-	StartCode      uint64 `json:"start_code"`
-	EndCode        uint64 `json:"end_code"`
-	StartData      uint64 `json:"start_data"`
-	EndData        uint64 `json:"end_data"`
-	StartBrk       uint64 `json:"start_brk"`
-	Brk            uint64 `json:"brk"`
-	StartStack     uint64 `json:"start_stack"`
-	ArgStart       uint64 `json:"arg_start"`
-	ArgEnd         uint64 `json:"arg_end"`
-	EnvStart       uint64 `json:"env_start"`
-	EnvEnd         uint64 `json:"env_end"`
-	Auxv           []byte `json:"auxv"`                      // as /proc/PID/auxv gives it, up to and including AT_NULL
-	Dumpable       int    `json:"dumpable"`                  // PR_GET_DUMPABLE: 0, 1 or 2
-	THPDisable     bool   `json:"thp_disable"`               // PR_GET_THP_DISABLE
-	THPAdvised     bool   `json:"thp_advised,omitempty"`     // PR_THP_DISABLE_EXCEPT_ADVISED (Linux 6.18): huge pages where they were asked for, and only there
+	StartCode  uint64 `json:"start_code"`
+	EndCode    uint64 `json:"end_code"`
+	StartData  uint64 `json:"start_data"`
+	EndData    uint64 `json:"end_data"`
+	StartBrk   uint64 `json:"start_brk"`
+	Brk        uint64 `json:"brk"`
+	StartStack uint64 `json:"start_stack"`
+	ArgStart   uint64 `json:"arg_start"`
+	ArgEnd     uint64 `json:"arg_end"`
+	EnvStart   uint64 `json:"env_start"`
+	EnvEnd     uint64 `json:"env_end"`
+	Auxv       []byte `json:"auxv"`        // as /proc/PID/auxv gives it, up to and including AT_NULL
+	Dumpable   int    `json:"dumpable"`    // PR_GET_DUMPABLE: 0, 1 or 2
+	THPDisable bool   `json:"thp_disable"` // PR_GET_THP_DISABLE
+	// PR_THP_DISABLE_EXCEPT_ADVISED (Linux 6.18): huge pages where they were asked for, and only there
+	THPAdvised     bool   `json:"thp_advised,omitempty"`
 	Membarrier     uint32 `json:"membarrier"`                // registered commands, MEMBARRIER_CMD_REGISTER_* bits
 	MDWE           uint32 `json:"mdwe"`                      // PR_GET_MDWE
 	KSMMerge       bool   `json:"ksm_merge"`                 // PR_GET_MEMORY_MERGE
@@ -124,8 +147,9 @@ type MappedFile struct {
 	CTime   int64  `json:"ctime,omitempty"`    // ns, of the last change of the inode
 	Born    int64  `json:"born,omitempty"`     // ns, when it was made, of one mapped shared and writable; 0 if unknown
 	BuildID string `json:"build_id,omitempty"` // hex GNU build-id of an ELF file
-	Ghost   int    `json:"ghost,omitempty"`    // 1-based index into State.Ghosts if the name no longer leads to this file
-	Shmem   int    `json:"shmem,omitempty"`    // of an executable that is a memfd: 1-based index into State.Shmems
+	// 1-based index into State.Ghosts if the name no longer leads to this file
+	Ghost int `json:"ghost,omitempty"`
+	Shmem int `json:"shmem,omitempty"` // of an executable that is a memfd: 1-based index into State.Shmems
 }
 
 // Nameless reports whether the file is not to be looked for by name: the image holds it.
@@ -136,33 +160,41 @@ type VMAKind string
 
 // The kinds of mapping.
 const (
-	VMAAnon   VMAKind = "anon"   // private anonymous, heap and stacks too
-	VMAFile   VMAKind = "file"   // file mapping, private or shared
-	VMAShmem  VMAKind = "shmem"  // backed by a Shmem (shared anonymous, /dev/zero shared, memfd, deleted tmpfs file), shared or private
-	VMAVDSO   VMAKind = "vdso"   // [vdso]
-	VMAVVar   VMAKind = "vvar"   // [vvar], [vvar_vclock]
-	VMADevice VMAKind = "device" // mapping of a character device other than /dev/zero: refused by snapshot, never stored
-	VMASysV   VMAKind = "sysv"   // SysV shared memory: refused by snapshot, never stored
-	VMAOther  VMAKind = "other"  // anything else ([uprobes], aio, io_uring, hugetlb, ...): refused by snapshot; Name says what
+	VMAAnon VMAKind = "anon" // private anonymous, heap and stacks too
+	VMAFile VMAKind = "file" // file mapping, private or shared
+	// backed by a Shmem (shared anonymous, /dev/zero shared, memfd, deleted tmpfs file), shared or private
+	VMAShmem VMAKind = "shmem"
+	VMAVDSO  VMAKind = "vdso" // [vdso]
+	VMAVVar  VMAKind = "vvar" // [vvar], [vvar_vclock]
+	// mapping of a character device other than /dev/zero: refused by snapshot, never stored
+	VMADevice VMAKind = "device"
+	VMASysV   VMAKind = "sysv" // SysV shared memory: refused by snapshot, never stored
+	// anything else ([uprobes], aio, io_uring, hugetlb, ...): refused by snapshot; Name says what
+	VMAOther VMAKind = "other"
 )
 
-// VMA is one mapping. Flags are vm_flags reduced to the smaps VmFlags two-letter names (Documentation/filesystems/proc.rst),
-// sorted, without the ones that say nothing of what to rebuild (sd: soft-dirty; ac: accounted stays).
+// VMA is one mapping. Flags are vm_flags reduced to the smaps VmFlags two-letter names
+// (Documentation/filesystems/proc.rst), sorted, without the ones that say nothing of what to rebuild (sd: soft-dirty;
+// ac: accounted stays).
 type VMA struct {
-	Start  uint64     `json:"start"`
-	End    uint64     `json:"end"`
-	Prot   uint32     `json:"prot"`   // PROT_READ|PROT_WRITE|PROT_EXEC
-	Shared bool       `json:"shared"` // MAP_SHARED (VM_MAYSHARE), whether or not the file allows writing
-	Kind   VMAKind    `json:"kind"`
-	Name   string     `json:"name,omitempty"`   // [heap], [stack], [anon:NAME] -> "anon:NAME" (PR_SET_VMA_ANON_NAME), [vvar_vclock] ...
+	Start  uint64  `json:"start"`
+	End    uint64  `json:"end"`
+	Prot   uint32  `json:"prot"`   // PROT_READ|PROT_WRITE|PROT_EXEC
+	Shared bool    `json:"shared"` // MAP_SHARED (VM_MAYSHARE), whether or not the file allows writing
+	Kind   VMAKind `json:"kind"`
+	// [heap], [stack], [anon:NAME] -> "anon:NAME" (PR_SET_VMA_ANON_NAME), [vvar_vclock] ...
+	Name   string     `json:"name,omitempty"`
 	Offset uint64     `json:"offset,omitempty"` // bytes, into the file or Shmem
 	File   MappedFile `json:"file,omitzero"`    // VMAFile; for VMAShmem only Dev, Ino and Path are set
-	Shmem  int        `json:"shmem,omitempty"`  // 1-based index into State.Shmems for VMAShmem (set by snapshot, not by a source)
-	Flags  []string   `json:"flags"`
-	NUMA   string     `json:"numa,omitempty"` // policy as /proc/PID/numa_maps prints it, "" for default
-	Pkey   int        `json:"pkey,omitempty"`
-	Guards []Range    `json:"guards,omitempty"` // MADV_GUARD_INSTALL regions inside it (Linux 6.13), ascending (set by snapshot)
-	// Excluded says that the user wanted the content left out: it comes back as zeros, or as what the file has (set by snapshot).
+	// 1-based index into State.Shmems for VMAShmem (set by snapshot, not by a source)
+	Shmem int      `json:"shmem,omitempty"`
+	Flags []string `json:"flags"`
+	NUMA  string   `json:"numa,omitempty"` // policy as /proc/PID/numa_maps prints it, "" for default
+	Pkey  int      `json:"pkey,omitempty"`
+	// MADV_GUARD_INSTALL regions inside it (Linux 6.13), ascending (set by snapshot)
+	Guards []Range `json:"guards,omitempty"`
+	// Excluded says that the user wanted the content left out: it comes back as zeros, or as what the file has (set by
+	// snapshot).
 	Excluded bool `json:"excluded,omitempty"`
 }
 
@@ -179,40 +211,46 @@ type FD struct {
 	File    int  `json:"file"` // ID of a File
 }
 
-// File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and the record of that kind.
+// File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and the record of
+// that kind.
 type File struct {
-	ID      int      `json:"id"`    // unique in the image, from 1
-	Kind    string   `json:"kind"`  // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
-	Flags   uint32   `json:"flags"` // open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
-	Pos     int64    `json:"pos"`
-	Mode    uint32   `json:"mode"` // st_mode of the inode
-	Dev     uint64   `json:"dev"`  // st_dev as stat(2) gives it
-	Ino     uint64   `json:"ino"`
-	Rdev    uint64   `json:"rdev,omitempty"`
-	Path    string   `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
-	Opened  *Opened  `json:"opened,omitempty"` // how it came to be, if a watch saw it
-	Owner   FOwner   `json:"owner,omitzero"`
-	Size    int64    `json:"size,omitempty"`    // of a regular file at the freeze
-	MTime   int64    `json:"mtime,omitempty"`   // ns, of a regular file at the freeze
-	CTime   int64    `json:"ctime,omitempty"`   // ns, of a regular file's inode at the freeze
-	Born    int64    `json:"born,omitempty"`    // ns, when a regular file open for writing was made; 0 if unknown
-	Tail    uint64   `json:"tail,omitempty"`    // xxhash64 of up to 4 KiB before the end of one that is appended to
-	Others  bool     `json:"others,omitempty"`  // somebody outside the tree had the regular file open for writing too
-	Ghost   int      `json:"ghost,omitempty"`   // 1-based index into State.Ghosts
-	Shmem   int      `json:"shmem,omitempty"`   // 1-based index into State.Shmems (memfd)
-	Pipe    int      `json:"pipe,omitempty"`    // 1-based index into State.Pipes
-	Term    int      `json:"term,omitempty"`    // 1-based index into State.Terminals
-	Std     int      `json:"std,omitempty"`     // 1 + N if this is re-attached to the restorer's standard stream N
-	Removed *Removed `json:"removed,omitempty"` // of a directory, FIFO or symbolic link whose name is gone: what it takes to make it again
-	Locks   []Lock   `json:"locks,omitempty"`   // file locks held through this description or by this process
+	ID   int    `json:"id"`   // unique in the image, from 1
+	Kind string `json:"kind"` // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
+	// open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
+	Flags  uint32  `json:"flags"`
+	Pos    int64   `json:"pos"`
+	Mode   uint32  `json:"mode"` // st_mode of the inode
+	Dev    uint64  `json:"dev"`  // st_dev as stat(2) gives it
+	Ino    uint64  `json:"ino"`
+	Rdev   uint64  `json:"rdev,omitempty"`
+	Path   string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
+	Opened *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
+	Owner  FOwner  `json:"owner,omitzero"`
+	Size   int64   `json:"size,omitempty"`   // of a regular file at the freeze
+	MTime  int64   `json:"mtime,omitempty"`  // ns, of a regular file at the freeze
+	CTime  int64   `json:"ctime,omitempty"`  // ns, of a regular file's inode at the freeze
+	Born   int64   `json:"born,omitempty"`   // ns, when a regular file open for writing was made; 0 if unknown
+	Tail   uint64  `json:"tail,omitempty"`   // xxhash64 of up to 4 KiB before the end of one that is appended to
+	Others bool    `json:"others,omitempty"` // somebody outside the tree had the regular file open for writing too
+	Ghost  int     `json:"ghost,omitempty"`  // 1-based index into State.Ghosts
+	Shmem  int     `json:"shmem,omitempty"`  // 1-based index into State.Shmems (memfd)
+	Pipe   int     `json:"pipe,omitempty"`   // 1-based index into State.Pipes
+	Term   int     `json:"term,omitempty"`   // 1-based index into State.Terminals
+	Std    int     `json:"std,omitempty"`    // 1 + N if this is re-attached to the restorer's standard stream N
+	// of a directory, FIFO or symbolic link whose name is gone: what it takes to make it again
+	Removed *Removed `json:"removed,omitempty"`
+	Locks   []Lock   `json:"locks,omitempty"` // file locks held through this description or by this process
 
-	EventFD  *EventFD      `json:"eventfd,omitempty"`
-	TimerFD  *TimerFD      `json:"timerfd,omitempty"`
-	SigMask  uint64        `json:"sigmask,omitempty"` // of a signalfd: the signals it takes
-	Epoll    []EpollTarget `json:"epoll,omitempty"`   // what an epoll instance watches
-	Watches  []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
-	Unlocked bool          `json:"-"`                 // the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
-	Expiry   int64         `json:"-"`                 // of a timerfd: when it runs out, or last did, CLOCK_MONOTONIC of the initial time namespace; 0 if the source cannot tell; never stored
+	EventFD *EventFD      `json:"eventfd,omitempty"`
+	TimerFD *TimerFD      `json:"timerfd,omitempty"`
+	SigMask uint64        `json:"sigmask,omitempty"` // of a signalfd: the signals it takes
+	Epoll   []EpollTarget `json:"epoll,omitempty"`   // what an epoll instance watches
+	Watches []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
+	// the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
+	Unlocked bool `json:"-"`
+	// of a timerfd: when it runs out, or last did, CLOCK_MONOTONIC of the initial time namespace; 0 if the source
+	// cannot tell; never stored
+	Expiry int64 `json:"-"`
 }
 
 // Removed is what it takes, beside its mode, to make an inode again that has no name any more.
@@ -235,8 +273,8 @@ type TimerFD struct {
 	Ticks    uint64 `json:"ticks"`    // expirations not read yet
 	Left     int64  `json:"left"`     // ns until the next expiration, 0 if disarmed
 	Interval int64  `json:"interval"` // ns
-	// Expired is how long ago, in ns, a repeating timer ran out that was not read since: the kernel counts the periods from there, and starts it
-	// again, when it is read. 0 if the timer runs or is disarmed.
+	// Expired is how long ago, in ns, a repeating timer ran out that was not read since: the kernel counts the periods
+	// from there, and starts it again, when it is read. 0 if the timer runs or is disarmed.
 	Expired int64 `json:"expired,omitempty"`
 }
 
@@ -304,7 +342,8 @@ type Shmem struct {
 	Attributes *Attributes `json:"attributes,omitempty"` // of a memfd; nil if they are not known
 }
 
-// Ghost is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now leads elsewhere.
+// Ghost is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now leads
+// elsewhere.
 type Ghost struct {
 	Space Space  `json:"space"`
 	Path  string `json:"path"` // where it was
@@ -314,7 +353,8 @@ type Ghost struct {
 	Mode  uint32 `json:"mode"`
 	UID   uint32 `json:"uid"`
 	GID   uint32 `json:"gid"`
-	Flags uint32 `json:"flags,omitempty"` // open(2) flags of the description that made it with O_TMPFILE, if that is still open
+	// open(2) flags of the description that made it with O_TMPFILE, if that is still open
+	Flags uint32 `json:"flags,omitempty"`
 
 	Attributes *Attributes `json:"attributes,omitempty"` // nil if they are not known
 }
@@ -340,7 +380,8 @@ type Pipe struct {
 	Data     []byte `json:"data"`              // what was written and not yet read
 	Packets  []int  `json:"packets,omitempty"` // lengths of the packets of an O_DIRECT pipe
 	Path     string `json:"path,omitempty"`    // of a named FIFO
-	Unread   int    `json:"-"`                 // bytes in it that no reader of the tree could have read; on its way within fdtable, never stored
+	// bytes in it that no reader of the tree could have read; on its way within fdtable, never stored
+	Unread int `json:"-"`
 }
 
 // Terminal is a terminal the tree has open and that restore replaces by its own.
@@ -383,11 +424,11 @@ type PosixTimer struct {
 	Left     int64  `json:"left"`          // ns left, 0 if disarmed
 	Interval int64  `json:"interval"`      // ns
 	Overrun  int    `json:"overrun"`       // of the signal that was taken last
-	// Date is the time of CLOCK_REALTIME, ns, at which it runs out next, or did if Expired is not 0, if it is set to a date (TIMER_ABSTIME): as far as
-	// the source can tell, else 0.
+	// Date is the time of CLOCK_REALTIME, ns, at which it runs out next, or did if Expired is not 0, if it is set to a
+	// date (TIMER_ABSTIME): as far as the source can tell, else 0.
 	Date int64 `json:"date,omitempty"`
-	// Expired is how long ago, in ns, a repeating timer ran out whose signal is still pending: the kernel counts overruns from there when the
-	// signal is taken. 0 if the timer runs.
+	// Expired is how long ago, in ns, a repeating timer ran out whose signal is still pending: the kernel counts
+	// overruns from there when the signal is taken. 0 if the timer runs.
 	Expired int64 `json:"expired,omitempty"`
 }
 
@@ -425,22 +466,24 @@ type Thread struct {
 	RobustListLen uint64    `json:"robust_list_len"`
 	Rseq          Rseq      `json:"rseq"`
 	Sched         Sched     `json:"sched"`
-	NUMA          string    `json:"numa,omitempty"` // memory policy (set_mempolicy(2)) as numa_maps prints it, "" for the default
-	Affinity      []uint64  `json:"affinity"`       // CPU mask, low word first, without trailing zero words
-	IOPrio        int       `json:"ioprio"`         // as ioprio_get(2) returns it
-	Creds         Creds     `json:"creds"`
-	NoNewPrivs    bool      `json:"no_new_privs"`
-	Seccomp       Seccomp   `json:"seccomp"`
-	PDeathSig     int       `json:"pdeath_sig"`
-	TimerSlack    uint64    `json:"timer_slack"` // ns
-	Personality   uint32    `json:"personality"`
-	Restart       *Restart  `json:"restart,omitempty"` // if the thread is in a system call that restart_syscall(2) continues
-	TSCSignal     bool      `json:"tsc_signal"`        // PR_TSC_SIGSEGV
-	CPUIDFault    bool      `json:"cpuid_fault"`       // ARCH_SET_CPUID 0
-	SpecCtrl      []uint32  `json:"spec_ctrl,omitempty"`
-	MCEKill       int       `json:"mce_kill"`   // PR_MCE_KILL_GET
-	IOFlusher     bool      `json:"io_flusher"` // PR_GET_IO_FLUSHER
-	SUD           SUD       `json:"sud,omitzero"`
+	// memory policy (set_mempolicy(2)) as numa_maps prints it, "" for the default
+	NUMA        string   `json:"numa,omitempty"`
+	Affinity    []uint64 `json:"affinity"` // CPU mask, low word first, without trailing zero words
+	IOPrio      int      `json:"ioprio"`   // as ioprio_get(2) returns it
+	Creds       Creds    `json:"creds"`
+	NoNewPrivs  bool     `json:"no_new_privs"`
+	Seccomp     Seccomp  `json:"seccomp"`
+	PDeathSig   int      `json:"pdeath_sig"`
+	TimerSlack  uint64   `json:"timer_slack"` // ns
+	Personality uint32   `json:"personality"`
+	// if the thread is in a system call that restart_syscall(2) continues
+	Restart    *Restart `json:"restart,omitempty"`
+	TSCSignal  bool     `json:"tsc_signal"`  // PR_TSC_SIGSEGV
+	CPUIDFault bool     `json:"cpuid_fault"` // ARCH_SET_CPUID 0
+	SpecCtrl   []uint32 `json:"spec_ctrl,omitempty"`
+	MCEKill    int      `json:"mce_kill"`   // PR_MCE_KILL_GET
+	IOFlusher  bool     `json:"io_flusher"` // PR_GET_IO_FLUSHER
+	SUD        SUD      `json:"sud,omitzero"`
 }
 
 // AltStack is the alternate signal stack (sigaltstack(2)); Size 0 with SS_DISABLE means none.
@@ -506,22 +549,24 @@ type SeccompFilter struct {
 	Flags uint32 `json:"flags"`
 }
 
-// Restart is the restart_block of a thread whose interrupted system call is continued by restart_syscall(2): what the kernel
-// keeps outside registers. Kind is "nanosleep", "futex" or "poll"; or RestartWait, which is a call that the kernel would end with EINTR, as the
-// registers have it, and that is made again with the time that was left.
+// Restart is the restart_block of a thread whose interrupted system call is continued by restart_syscall(2): what the
+// kernel keeps outside registers. Kind is "nanosleep", "futex" or "poll"; or RestartWait, which is a call that the
+// kernel would end with EINTR, as the registers have it, and that is made again with the time that was left.
 type Restart struct {
-	Kind   string `json:"kind"`
-	Left   int64  `json:"left"`            // ns left until the deadline; -1 if the call has none
-	Clock  int    `json:"clock,omitempty"` // nanosleep: clockid
-	Rmtp   uint64 `json:"rmtp,omitempty"`  // nanosleep: where the rest is written, 0 if nowhere
-	Addr   uint64 `json:"addr,omitempty"`  // futex: uaddr; poll: ufds; wait: dead memory for the timeout, 0 if it is in a register
+	Kind  string `json:"kind"`
+	Left  int64  `json:"left"`            // ns left until the deadline; -1 if the call has none
+	Clock int    `json:"clock,omitempty"` // nanosleep: clockid
+	Rmtp  uint64 `json:"rmtp,omitempty"`  // nanosleep: where the rest is written, 0 if nowhere
+	// futex: uaddr; poll: ufds; wait: dead memory for the timeout, 0 if it is in a register
+	Addr   uint64 `json:"addr,omitempty"`
 	Val    uint32 `json:"val,omitempty"`   // futex: expected value; poll: nfds
 	Flags  uint32 `json:"flags,omitempty"` // futex: the kernel's FLAGS_*; FLAGS_CLOCKRT is 0x20 up to 6.6
 	Bitset uint32 `json:"bitset,omitempty"`
 	Exact  bool   `json:"exact"` // Left is the kernel's own figure; false if estimated from the call's arguments
 }
 
-// RestartWait is the Kind of a Restart that is a call with a timeout which a stop ends: epoll_wait(2), sigtimedwait(2), semtimedop(2) and their like.
+// RestartWait is the Kind of a Restart that is a call with a timeout which a stop ends: epoll_wait(2), sigtimedwait(2),
+// semtimedop(2) and their like.
 const RestartWait = "wait"
 
 // SUD is syscall user dispatch (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).

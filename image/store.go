@@ -127,8 +127,8 @@ func (w *workspace) begin(o *WriteOptions) error {
 	return w.makeDir(o.Parent)
 }
 
-// makeDir makes the directory of a new image, and its lock file, which names the image that must stay until it is published; the
-// store is locked.
+// makeDir makes the directory of a new image, and its lock file, which names the image that must stay until it is
+// published; the store is locked.
 func (w *workspace) makeDir(pinned string) error {
 	var id [idDigits / 2]byte
 	if _, err := rand.Read(id[:]); err != nil {
@@ -179,10 +179,11 @@ func (w *workspace) sweep() {
 	}
 }
 
-// publish makes the finished image, and the head that points to it, visible. The name is checked again: another image may
-// have taken it meanwhile.
+// publish makes the finished image, and the head that points to it, visible. The name is checked again: another image
+// may have taken it meanwhile.
 //
-// An image that replaces another one becomes the head only if that one is; from the rename on the other one does not count.
+// An image that replaces another one becomes the head only if that one is; from the rename on the other one does not
+// count.
 func (w *workspace) publish(name string, replaced *Info) error {
 	mark, err := lockStore(w.store)
 	if err != nil {
@@ -220,7 +221,8 @@ func (w *workspace) publish(name string, replaced *Info) error {
 		_ = os.Remove(next)
 		return err
 	}
-	_ = syncDir(w.store) // if this fails and the machine does too, the head is the image before: no reason to lose this one
+	// if this fails and the machine does too, the head is the image before: no reason to lose this one
+	_ = syncDir(w.store)
 	w.unlock()
 	return nil
 }
@@ -246,8 +248,8 @@ func (w *workspace) unlock() {
 	_ = w.lock.Close()
 }
 
-// discard removes the image that was being written, and the store if this writer made it and nothing else came into it. mark
-// is the store's lock if the caller holds it.
+// discard removes the image that was being written, and the store if this writer made it and nothing else came into it.
+// mark is the store's lock if the caller holds it.
 func (w *workspace) discard(mark *os.File) {
 	if mark == nil {
 		if m, err := lockStore(w.store); err == nil {
@@ -263,8 +265,8 @@ func (w *workspace) discard(mark *os.File) {
 	w.unmake(mark)
 }
 
-// unmake removes what Create made of the store, as far as it is empty: another writer may be using it by now. Without the
-// store's lock only directories are removed.
+// unmake removes what Create made of the store, as far as it is empty: another writer may be using it by now. Without
+// the store's lock only directories are removed.
 func (w *workspace) unmake(mark *os.File) {
 	for i := len(w.made) - 1; i >= 0; i-- {
 		if filepath.Base(w.made[i]) == markFile && mark == nil {

@@ -137,7 +137,8 @@ func TestReferences(t *testing.T) {
 	b := save(t, dir, image.WriteOptions{Name: "b.1_x-y", Parent: a.ID}, pattern(2, 3))
 	c := save(t, dir, image.WriteOptions{Parent: b.ID}, pattern(3, 3))
 	for ref, id := range map[string]string{
-		dir: c.ID, dir + "/": c.ID, dir + "@a": a.ID, dir + "@b.1_x-y": b.ID, dir + "@" + a.ID: a.ID, dir + "@" + c.ID[:11]: c.ID,
+		dir: c.ID, dir + "/": c.ID, dir + "@a": a.ID, dir + "@b.1_x-y": b.ID, dir + "@" + a.ID: a.ID,
+		dir + "@" + c.ID[:11]: c.ID,
 	} {
 		if got := open(t, ref).Info(); got.ID != id {
 			t.Errorf("%s leads to %s, not %s", ref, got.ID, id)
@@ -148,8 +149,10 @@ func TestReferences(t *testing.T) {
 		t.Errorf("List: %+v, %v", infos, err)
 	}
 	for ref, code := range map[string]fault.Code{
-		dir + "@nobody": fault.StoreNoImage, dir + "@": fault.StoreNotFound, dir + "x": fault.StoreNotFound, "@a": fault.StoreNotFound,
-		"": fault.StoreNotFound, dir + "@../x": fault.StoreNoImage, t.TempDir(): fault.StoreNotFound, t.TempDir() + "@a": fault.StoreNotFound,
+		dir + "@nobody": fault.StoreNoImage, dir + "@": fault.StoreNotFound, dir + "x": fault.StoreNotFound,
+		"@a": fault.StoreNotFound,
+		"":   fault.StoreNotFound, dir + "@../x": fault.StoreNoImage, t.TempDir(): fault.StoreNotFound,
+		t.TempDir() + "@a": fault.StoreNotFound,
 	} {
 		_, err := image.Open(ref)
 		wantCode(t, err, code)
@@ -203,8 +206,8 @@ func TestNameTakenMeanwhile(t *testing.T) {
 }
 
 func TestDamagedNeighbour(t *testing.T) {
-	// An image that cannot be read must not keep the others of the store from being used by name, but a name that is not
-	// found may have been its.
+	// An image that cannot be read must not keep the others of the store from being used by name, but a name that is
+	// not found may have been its.
 	dir := t.TempDir()
 	bad := save(t, dir, image.WriteOptions{Name: "bad"}, pattern(1, 3))
 	good := save(t, dir, image.WriteOptions{Name: "good"}, pattern(1, 3))
@@ -270,10 +273,15 @@ func TestRefused(t *testing.T) {
 		"partly mapped": func(w *image.Writer, _ *image.State) error {
 			return w.Zero(imagetest.Memory, imagetest.HeapAddr+0xff000, 2)
 		},
-		"unknown space":        func(w *image.Writer, _ *image.State) error { return w.Zero(9, 0, 1) },
-		"beyond the shmem":     func(w *image.Writer, _ *image.State) error { return w.Zero(imagetest.Shmem, 0, 5) },
-		"a state of no sense":  func(_ *image.Writer, st *image.State) error { st.Root = 7; return nil },
-		"a thread without one": func(_ *image.Writer, st *image.State) error { st.Processes[0].Threads = nil; return nil },
+		"unknown space":       func(w *image.Writer, _ *image.State) error { return w.Zero(9, 0, 1) },
+		"beyond the shmem":    func(w *image.Writer, _ *image.State) error { return w.Zero(imagetest.Shmem, 0, 5) },
+		"a state of no sense": func(_ *image.Writer, st *image.State) error { st.Root = 7; return nil },
+		"a thread without one": func(_ *image.Writer,
+			st *image.State,
+		) error {
+			st.Processes[0].Threads = nil
+			return nil
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// strictJSON decodes what encoding/json made of a value of v's type, and only that: every field that is not marked omitempty
-// or omitzero is there, in the order of the type, once, and there is no other, nor white space. encoding/json alone takes
-// missing, repeated and differently capitalised fields; and a list of empty objects, three bytes each, would have it allocate
-// a hundred times as much.
+// strictJSON decodes what encoding/json made of a value of v's type, and only that: every field that is not marked
+// omitempty or omitzero is there, in the order of the type, once, and there is no other, nor white space. encoding/json
+// alone takes missing, repeated and differently capitalised fields; and a list of empty objects, three bytes each,
+// would have it allocate a hundred times as much.
 func strictJSON(b []byte, v any) error {
 	return strictJSONAs(b, v, newShape(reflect.TypeOf(v).Elem()))
 }

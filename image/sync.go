@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// syncer makes files durable and closes them, all at once: a file system with a journal then writes it once for several of them, and not for one after
-// the other.
+// syncer makes files durable and closes them, all at once: a file system with a journal then writes it once for several
+// of them, and not for one after the other.
 type syncer struct {
 	files sync.WaitGroup
 	mu    sync.Mutex

@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// What is known of flags and kinds stands once. These tests, and those named TestTable in other packages, take each entry and hold whoever reads it
-// against it: scripts/one-table removes the entries one by one, and every time a test must break.
+// What is known of flags and kinds stands once. These tests, and those named TestTable in other packages, take each
+// entry and hold whoever reads it against it: scripts/one-table removes the entries one by one, and every time a test
+// must break.
 
 // Every field of a description either belongs to all kinds, or to those that say so.
 func TestTableOfFields(t *testing.T) {

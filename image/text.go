@@ -9,9 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// Names in the kernel are bytes; JSON has text only, and encoding/json replaces what is not UTF-8. A byte b that is not part
-// of UTF-8 is stored as the private-use rune escapeBase+b, and so is each byte of those runes themselves, so that every string
-// comes back as it was.
+// Names in the kernel are bytes; JSON has text only, and encoding/json replaces what is not UTF-8. A byte b that is not
+// part of UTF-8 is stored as the private-use rune escapeBase+b, and so is each byte of those runes themselves, so that
+// every string comes back as it was.
 const (
 	escapeBase  = 0x10FF00
 	escapeFirst = escapeBase + 0x80

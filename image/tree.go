@@ -11,8 +11,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// removedFile is what the info file of an image is renamed to when the image is removed: with that rename it is gone for everyone
-// who looks for images. What is left, a husk, goes when no image borrows from its data file any more.
+// removedFile is what the info file of an image is renamed to when the image is removed: with that rename it is gone
+// for everyone who looks for images. What is left, a husk, goes when no image borrows from its data file any more.
 const removedFile = "removed"
 
 // isImage reports whether the store has an image with this id, whole or not.
@@ -64,8 +64,8 @@ type Node struct {
 	Borrowers []string // ids of images that have pages in its data file
 }
 
-// Tree returns the images of a store, oldest first, and how they hang together. Like List it leaves out damaged images and says so
-// in the error.
+// Tree returns the images of a store, oldest first, and how they hang together. Like List it leaves out damaged images
+// and says so in the error.
 func Tree(dir string) ([]Node, error) {
 	infos, err := List(dir)
 	if len(infos) == 0 {
@@ -75,7 +75,8 @@ func Tree(dir string) ([]Node, error) {
 	f := newForest(dir, infos)
 	nodes := make([]Node, len(infos))
 	for i := range infos {
-		nodes[i] = Node{Info: infos[i], Base: f.base(infos[i].Parent), Head: infos[i].ID == head || slices.Contains(infos[i].Replaces, head)}
+		nodes[i] = Node{Info: infos[i], Base: f.base(infos[i].Parent), Head: infos[i].ID == head ||
+			slices.Contains(infos[i].Replaces, head)}
 		for j := range infos {
 			if slices.Contains(infos[j].Lenders, infos[i].ID) {
 				nodes[i].Borrowers = append(nodes[i].Borrowers, infos[j].ID)
@@ -131,9 +132,9 @@ type Origin struct {
 	Restored string // id of the image it was restored from, "" if it was not or nobody knows
 }
 
-// ParentOf tells which image of a store the next one of a process continues: the last one of this very process, and then same is
-// true, or the one it was restored from, so that going back to an older image and saving again makes a branch; "" if there is
-// neither. Without same, pages of the parent may be compared with but not kept unseen.
+// ParentOf tells which image of a store the next one of a process continues: the last one of this very process, and
+// then same is true, or the one it was restored from, so that going back to an older image and saving again makes a
+// branch; "" if there is neither. Without same, pages of the parent may be compared with but not kept unseen.
 func ParentOf(dir string, o Origin) (id string, same bool, err error) {
 	if err := checkMark(dir); err != nil {
 		if errors.Is(err, &fault.Error{Code: fault.StoreNotFound}) {
@@ -156,8 +157,8 @@ func ParentOf(dir string, o Origin) (id string, same bool, err error) {
 	return f.base(o.Restored), false, nil
 }
 
-// lastOf returns the last image of a process: the newest of those that no other one of it continues. The wall clock alone would not
-// do, it may be set back.
+// lastOf returns the last image of a process: the newest of those that no other one of it continues. The wall clock
+// alone would not do, it may be set back.
 func lastOf(f *forest, infos []Info, root Root) *Info {
 	continued := map[string]bool{}
 	for i := range infos {
@@ -167,7 +168,8 @@ func lastOf(f *forest, infos []Info, root Root) *Info {
 	}
 	var last *Info
 	for i := range infos {
-		if n := &infos[i]; n.Root.is(root) && !continued[n.ID] && (last == nil || cmp.Compare(n.Created, last.Created) > 0) {
+		if n := &infos[i]; n.Root.is(root) && !continued[n.ID] &&
+			(last == nil || cmp.Compare(n.Created, last.Created) > 0) {
 			last = n
 		}
 	}

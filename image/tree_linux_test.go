@@ -26,8 +26,11 @@ func started() *image.State {
 // heapPages is the size of the heap of State.
 const heapPages = 256
 
-// next is an incremental image of a heap of which the model holds the pages: those in dirty are written, the others kept.
-func next(t testing.TB, dir string, o image.WriteOptions, st *image.State, model content, dirty func(addr uint64) bool) image.Info {
+// next is an incremental image of a heap of which the model holds the pages: those in dirty are written, the others
+// kept.
+func next(t testing.TB, dir string, o image.WriteOptions, st *image.State, model content,
+	dirty func(addr uint64) bool,
+) image.Info {
 	t.Helper()
 	w, err := image.Create(dir, o)
 	if err != nil {
@@ -97,13 +100,18 @@ func TestKeep(t *testing.T) {
 	heap := pattern(1, heapPages)
 	model := expect(imagetest.HeapAddr, heap)
 	full := next(t, dir, image.WriteOptions{Level: image.LevelFast}, started(), model, nil)
-	dirty := map[uint64]bool{imagetest.HeapAddr: true, imagetest.HeapAddr + 7*page: true, imagetest.HeapAddr + 9*page: true}
+	dirty := map[uint64]bool{
+		imagetest.HeapAddr: true, imagetest.HeapAddr + 7*page: true,
+		imagetest.HeapAddr + 9*page: true,
+	}
 	model[imagetest.HeapAddr] = string(pattern(9, 1))
 	model[imagetest.HeapAddr+7*page] = ""
 	delete(model, imagetest.HeapAddr+9*page)
-	inc := next(t, dir, image.WriteOptions{Parent: full.ID, Level: image.LevelFast}, started(), model, func(a uint64) bool { return dirty[a] })
+	inc := next(t, dir, image.WriteOptions{Parent: full.ID, Level: image.LevelFast}, started(), model,
+		func(a uint64) bool { return dirty[a] })
 	isContent(t, dir, model)
-	if inc.PagesWritten != 1 || inc.PagesShared != 203 || !slices.Equal(inc.Lenders, []string{full.ID}) || inc.Freeze != 5e6 || inc.Tracking != "test" {
+	if inc.PagesWritten != 1 || inc.PagesShared != 203 || !slices.Equal(inc.Lenders, []string{full.ID}) ||
+		inc.Freeze != 5e6 || inc.Tracking != "test" {
 		t.Errorf("%+v", inc)
 	}
 	if inc.BytesWritten > full.BytesWritten/10 {
@@ -142,14 +150,17 @@ func TestKeepFrom(t *testing.T) {
 func TestForeignParent(t *testing.T) {
 	heap := pattern(1, heapPages)
 	for what, change := range map[string]func(st *image.State){
-		"another boot":        func(st *image.State) { st.Kernel.BootID = "11111111-0000-0000-0000-000000000000" },
-		"another process":     func(st *image.State) { st.Processes[0].Start++ },
-		"unknown start":       func(st *image.State) { st.Processes[0].Start = 0 },
-		"execve of another":   func(st *image.State) { st.Processes[0].Exe.Ino++ },
-		"execve of itself":    func(st *image.State) { st.Processes[0].MM.Auxv = append(make([]byte, 15), 1) },
-		"execve, counted":     func(st *image.State) { st.Processes[0].Execs = 8 },
-		"another memfd":       func(st *image.State) { st.Shmems[0].Ino++ },
-		"a process for memfd": func(st *image.State) { st.Processes[0].Space, st.Shmems[0].Space = imagetest.Shmem, imagetest.Memory },
+		"another boot":      func(st *image.State) { st.Kernel.BootID = "11111111-0000-0000-0000-000000000000" },
+		"another process":   func(st *image.State) { st.Processes[0].Start++ },
+		"unknown start":     func(st *image.State) { st.Processes[0].Start = 0 },
+		"execve of another": func(st *image.State) { st.Processes[0].Exe.Ino++ },
+		"execve of itself":  func(st *image.State) { st.Processes[0].MM.Auxv = append(make([]byte, 15), 1) },
+		"execve, counted":   func(st *image.State) { st.Processes[0].Execs = 8 },
+		"another memfd":     func(st *image.State) { st.Shmems[0].Ino++ },
+		"a process for memfd": func(st *image.State) {
+			st.Processes[0].Space, st.Shmems[0].Space = imagetest.Shmem,
+				imagetest.Memory
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()
@@ -163,7 +174,8 @@ func TestForeignParent(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer w.Abort()
-			if err := errors.Join(w.Keep(imagetest.Memory, imagetest.HeapAddr, 1), w.Keep(imagetest.Shmem, 0, 1)); err != nil {
+			if err := errors.Join(w.Keep(imagetest.Memory, imagetest.HeapAddr, 1),
+				w.Keep(imagetest.Shmem, 0, 1)); err != nil {
 				t.Fatal(err)
 			}
 			_, err = w.Commit(st)
@@ -181,7 +193,8 @@ func TestForeignParent(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer w.Abort()
-			if err := w.Compare(imagetest.Memory, imagetest.HeapAddr, heap, imagetest.Memory, imagetest.HeapAddr); err != nil {
+			if err := w.Compare(imagetest.Memory, imagetest.HeapAddr, heap, imagetest.Memory,
+				imagetest.HeapAddr); err != nil {
 				t.Fatal(err)
 			}
 			info, err := w.Commit(st)
@@ -200,7 +213,8 @@ func TestForeignParent(t *testing.T) {
 	wantCode(t, w.Compare(imagetest.Memory, imagetest.HeapAddr, heap, 1, imagetest.HeapAddr), fault.StoreParent)
 }
 
-// A store in which images are taken, compared, branched, squashed, removed and pruned at random always has what a model says.
+// A store in which images are taken, compared, branched, squashed, removed and pruned at random always has what a model
+// says.
 func TestTreeAgainstAModel(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomTree(t, rand.New(rand.NewPCG(seed, 3))) })
@@ -238,7 +252,8 @@ func randomTree(t *testing.T, rng *rand.Rand) {
 			delete(models, id)
 		case 8:
 			id := pick()
-			info, res, err := image.Squash(t.Context(), dir+"@"+id, image.SquashOptions{Chain: rng.IntN(3) == 0, Workers: 1})
+			info, res, err := image.Squash(t.Context(), dir+"@"+id,
+				image.SquashOptions{Chain: rng.IntN(3) == 0, Workers: 1})
 			if err != nil || len(info.Lenders) != 0 {
 				t.Fatalf("Squash: %+v, %v", info, err)
 			}
@@ -348,7 +363,8 @@ func TestManyLenders(t *testing.T) {
 	for i := range uint64(130) {
 		addr := imagetest.HeapAddr + i*page
 		m[addr] = string(pattern(i+5, 1))
-		info = next(t, dir, image.WriteOptions{Parent: info.ID, Workers: 1}, started(), m, func(a uint64) bool { return a == addr })
+		info = next(t, dir, image.WriteOptions{Parent: info.ID, Workers: 1}, started(), m,
+			func(a uint64) bool { return a == addr })
 		most = max(most, len(info.Lenders))
 	}
 	isContent(t, dir, m)
@@ -371,10 +387,12 @@ func TestRemove(t *testing.T) {
 	c := next(t, dir, image.WriteOptions{Parent: b.ID}, started(), m, all)
 	side := next(t, dir, image.WriteOptions{Parent: a.ID}, started(), m, all)
 
-	if id, same, err := image.ParentOf(dir, image.Origin{Root: a.Root}); err != nil || !same || id != side.ID && id != c.ID {
+	if id, same, err := image.ParentOf(dir, image.Origin{Root: a.Root}); err != nil || !same || id != side.ID &&
+		id != c.ID {
 		t.Errorf("the next image continues %s, %v, %v", id, same, err)
 	}
-	if id, same, err := image.ParentOf(dir, image.Origin{Root: image.Root{Boot: "x", Pid: 1, Start: 1}, Restored: b.ID}); err != nil || same || id != b.ID {
+	if id, same, err := image.ParentOf(dir,
+		image.Origin{Root: image.Root{Boot: "x", Pid: 1, Start: 1}, Restored: b.ID}); err != nil || same || id != b.ID {
 		t.Errorf("the next image continues %s, %v, %v", id, same, err)
 	}
 
@@ -391,7 +409,8 @@ func TestRemove(t *testing.T) {
 	}
 	w.Abort()
 
-	if res, err = image.Remove(dir, "one", side.ID[:9]); err != nil || res.Head != c.ID || !slices.Contains(res.Lent, a.ID) || len(res.Removed) != 2 {
+	if res, err = image.Remove(dir, "one", side.ID[:9]); err != nil || res.Head != c.ID ||
+		!slices.Contains(res.Lent, a.ID) || len(res.Removed) != 2 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	isContent(t, dir+"@b", m)
@@ -430,7 +449,8 @@ func TestRemove(t *testing.T) {
 		if got := tree(t, filepath.Join(dir, "images")); len(got) != 1 {
 			t.Errorf("left: %v", got)
 		}
-		if err := os.MkdirAll(filepath.Join(dir, "images", bad.ID), 0o700); err != nil { // for edit to put the file back
+		// for edit to put the file back
+		if err := os.MkdirAll(filepath.Join(dir, "images", bad.ID), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -449,7 +469,8 @@ func TestSquash(t *testing.T) {
 		t.Errorf("%+v, %v", same, err)
 	}
 	s, res, err := image.Squash(t.Context(), dir+"@c", image.SquashOptions{Chain: true, Level: image.LevelFast})
-	if err != nil || s.Name != "c" || s.Created != c.Created || s.Freeze != c.Freeze || s.Parent != b.ID || len(s.Lenders) != 0 {
+	if err != nil || s.Name != "c" || s.Created != c.Created || s.Freeze != c.Freeze || s.Parent != b.ID ||
+		len(s.Lenders) != 0 {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	if len(res.Removed) != 2 || !slices.Equal(res.Lent, []string{a.ID}) || res.Head != d.ID { // d still borrows from a
@@ -459,7 +480,8 @@ func TestSquash(t *testing.T) {
 		isContent(t, dir+ref, m)
 	}
 	nodes, err := image.Tree(dir)
-	if err != nil || len(nodes) != 2 || nodes[0].ID != s.ID || nodes[0].Base != "" || nodes[1].Base != s.ID || !nodes[1].Head {
+	if err != nil || len(nodes) != 2 || nodes[0].ID != s.ID || nodes[0].Base != "" || nodes[1].Base != s.ID ||
+		!nodes[1].Head {
 		t.Errorf("%+v, %v", nodes, err)
 	}
 	// The earlier id will do for whoever goes on from there.
@@ -479,7 +501,8 @@ func TestSquash(t *testing.T) {
 		t.Fatal(e.ID, err)
 	}
 	isContent(t, dir+"@"+d.ID, m)
-	if got := strings.Join(tree(t, filepath.Join(dir, "images")), " "); strings.Contains(got, a.ID) || strings.Contains(got, c.ID) {
+	if got := strings.Join(tree(t, filepath.Join(dir, "images")), " "); strings.Contains(got, a.ID) ||
+		strings.Contains(got, c.ID) {
 		t.Errorf("left: %s", got)
 	}
 }

@@ -42,8 +42,8 @@ func each[T any](what string, list []T, check func(*T) error) error {
 	return nil
 }
 
-// Validate checks that a state is one a process tree can have had and that its parts fit together: everything restore relies
-// on without looking again. The error says what is wrong where; Open and Commit make a fault of it.
+// Validate checks that a state is one a process tree can have had and that its parts fit together: everything restore
+// relies on without looking again. The error says what is wrong where; Open and Commit make a fault of it.
 func (st *State) Validate() error {
 	if st == nil || len(st.Processes) == 0 {
 		return errors.New("the state has no process")
@@ -90,7 +90,10 @@ func (c *validator) leaderless() error {
 	for _, id := range c.st.Leaderless {
 		err := firstBad(
 			rule{id <= last || id > maxPid, "it is none, or not after the one before"},
-			rule{c.tids[id] || slices.ContainsFunc(c.st.Processes, func(p Process) bool { return p.Pid == id }), "a process or thread of the tree has this id"},
+			rule{
+				c.tids[id] || slices.ContainsFunc(c.st.Processes, func(p Process) bool { return p.Pid == id }),
+				"a process or thread of the tree has this id",
+			},
 		)
 		if err != nil {
 			return fmt.Errorf("session or group without a leader %d: %w", id, err)
@@ -145,10 +148,12 @@ func (c *validator) process(p *Process) error {
 	err = firstBad(
 		rule{p.ExitCode != 0, "it lives, yet has an exit status"},
 		rule{p.StopTold && p.Stopped == 0, "its parent was told of a stop, and it is not stopped"},
-		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) || !index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
+		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) ||
+			!index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},
 		rule{p.OOMScoreAdj < -1000 || p.OOMScoreAdj > 1000, "its oom_score_adj is out of range"},
-		rule{p.Autogroup < -20 || p.Autogroup > 19 || p.Autogroup != 0 && p.Sid != p.Pid, "the nice value of its session is out of range, or it leads none"},
+		rule{p.Autogroup < -20 || p.Autogroup > 19 || p.Autogroup != 0 &&
+			p.Sid != p.Pid, "the nice value of its session is out of range, or it leads none"},
 		rule{p.Umask > 0o777, "its umask is out of range"},
 		rule{len(p.Threads) == 0 || p.Threads[0].Tid != p.Pid, "its first thread is not its leader"},
 	)
@@ -180,7 +185,8 @@ func (c *validator) zombie(p *Process) error {
 	}
 	c.tids[p.Pid] = true
 	return firstBad(
-		rule{p.Space != 0 || len(p.VMAs) > 0 || len(p.FDs) > 0 || len(p.Threads) > 0, "it is a zombie, yet has memory, descriptors or threads"},
+		rule{p.Space != 0 || len(p.VMAs) > 0 || len(p.FDs) > 0 ||
+			len(p.Threads) > 0, "it is a zombie, yet has memory, descriptors or threads"},
 		rule{p.ExitCode < 0 || p.ExitCode > 0xffff, "its exit status is none"},
 	)
 }
@@ -188,14 +194,16 @@ func (c *validator) zombie(p *Process) error {
 // checkMM checks the bookkeeping of an address space.
 func checkMM(m *MM) error {
 	for _, a := range []uint64{
-		m.StartCode, m.EndCode, m.StartData, m.EndData, m.StartBrk, m.Brk, m.StartStack, m.ArgStart, m.ArgEnd, m.EnvStart, m.EnvEnd,
+		m.StartCode, m.EndCode, m.StartData, m.EndData, m.StartBrk, m.Brk, m.StartStack, m.ArgStart, m.ArgEnd,
+		m.EnvStart, m.EnvEnd,
 	} {
 		if a > maxAddr {
 			return fmt.Errorf("an address of its mm, %#x, is beyond the address space", a)
 		}
 	}
 	return firstBad(
-		rule{m.StartCode > m.EndCode || m.StartData > m.EndData || m.StartBrk > m.Brk, "a range of its mm ends before it begins"},
+		rule{m.StartCode > m.EndCode || m.StartData > m.EndData ||
+			m.StartBrk > m.Brk, "a range of its mm ends before it begins"},
 		rule{m.ArgStart > m.ArgEnd || m.EnvStart > m.EnvEnd, "its arguments or environment end before they begin"},
 		rule{len(m.Auxv)%16 != 0 || len(m.Auxv) > 4096, "its auxiliary vector has an odd length"},
 		rule{m.Dumpable < 0 || m.Dumpable > 2, "its dumpable flag is out of range"},
@@ -248,7 +256,8 @@ func (c *validator) backing(v *VMA) error {
 	return fmt.Errorf("its kind %q is not one an image can hold", v.Kind)
 }
 
-// checkFlags checks that every flag of a mapping is one that an image can hold. Those of the vDSO are the kernel's own affair.
+// checkFlags checks that every flag of a mapping is one that an image can hold. Those of the vDSO are the kernel's own
+// affair.
 func checkFlags(v *VMA) error {
 	if v.Kind == VMAVDSO || v.Kind == VMAVVar {
 		return nil
@@ -326,11 +335,16 @@ func checkTimers(p *Process) error {
 		t := &p.Timers[i]
 		err := firstBad(
 			rule{t.ID <= last, "its id is negative or out of order"},
-			rule{!slices.Contains([]int{0, 1, 2, 4}, t.Notify), "its way of notification is unknown"}, // SIGEV_*, sigevent(7)
+			// SIGEV_*, sigevent(7)
+			rule{!slices.Contains([]int{0, 1, 2, 4}, t.Notify), "its way of notification is unknown"},
 			rule{!sig(t.Signo), "its signal is none"},
-			rule{t.Notify == 4 && !slices.ContainsFunc(p.Threads, func(th Thread) bool { return th.Tid == t.Tid }), "its thread does not exist"},
+			rule{
+				t.Notify == 4 && !slices.ContainsFunc(p.Threads, func(th Thread) bool { return th.Tid == t.Tid }),
+				"its thread does not exist",
+			},
 			rule{t.Left < 0 || t.Interval < 0 || t.Overrun < 0 || t.Expired < 0, "its time is negative"},
-			rule{t.Date < 0 || t.Date != 0 && t.Clock != 0, "it has a date before the first, or of another clock than CLOCK_REALTIME"},
+			rule{t.Date < 0 || t.Date != 0 &&
+				t.Clock != 0, "it has a date before the first, or of another clock than CLOCK_REALTIME"},
 		)
 		if err != nil {
 			return fmt.Errorf("timer %d: %w", t.ID, err)

@@ -102,7 +102,10 @@ func (c *validator) file(f *File) error {
 	}
 	return each("lock", f.Locks, func(l *Lock) error {
 		return firstBad(
-			rule{!slices.Contains([]string{"FLOCK", "POSIX", "OFDLCK"}, l.Type), fmt.Sprintf("its type %q is unknown", l.Type)},
+			rule{
+				!slices.Contains([]string{"FLOCK", "POSIX", "OFDLCK"}, l.Type),
+				fmt.Sprintf("its type %q is unknown", l.Type),
+			},
 			rule{l.Start < 0 || l.End < -1 || l.End != -1 && l.End < l.Start, "its range is none"},
 		)
 	})
@@ -134,7 +137,10 @@ func (c *validator) watched(f *File) error {
 	return each("entry", f.Epoll, func(t *EpollTarget) error {
 		return firstBad(
 			rule{t.FD < 0 || t.FD >= maxFD, "its number is absurd"},
-			rule{!c.files[t.File] || t.File == f.ID, fmt.Sprintf("it names file %d, which does not exist or is itself", t.File)},
+			rule{
+				!c.files[t.File] || t.File == f.ID,
+				fmt.Sprintf("it names file %d, which does not exist or is itself", t.File),
+			},
 		)
 	})
 }

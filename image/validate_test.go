@@ -14,7 +14,10 @@ func TestValidateTakesGoodStates(t *testing.T) {
 	}
 	st := imagetest.State()
 	p := st.Processes[0]
-	st.Processes = append(st.Processes, image.Process{Pid: 1300, PPid: p.Pid, Pgid: p.Pgid, Sid: p.Sid, Zombie: true, ExitCode: 9})
+	st.Processes = append(st.Processes, image.Process{
+		Pid: 1300, PPid: p.Pid, Pgid: p.Pgid, Sid: p.Sid, Zombie: true,
+		ExitCode: 9,
+	})
 	st.Processes[0].Stopped = 19
 	st.Processes[0].Threads[1].Restart = &image.Restart{Kind: "poll", Left: -1, Addr: imagetest.HeapAddr, Val: 1}
 	st.Processes[0].VMAs[3].Guards = []image.Range{{Start: imagetest.StackAddr, End: imagetest.StackAddr + page}}
@@ -31,29 +34,39 @@ func TestValidateRefuses(t *testing.T) {
 	pr := func(f func(*process)) func(*state) { return func(s *state) { f(&s.Processes[0]) } }
 	th := func(f func(*thread)) func(*state) { return func(s *state) { f(&s.Processes[0].Threads[1]) } }
 	for want, change := range map[string]func(*state){
-		"no process":              st(func(s *state) { s.Processes = nil }),
-		"not the root":            st(func(s *state) { s.Root++ }),
-		"machine \"sparc\"":       st(func(s *state) { s.Kernel.Machine = "sparc" }),
-		"parent does not come":    st(func(s *state) { p := s.Processes[0]; p.Pid, p.PPid = 9, 8; s.Processes = append(s.Processes, p) }),
-		"pid appears twice":       st(func(s *state) { p := s.Processes[0]; p.PPid = p.Pid; s.Processes = append(s.Processes, p) }),
-		"shmem 0: its space, 0":   st(func(s *state) { s.Shmems[0].Space = 0 }),
-		"is also another's":       st(func(s *state) { s.Ghosts[0].Space = s.Shmems[0].Space }),
-		"shmem 0: its size":       st(func(s *state) { s.Shmems[0].Size = -1 }),
-		"shmem 0: its kind":       st(func(s *state) { s.Shmems[0].Kind = "" }),
-		"ghost 0: its size":       st(func(s *state) { s.Ghosts[0].Size = 1 << 60 }),
-		"pipe 0: its capacity":    st(func(s *state) { s.Pipes[0].Capacity = 0 }),
-		"more than its capacity":  st(func(s *state) { s.Pipes[0].Capacity = 1 }),
-		"packets are not its":     st(func(s *state) { s.Pipes[0].Packets = []int{1} }),
-		"terminal 0":              st(func(s *state) { s.Terminals[0].Termios = nil }),
-		"file 1: its id, 1":       st(func(s *state) { s.Files[1].ID = 1 }),
-		"file 0: it has no kind":  st(func(s *state) { s.Files[0].Kind = "" }),
-		"names a ghost":           st(func(s *state) { s.Files[0].Ghost = 2 }),
-		"names a shmem":           st(func(s *state) { s.Files[0].Shmem = -1 }),
-		"names a pipe":            st(func(s *state) { s.Files[0].Pipe = 2 }),
-		"names a terminal":        st(func(s *state) { s.Files[0].Term = 2 }),
-		"standard stream":         st(func(s *state) { s.Files[0].Std = 4 }),
-		"lock 0: its type":        st(func(s *state) { s.Files[0].Locks = []image.Lock{{Type: "LEASE"}} }),
-		"lock 0: its range":       st(func(s *state) { s.Files[0].Locks = []image.Lock{{Type: "POSIX", Start: 5, End: 3}} }),
+		"no process":        st(func(s *state) { s.Processes = nil }),
+		"not the root":      st(func(s *state) { s.Root++ }),
+		"machine \"sparc\"": st(func(s *state) { s.Kernel.Machine = "sparc" }),
+		"parent does not come": st(func(s *state) {
+			p := s.Processes[0]
+			p.Pid, p.PPid = 9,
+				8
+			s.Processes = append(s.Processes, p)
+		}),
+		"pid appears twice":      st(func(s *state) { p := s.Processes[0]; p.PPid = p.Pid; s.Processes = append(s.Processes, p) }),
+		"shmem 0: its space, 0":  st(func(s *state) { s.Shmems[0].Space = 0 }),
+		"is also another's":      st(func(s *state) { s.Ghosts[0].Space = s.Shmems[0].Space }),
+		"shmem 0: its size":      st(func(s *state) { s.Shmems[0].Size = -1 }),
+		"shmem 0: its kind":      st(func(s *state) { s.Shmems[0].Kind = "" }),
+		"ghost 0: its size":      st(func(s *state) { s.Ghosts[0].Size = 1 << 60 }),
+		"pipe 0: its capacity":   st(func(s *state) { s.Pipes[0].Capacity = 0 }),
+		"more than its capacity": st(func(s *state) { s.Pipes[0].Capacity = 1 }),
+		"packets are not its":    st(func(s *state) { s.Pipes[0].Packets = []int{1} }),
+		"terminal 0":             st(func(s *state) { s.Terminals[0].Termios = nil }),
+		"file 1: its id, 1":      st(func(s *state) { s.Files[1].ID = 1 }),
+		"file 0: it has no kind": st(func(s *state) { s.Files[0].Kind = "" }),
+		"names a ghost":          st(func(s *state) { s.Files[0].Ghost = 2 }),
+		"names a shmem":          st(func(s *state) { s.Files[0].Shmem = -1 }),
+		"names a pipe":           st(func(s *state) { s.Files[0].Pipe = 2 }),
+		"names a terminal":       st(func(s *state) { s.Files[0].Term = 2 }),
+		"standard stream":        st(func(s *state) { s.Files[0].Std = 4 }),
+		"lock 0: its type":       st(func(s *state) { s.Files[0].Locks = []image.Lock{{Type: "LEASE"}} }),
+		"lock 0: its range": st(func(s *state) {
+			s.Files[0].Locks = []image.Lock{{
+				Type: "POSIX", Start: 5,
+				End: 3,
+			}}
+		}),
 		"zero byte":               st(func(s *state) { s.Files[0].Path = "/a\x00b" }),
 		"its count":               st(func(s *state) { s.Files[0].EventFD = &image.EventFD{Count: 1<<64 - 1} }),
 		"its clock":               st(func(s *state) { s.Files[0].TimerFD = &image.TimerFD{Left: -1} }),

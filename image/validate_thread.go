@@ -43,18 +43,23 @@ func (c *validator) thread(t *Thread) error {
 	}
 	err := firstBad(
 		rule{len(t.Comm) > maxComm || strings.Contains(t.Comm, "\x00"), "its name is too long or has a zero byte"},
-		rule{t.AltStack.Flags&^altStackBits != 0 || t.AltStack.Sp+t.AltStack.Size < t.AltStack.Sp, "its alternate stack is none"},
-		rule{t.Rseq.Ptr > maxAddr || t.Rseq.Ptr != 0 && (t.Rseq.Size == 0 || t.Rseq.Size > PageSize), "its rseq area is none"},
-		rule{len(t.Affinity) == 0 || len(t.Affinity) > maxCPUWords || t.Affinity[len(t.Affinity)-1] == 0, "its affinity is none, or has words too many"},
+		rule{t.AltStack.Flags&^altStackBits != 0 ||
+			t.AltStack.Sp+t.AltStack.Size < t.AltStack.Sp, "its alternate stack is none"},
+		rule{t.Rseq.Ptr > maxAddr || t.Rseq.Ptr != 0 &&
+			(t.Rseq.Size == 0 || t.Rseq.Size > PageSize), "its rseq area is none"},
+		rule{len(t.Affinity) == 0 || len(t.Affinity) > maxCPUWords ||
+			t.Affinity[len(t.Affinity)-1] == 0, "its affinity is none, or has words too many"},
 		rule{t.IOPrio < 0 || t.IOPrio > 0xffff, "its I/O priority is out of range"},
 		rule{!sig(t.PDeathSig), "its parent-death signal is none"},
 		rule{t.SUD.Mode > 1, "its syscall user dispatch mode is unknown"},
-		rule{len(t.Creds.Groups) > maxGroups || !slices.IsSorted(t.Creds.Groups), "its groups are too many or out of order"},
+		rule{len(t.Creds.Groups) > maxGroups ||
+			!slices.IsSorted(t.Creds.Groups), "its groups are too many or out of order"},
 	)
 	if err != nil {
 		return err
 	}
-	return errors.Join(checkSched(&t.Sched), checkSeccomp(&t.Seccomp), checkRestart(t.Restart), each("pending signal", t.Pending, checkSigInfo))
+	return errors.Join(checkSched(&t.Sched), checkSeccomp(&t.Seccomp), checkRestart(t.Restart),
+		each("pending signal", t.Pending, checkSigInfo))
 }
 
 // maxClamp is SCHED_CAPACITY_SCALE, the largest utilization.
@@ -75,7 +80,8 @@ func checkSeccomp(s *Seccomp) error {
 		return errors.New("its seccomp mode is unknown, or does not fit its filters")
 	}
 	return each("seccomp filter", s.Filters, func(f *SeccompFilter) error {
-		return firstBad(rule{len(f.Prog) == 0 || len(f.Prog)%8 != 0 || len(f.Prog) > maxFilter, "its program has an odd length"})
+		return firstBad(rule{len(f.Prog) == 0 || len(f.Prog)%8 != 0 ||
+			len(f.Prog) > maxFilter, "its program has an odd length"})
 	})
 }
 
@@ -85,7 +91,10 @@ func checkRestart(r *Restart) error {
 		return nil
 	}
 	return firstBad(
-		rule{!slices.Contains([]string{"nanosleep", "futex", "poll", RestartWait}, r.Kind), fmt.Sprintf("its restart block of kind %q is unknown", r.Kind)},
+		rule{
+			!slices.Contains([]string{"nanosleep", "futex", "poll", RestartWait}, r.Kind),
+			fmt.Sprintf("its restart block of kind %q is unknown", r.Kind),
+		},
 		rule{r.Left < -1, "the time left of its system call is negative"},
 		rule{r.Rmtp > maxAddr || r.Addr > maxAddr, "an address of its restart block is beyond the address space"},
 	)

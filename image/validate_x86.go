@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// The register state of x86-64 as an image holds it. This file is built everywhere: an image is checked by machines that could
-// not restore it.
+// The register state of x86-64 as an image holds it. This file is built everywhere: an image is checked by machines
+// that could not restore it.
 const (
 	machineX86   = "x86_64"
 	x86Regs      = 27 * 8   // sizeof(struct user_regs_struct), asm/user_64.h
@@ -35,7 +35,10 @@ func checkRegisters(k *Kernel, t *Thread) error {
 	}
 	le := binary.LittleEndian
 	return firstBad(
-		rule{k.XFeatures != 0 && le.Uint64(t.XState[x86XStateBV:])&^k.XFeatures != 0, "its extended state has components the CPU did not offer"},
+		rule{
+			k.XFeatures != 0 && le.Uint64(t.XState[x86XStateBV:])&^k.XFeatures != 0,
+			"its extended state has components the CPU did not offer",
+		},
 		rule{le.Uint64(t.XState[x86XCompBV:]) != 0, "its extended state is in the compacted format"},
 	)
 }

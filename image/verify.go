@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// Verify reads every byte of the image and checks it: all files again, every frame, also those that no run names, and the
-// padding between them. progress, if not nil, is told of the stored bytes of frames done, from one goroutine at a time. The
-// faults are E_IMAGE_*; the error of ctx is returned as it is.
+// Verify reads every byte of the image and checks it: all files again, every frame, also those that no run names, and
+// the padding between them. progress, if not nil, is told of the stored bytes of frames done, from one goroutine at a
+// time. The faults are E_IMAGE_*; the error of ctx is returned as it is.
 func (r *Reader) Verify(ctx context.Context, progress func(done, total int64)) error {
 	again, err := openImage(r.info.Dir, r.dir, r.rec.ID) // the files may have changed since Open
 	if err != nil {

@@ -35,18 +35,21 @@ func (h FlagHow) Text() string {
 	return "refused"
 }
 
-// VMAFlag is what is known of one of the two-letter names of VmFlags (proc_pid_smaps(5); fs/proc/task_mmu.c, show_smap_vma_flags).
+// VMAFlag is what is known of one of the two-letter names of VmFlags (proc_pid_smaps(5); fs/proc/task_mmu.c,
+// show_smap_vma_flags).
 type VMAFlag struct {
 	Name  string
 	Title string // what it stands for, for people
 	How   FlagHow
 	Arg   uint64 // see FlagHow
-	// Lazy says that the pages of such a mapping may come after the process runs. Not so where a flag changes what a missing page is: one
-	// locked in memory must be there, one wiped at a fork must not come, and the kernel itself fills in the rest of a stack that grows.
+	// Lazy says that the pages of such a mapping may come after the process runs. Not so where a flag changes what a
+	// missing page is: one locked in memory must be there, one wiped at a fork must not come, and the kernel itself
+	// fills in the rest of a stack that grows.
 	Lazy bool
 }
 
-// Arguments of system calls that are not in every package of numbers (include/uapi/asm-generic/mman-common.h, linux/mman.h).
+// Arguments of system calls that are not in every package of numbers (include/uapi/asm-generic/mman-common.h,
+// linux/mman.h).
 const (
 	MapDroppable = 0x08   // MAP_DROPPABLE, Linux 6.11: a type of mapping like MAP_PRIVATE
 	mapGrowsdown = 0x100  // MAP_GROWSDOWN
@@ -64,8 +67,8 @@ const (
 	mlockOnfault = 1 // MLOCK_ONFAULT
 )
 
-// vmaFlags is all that is known of the flags of mappings. Capture, validation, plan, restore and documentation read it here; a flag that is not
-// here is one this release has never seen, and refused.
+// vmaFlags is all that is known of the flags of mappings. Capture, validation, plan, restore and documentation read it
+// here; a flag that is not here is one this release has never seen, and refused.
 var vmaFlags = []VMAFlag{
 	{Name: "rd", Title: "readable", How: FlagFollows, Lazy: true},
 	{Name: "wr", Title: "writable", How: FlagFollows, Lazy: true},

@@ -21,8 +21,8 @@ import (
 // errClosed is returned for calls after Commit or Abort.
 var errClosed = errors.New("the image was already committed or aborted")
 
-// Writer makes one image. One goroutine uses it. Its memory is bounded: at most 3 MiB and a compressor's tables for each
-// worker, and 24 bytes for each run of the page map.
+// Writer makes one image. One goroutine uses it. Its memory is bounded: at most 3 MiB and a compressor's tables for
+// each worker, and 24 bytes for each run of the page map.
 type Writer struct {
 	ws      *workspace
 	opts    WriteOptions
@@ -40,7 +40,8 @@ type Writer struct {
 }
 
 // Create begins an image in the store dir, which it makes if it is not there or empty. Writers of the same store do not
-// disturb each other; what dead ones left is removed. The caller must end it with Commit or Abort. The faults are E_STORE_*.
+// disturb each other; what dead ones left is removed. The caller must end it with Commit or Abort. The faults are
+// E_STORE_*.
 func Create(dir string, o WriteOptions) (*Writer, error) {
 	level, err := ParseLevel(string(o.Level))
 	if err != nil {
@@ -81,15 +82,15 @@ func (w *Writer) openData() error {
 // path is where a file of the image is while it is written.
 func (w *Writer) path(kind fileKind) string { return filepath.Join(w.ws.dir, fileNames[kind]) }
 
-// Write adds pages of a space: addr and the length of data are multiples of PageSize. data is copied or encoded before Write
-// returns. Pages that are all zero are only noted. What was written before for the same addresses is replaced.
+// Write adds pages of a space: addr and the length of data are multiples of PageSize. data is copied or encoded before
+// Write returns. Pages that are all zero are only noted. What was written before for the same addresses is replaced.
 // Write waits if the workers are behind. The faults are E_STORE_*; after one the image can only be aborted.
 func (w *Writer) Write(space Space, addr uint64, data []byte) error {
 	return w.write(space, addr, data, nil)
 }
 
-// Lend is Write without a copy: data must not change until done is called, once, from any goroutine, perhaps before Lend returns. It is called
-// after an error too, at the latest by the time Commit or Abort returns.
+// Lend is Write without a copy: data must not change until done is called, once, from any goroutine, perhaps before
+// Lend returns. It is called after an error too, at the latest by the time Commit or Abort returns.
 func (w *Writer) Lend(space Space, addr uint64, data []byte, done func()) error {
 	of := &loan{done: done}
 	of.left.Store(1)
@@ -165,7 +166,8 @@ func (w *Writer) addEmpty(space Space, addr, pages uint64, frame uint32) {
 	}
 }
 
-// lentFrame is how many bytes of lent memory make a frame of their own; fewer are copied, to make larger frames of them.
+// lentFrame is how many bytes of lent memory make a frame of their own; fewer are copied, to make larger frames of
+// them.
 const lentFrame = 256 << 10
 
 // addData makes frames of pages, of the memory itself if that is lent.
@@ -211,8 +213,8 @@ func (w *Writer) workerFault() error {
 	return nil
 }
 
-// Commit adds the state, makes everything durable, reads it back, and publishes the image by a rename; then it is the store's
-// head. Should any of that fail nothing of the image stays and the fault is E_STORE_*.
+// Commit adds the state, makes everything durable, reads it back, and publishes the image by a rename; then it is the
+// store's head. Should any of that fail nothing of the image stays and the fault is E_STORE_*.
 func (w *Writer) Commit(st *State) (Info, error) {
 	if w.done {
 		return Info{}, errClosed
@@ -282,7 +284,8 @@ func (w *Writer) finishMap() (*pageMap, error) {
 func (w *Writer) record(st *State, m *pageMap) *record {
 	rec := &record{
 		ID: w.ws.id, Name: w.opts.Name, Parent: w.opts.Parent, Created: w.created.UnixNano(), Level: w.opts.Level,
-		PagesWritten: w.written, Moment: st.Kernel.Realtime, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking, Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
+		PagesWritten: w.written, Moment: st.Kernel.Realtime, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking,
+		Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
 	}
 	if len(m.images) > 1 {
 		rec.Lenders = m.images[1:]
@@ -369,9 +372,13 @@ func (w *Writer) writeState(st *State, syncs *syncer) (fileRecord, error) {
 		b, how = raw, codecRaw
 	}
 	if uint64(len(raw)) > maxRawState(uint64(len(b))) {
-		return fileRecord{}, fault.New(fault.StoreRefused, w.ws.id, "the state has %d bytes, beyond the %d of the format", len(raw), maxState)
+		return fileRecord{}, fault.New(fault.StoreRefused, w.ws.id,
+			"the state has %d bytes, beyond the %d of the format", len(raw), maxState)
 	}
-	h := header{kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)), sum: xxhash.Sum64(b)}
+	h := header{
+		kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)),
+		sum: xxhash.Sum64(b),
+	}
 	f, err := createFile(w.path(kindState), h.encode(), b)
 	if err != nil {
 		return fileRecord{}, err
@@ -401,8 +408,8 @@ func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
 	return fileRecord{Size: headerSize + int64(n), Sum: h.sum}, err
 }
 
-// readBack opens the finished image like any reader, compares its state and its page map with those in memory, and checks every frame. Whether the
-// state that was read can be brought back, Accept decides.
+// readBack opens the finished image like any reader, compares its state and its page map with those in memory, and
+// checks every frame. Whether the state that was read can be brought back, Accept decides.
 func (w *Writer) readBack(st *State, m *pageMap) error {
 	r, err := openImage(w.ws.store, w.ws.dir, w.ws.id)
 	if err != nil {
@@ -415,8 +422,10 @@ func (w *Writer) readBack(st *State, m *pageMap) error {
 	if !slices.Equal(r.pages.frames, m.frames) || !slices.Equal(r.pages.runs, m.runs) {
 		return fault.New(fault.StoreIO, w.ws.store, "the page map reads back differently")
 	}
-	// Borrowed frames were read back when they were written, and reading them all would make a small image cost as much as a full one.
-	if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers), nil); err != nil {
+	// Borrowed frames were read back when they were written, and reading them all would make a small image cost as much
+	// as a full one.
+	if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers),
+		nil); err != nil {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
 	}
 	if w.opts.Accept != nil {
@@ -425,7 +434,8 @@ func (w *Writer) readBack(st *State, m *pageMap) error {
 	return nil
 }
 
-// Abort removes everything of the image, and the store if Create made it. It does nothing after Commit or a former Abort.
+// Abort removes everything of the image, and the store if Create made it. It does nothing after Commit or a former
+// Abort.
 func (w *Writer) Abort() {
 	if w.done {
 		return

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// A Landlock sandbox is refused by name: nothing can be read of its rules, and a restore without them would let the program out.
+// A Landlock sandbox is refused by name: nothing can be read of its rules, and a restore without them would let the
+// program out.
 func TestLandlockIsRefused(t *testing.T) {
 	tg := prepare(t, program{name: "confined/landlock", argv: []string{"confined", "landlock"}, status: 3})
 	tg.launch(nil)
@@ -15,7 +16,10 @@ func TestLandlockIsRefused(t *testing.T) {
 	if tg.ended() {
 		t.Skip("this kernel has no Landlock")
 	}
-	for _, args := range [][]string{{"check", strconv.Itoa(tg.pid)}, {"snap", strconv.Itoa(tg.pid), "--dir", "image", "--kill"}} {
+	for _, args := range [][]string{
+		{"check", strconv.Itoa(tg.pid)},
+		{"snap", strconv.Itoa(tg.pid), "--dir", "image", "--kill"},
+	} {
 		if out, errs, status := tg.ckpt(args...); status != 4 || !strings.Contains(out+errs, "Landlock") {
 			t.Errorf("%v: status %d: %s%s", args, status, out, errs)
 		}
@@ -40,7 +44,8 @@ func TestKeyringsAreTold(t *testing.T) {
 	}
 	for _, args := range [][]string{{"check", strconv.Itoa(tg.pid)}, {"snap", strconv.Itoa(tg.pid), "--dir", "image"}} {
 		out, errs, status := tg.ckpt(args...)
-		if status != 0 || !strings.Contains(out+errs, "session keyring") || !strings.Contains(out+errs, "keyring of the process") {
+		if status != 0 || !strings.Contains(out+errs, "session keyring") ||
+			!strings.Contains(out+errs, "keyring of the process") {
 			t.Errorf("%v: status %d: %s%s", args, status, out, errs)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Images that are cut, flipped or from the future: exit status 5, one line, and nothing runs. The reader's own tests go through
-// every byte; here a sample of them goes through the whole command.
+// Images that are cut, flipped or from the future: exit status 5, one line, and nothing runs. The reader's own tests go
+// through every byte; here a sample of them goes through the whole command.
 func TestDamagedImages(t *testing.T) {
 	tg := start(t, caseNamed(t, "vmas/anon"))
 	tg.snap()

@@ -2,8 +2,8 @@ package integration
 
 import "testing"
 
-// What is excluded comes back as zeros, everything else as it was; and an image that excludes nothing holds all of it again, also when it
-// continues one that did not.
+// What is excluded comes back as zeros, everything else as it was; and an image that excludes nothing holds all of it
+// again, also when it continues one that did not.
 func TestExclude(t *testing.T) {
 	p := program{name: "exclude", argv: []string{"exclude"}}
 	exclude := []string{"--exclude", "dontdump", "--exclude", "*/cache.bin"}
@@ -15,10 +15,16 @@ func TestExclude(t *testing.T) {
 		snaps [][]string
 		want  string
 	}{
-		"left out":        {[][]string{exclude}, "READY\ndata is there\ncache is zero\nscratch is zero\n"},
-		"pre-copied":      {[][]string{append([]string{"--incremental"}, exclude...)}, "READY\ndata is there\ncache is zero\nscratch is zero\n"},
-		"then taken":      {[][]string{append([]string{"--incremental"}, exclude...), {"--incremental"}}, all},
-		"taken, then not": {[][]string{{"--incremental"}, append([]string{"--incremental"}, exclude...)}, "READY\ndata is there\ncache is zero\nscratch is zero\n"},
+		"left out": {[][]string{exclude}, "READY\ndata is there\ncache is zero\nscratch is zero\n"},
+		"pre-copied": {
+			[][]string{append([]string{"--incremental"}, exclude...)},
+			"READY\ndata is there\ncache is zero\nscratch is zero\n",
+		},
+		"then taken": {[][]string{append([]string{"--incremental"}, exclude...), {"--incremental"}}, all},
+		"taken, then not": {
+			[][]string{{"--incremental"}, append([]string{"--incremental"}, exclude...)},
+			"READY\ndata is there\ncache is zero\nscratch is zero\n",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

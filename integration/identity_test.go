@@ -107,7 +107,8 @@ func TestSamePidInTwoNamespaces(t *testing.T) {
 	var targets []*target
 	for range 2 {
 		tg := prepare(t, program{name: "inside"})
-		cmd := exec.Command("env", "CKPT="+built.cmd, "unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "sh", "-c", insideScript)
+		cmd := exec.Command("env", "CKPT="+built.cmd, "unshare", "--fork", "--pid", "--mount-proc", "--kill-child",
+			"sh", "-c", insideScript)
 		tg.run(cmd, "out", "err")
 		tg.pid = cmd.Process.Pid
 		targets = append(targets, tg)

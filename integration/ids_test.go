@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// A restore into a taken pid names the occupant and changes nothing; in a pid namespace of its own it works all the same.
+// A restore into a taken pid names the occupant and changes nothing; in a pid namespace of its own it works all the
+// same.
 func TestTakenPid(t *testing.T) {
 	p := caseNamed(t, "signals/pending-process")
 	want := control(t, p)
@@ -58,12 +59,14 @@ func TestPidNamespaceModes(t *testing.T) {
 			tg.kill()
 			tg.goOn()
 			_, errs, status := tg.ckpt("restore", "image", "--pidns", "always")
-			same(t, "--pidns always: "+errs, result{status: status, out: tg.read("out"), files: map[string]string{}}, want)
+			same(t, "--pidns always: "+errs, result{status: status, out: tg.read("out"), files: map[string]string{}},
+				want)
 		})
 	}
 }
 
-// A daemon whose session has no leader any more is in that session again, and a restore that cannot have its id says so.
+// A daemon whose session has no leader any more is in that session again, and a restore that cannot have its id says
+// so.
 func TestDaemon(t *testing.T) {
 	p := caseNamed(t, "trees/groups")
 	want := control(t, p)
@@ -113,7 +116,10 @@ func TestDetach(t *testing.T) {
 	if _, err := syscall.Wait4(tg.pid, &ws, 0, nil); err != nil { // we are the subreaper
 		t.Fatal(err)
 	}
-	r := result{status: ws.ExitStatus(), out: tg.read("out"), files: map[string]string{"count.txt": tg.read("count.txt")}}
+	r := result{
+		status: ws.ExitStatus(), out: tg.read("out"),
+		files: map[string]string{"count.txt": tg.read("count.txt")},
+	}
 	same(t, "--detach", r, want)
 }
 
@@ -227,7 +233,8 @@ func TestZombiesBelowNohup(t *testing.T) {
 	tg := start(t, p)
 	tg.snap()
 	tg.kill()
-	tg.run(exec.Command("env", "--ignore-signal=HUP,INT,TERM,SEGV", built.cmd, "restore", "image"), "restore.out", "restore.err")
+	tg.run(exec.Command("env", "--ignore-signal=HUP,INT,TERM,SEGV", built.cmd, "restore", "image"), "restore.out",
+		"restore.err")
 	tg.waitRestored()
 	tg.goOn()
 	same(t, "below nohup", tg.finish(), want)

@@ -37,7 +37,8 @@ func (tg *target) awaitNoWatch() {
 	})
 }
 
-// Two incremental snapshots of a program that runs on, then its death and its return: the second image continues the first and shares its memory.
+// Two incremental snapshots of a program that runs on, then its death and its return: the second image continues the
+// first and shares its memory.
 func TestIncrementalByWatch(t *testing.T) {
 	for _, name := range []string{"threads", "python", "vmas/big", "trees/pipe-and-memory", "goroutines"} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +60,8 @@ func TestIncrementalByWatch(t *testing.T) {
 			if after := viewOf(tg.pid); p.wait == waitsForGo {
 				compareViews(t, "after the watch", after, before, nil)
 			}
-			if first.Parent != "" || second.Parent != first.ID || second.Table.Source != "watch" || second.Tracking != first.Tracking {
+			if first.Parent != "" || second.Parent != first.ID || second.Table.Source != "watch" ||
+				second.Tracking != first.Tracking {
 				t.Errorf("first %+v, second %+v", first, second)
 			}
 			if second.Shared == 0 || name == "vmas/big" && second.Shared < 20**second.Pages {
@@ -72,10 +74,12 @@ func TestIncrementalByWatch(t *testing.T) {
 	}
 }
 
-// Each life is saved incrementally and followed by the next; a watch ends with its process, and the next life's images continue the same row.
+// Each life is saved incrementally and followed by the next; a watch ends with its process, and the next life's images
+// continue the same row.
 func TestIncrementalLives(t *testing.T) {
 	p := caseNamed(t, "threads")
-	p.name, p.argv = "threads-much-longer", append(p.argv[:p.args:p.args], "6000") // three lives, with a watch begun in each
+	// three lives, with a watch begun in each
+	p.name, p.argv = "threads-much-longer", append(p.argv[:p.args:p.args], "6000")
 	want := control(t, p)
 	tg := start(t, p)
 	t.Cleanup(tg.endWatch)
@@ -103,7 +107,8 @@ func TestWatchSavesEvery(t *testing.T) {
 	p.name, p.argv = "python-longer", append(p.argv[:p.args:p.args], longer["python"])
 	want := control(t, p)
 	tg := start(t, p)
-	cmd := exec.Command(built.cmd, "watch", strconv.Itoa(tg.pid), "--every", "150ms", "--dir", "image", "--keep", "3", "--compress", "fast", "--json")
+	cmd := exec.Command(built.cmd, "watch", strconv.Itoa(tg.pid), "--every", "150ms", "--dir", "image", "--keep", "3",
+		"--compress", "fast", "--json")
 	cmd.Dir = tg.dir
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -156,7 +161,8 @@ func TestRunSavesEvery(t *testing.T) {
 	p.name, p.argv = "python-longer", append(p.argv[:p.args:p.args], longer["python"])
 	want := control(t, p)
 	tg := prepare(t, p)
-	tg.run(exec.Command(built.cmd, append([]string{"run", "--dir", "image", "--every", "100ms", "--keep", "4", "--"}, p.command()...)...), "out", "run.err")
+	tg.run(exec.Command(built.cmd, append([]string{"run", "--dir", "image", "--every", "100ms", "--keep", "4", "--"},
+		p.command()...)...), "out", "run.err")
 	tg.pid = tg.cmd.Process.Pid
 	tg.poll("images", func() bool {
 		list, _, _ := tg.ckpt("log", "image", "--json")

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// What the restore command has inherited is not handed on: ignored signals, ambient capabilities, timer slack and more are the image's.
+// What the restore command has inherited is not handed on: ignored signals, ambient capabilities, timer slack and more
+// are the image's.
 func TestOddRestorer(t *testing.T) {
 	for _, name := range []string{"signals/handlers", "trees/killed", "trees/groups", "trees/threads-and-children"} {
 		t.Run(name, func(t *testing.T) {
@@ -17,7 +18,8 @@ func TestOddRestorer(t *testing.T) {
 			before := viewOf(tg.pid)
 			tg.snap()
 			tg.kill()
-			tg.run(exec.Command(filepath.Join(built.dir, "odd"), built.cmd, "restore", "image"), "restore.out", "restore.err")
+			tg.run(exec.Command(filepath.Join(built.dir, "odd"), built.cmd, "restore", "image"), "restore.out",
+				"restore.err")
 			tg.waitRestored()
 			if name != "trees/killed" { // little is kept of the dead
 				compareViews(t, "after the restore", viewOf(tg.pid), before, p.loses)

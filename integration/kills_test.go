@@ -24,9 +24,9 @@ func storeKills(t *testing.T) int {
 	return 40
 }
 
-// Commands that work on a store are killed with -9 at random moments, and so is the watch that takes the snapshots for them. Whatever the moment, every
-// image there is verifies, what a command said it had published stays until something else removes it, the program runs on, and in the end the head
-// brings it back.
+// Commands that work on a store are killed with -9 at random moments, and so is the watch that takes the snapshots for
+// them. Whatever the moment, every image there is verifies, what a command said it had published stays until something
+// else removes it, the program runs on, and in the end the head brings it back.
 func TestStoreSurvivesKills(t *testing.T) {
 	p := caseNamed(t, "threads")
 	p.name, p.argv = "threads-long", append(p.argv[:p.args:p.args], "1000000") // it is killed in the end
@@ -46,7 +46,8 @@ func TestStoreSurvivesKills(t *testing.T) {
 		case 1:
 			cmd = tg.command("prune", "image", "--keep", "2")
 		default:
-			cmd = tg.command("snap", strconv.Itoa(tg.pid), "--dir", "image", "--incremental", "--json", "--compress", "fast")
+			cmd = tg.command("snap", strconv.Itoa(tg.pid), "--dir", "image", "--incremental", "--json", "--compress",
+				"fast")
 		}
 		before := imageIDs(t, tg.path("image"))
 		out, killed := runKilled(t, cmd, time.Duration(rand.Int64N(int64(120*time.Millisecond))), func() {

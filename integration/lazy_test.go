@@ -83,8 +83,8 @@ func (tg *target) restoreLazily(flags ...string) int {
 	return said.Lazy.Server
 }
 
-// Programs whose memory comes as they use it, from all threads at once, end as if nothing had happened: while they only read and write, discard, move
-// and fork, and while the kernel touches it.
+// Programs whose memory comes as they use it, from all threads at once, end as if nothing had happened: while they only
+// read and write, discard, move and fork, and while the kernel touches it.
 func TestLazy(t *testing.T) {
 	needLazy(t)
 	for _, name := range lazyCases {
@@ -114,7 +114,10 @@ func (tg *target) emptyOut() {
 // Programs of every other kind do not notice either.
 func TestLazyPrograms(t *testing.T) {
 	needLazy(t)
-	for _, name := range []string{"threads", "openmp", "goroutines", "python", "vmas/anon", "vmas/huge", "vmas/locked", "trees/groups", "signals/altstack", "proc/seccomp"} {
+	for _, name := range []string{
+		"threads", "openmp", "goroutines", "python", "vmas/anon", "vmas/huge", "vmas/locked",
+		"trees/groups", "signals/altstack", "proc/seccomp",
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := caseNamed(t, name)
 			want := control(t, p)
@@ -125,8 +128,8 @@ func TestLazyPrograms(t *testing.T) {
 	}
 }
 
-// When the server is killed, at any moment, the program ends by SIGBUS or, if it had all of its memory, as it would have. It never sees a page that is
-// not its own.
+// When the server is killed, at any moment, the program ends by SIGBUS or, if it had all of its memory, as it would
+// have. It never sees a page that is not its own.
 func TestLazyServerKilled(t *testing.T) {
 	needLazy(t)
 	for _, name := range lazyCases {
@@ -151,8 +154,8 @@ func TestLazyServerKilled(t *testing.T) {
 	}
 }
 
-// busOr waits for the end, which must be by SIGBUS (true) or as wanted. A child, or a system call (EFAULT, less written than there was), may have met a page
-// that never came before the signal did.
+// busOr waits for the end, which must be by SIGBUS (true) or as wanted. A child, or a system call (EFAULT, less written
+// than there was), may have met a page that never came before the signal did.
 func (tg *target) busOr(want result) bool {
 	tg.t.Helper()
 	status, out := tg.join(), tg.read("out")
@@ -161,7 +164,8 @@ func (tg *target) busOr(want result) bool {
 	}
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "differs") && !strings.HasSuffix(line, "child ended with 7") && line != "differs: a futex call: 14" {
+		if strings.HasPrefix(line, "differs") && !strings.HasSuffix(line, "child ended with 7") &&
+			line != "differs: a futex call: 14" {
 			tg.t.Errorf("%s: %s", tg.p.name, line)
 		}
 	}
@@ -315,7 +319,8 @@ func TestLazyDamaged(t *testing.T) {
 	if status := tg.join(); status != 128+int(syscall.SIGBUS) {
 		t.Errorf("status %d: %s", status, tg.read("out"))
 	}
-	if errs := tg.read("restore.err"); !strings.Contains(errs, "E_IMAGE_DAMAGED") || !strings.Contains(errs, "pages are lost") {
+	if errs := tg.read("restore.err"); !strings.Contains(errs, "E_IMAGE_DAMAGED") ||
+		!strings.Contains(errs, "pages are lost") {
 		t.Errorf("it is not said: %q", errs)
 	}
 	if strings.Contains(tg.read("out"), "differs") {

@@ -1,8 +1,9 @@
-// Package integration holds the tests that drive the built command on real processes. Each program in testdata sets up one kind of
-// state, says READY, waits, and checks that the state is as it was; here it is snapped, killed and brought back in between.
+// Package integration holds the tests that drive the built command on real processes. Each program in testdata sets up
+// one kind of state, says READY, waits, and checks that the state is as it was; here it is snapped, killed and brought
+// back in between.
 //
-// Targets are children of the test process, which is also the subreaper of everything below it: a killed target's pid is free as
-// soon as the test has waited for it, and what a test leaves behind is found at the end.
+// Targets are children of the test process, which is also the subreaper of everything below it: a killed target's pid
+// is free as soon as the test has waited for it, and what a test leaves behind is found at the end.
 package integration
 
 import (
@@ -47,7 +48,8 @@ func runAll(m *testing.M) int {
 		return 1
 	}
 	unix.Umask(0o022)
-	if signal.Ignored(unix.SIGHUP) { // by nohup(1), and in all that we start; a signal that is caught is back at its default there
+	// by nohup(1), and in all that we start; a signal that is caught is back at its default there
+	if signal.Ignored(unix.SIGHUP) {
 		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	}
 	keepInherited()
@@ -77,8 +79,8 @@ func runAll(m *testing.M) int {
 // endGrace is how long what is ending may take: a watch ends by itself a moment after its program.
 const endGrace = 20 * time.Second
 
-// buildAll fills built. The kernel matrix has no compiler in its guests: on the host it lets us build into $BPFCKPT_BUILD and do no
-// more; in the guest what was built is in $BPFCKPT_BUILT.
+// buildAll fills built. The kernel matrix has no compiler in its guests: on the host it lets us build into
+// $BPFCKPT_BUILD and do no more; in the guest what was built is in $BPFCKPT_BUILT.
 func buildAll() (done func(), err error) {
 	use := func(dir string) { built.dir, built.cmd = dir, filepath.Join(dir, "bpfckpt") }
 	if dir := os.Getenv("BPFCKPT_BUILT"); dir != "" {
@@ -101,7 +103,8 @@ func buildAll() (done func(), err error) {
 	return func() { os.RemoveAll(dir) }, nil
 }
 
-// keepInherited keeps descriptors that whoever runs the tests left open from the targets: they belong to others, and are refused.
+// keepInherited keeps descriptors that whoever runs the tests left open from the targets: they belong to others, and
+// are refused.
 func keepInherited() {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	for _, fd := range fds {
@@ -134,7 +137,10 @@ func build(dir string) error {
 		return err
 	}
 	cc := func(out, source string, flags ...string) {
-		args := append([]string{"-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o", filepath.Join(dir, out), source, "-pthread"}, flags...)
+		args := append([]string{
+			"-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o", filepath.Join(dir, out), source,
+			"-pthread",
+		}, flags...)
 		compile("gcc", args...)
 	}
 	for _, source := range sources {

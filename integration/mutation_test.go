@@ -34,7 +34,8 @@ func eachProcess(f func(p *image.Process)) func(st *image.State) {
 	}
 }
 
-// XSTATE_BV, the word that says which components are in the area, and the bits of the upper halves (Intel SDM volume 1, 13.4).
+// XSTATE_BV, the word that says which components are in the area, and the bits of the upper halves (Intel SDM volume 1,
+// 13.4).
 const (
 	xstateBV   = 512
 	ymmHi128   = 1 << 2
@@ -52,11 +53,20 @@ func dropXState(bits byte) func(st *image.State) {
 // mutations are fields that a snapshot could forget; for each a program must notice.
 var mutations = []mutation{
 	{"signals/mask", "signal mask", eachThread(func(th *image.Thread) { th.SigMask = 0 })},
-	{"signals/altstack", "alternate stack", eachThread(func(th *image.Thread) { th.AltStack = image.AltStack{Flags: 2} })},
+	{
+		"signals/altstack", "alternate stack",
+		eachThread(func(th *image.Thread) { th.AltStack = image.AltStack{Flags: 2} }),
+	},
 	{"avx2", "upper halves of the AVX registers", dropXState(ymmHi128)},
 	{"avx512", "AVX-512 registers", dropXState(avx512Bits)},
-	{"signals/pending-process", "pending signals of the process", eachProcess(func(p *image.Process) { p.Pending = nil })},
-	{"signals/pending-thread", "pending signals of the thread", eachThread(func(th *image.Thread) { th.Pending = nil })},
+	{
+		"signals/pending-process", "pending signals of the process",
+		eachProcess(func(p *image.Process) { p.Pending = nil }),
+	},
+	{
+		"signals/pending-thread", "pending signals of the thread",
+		eachThread(func(th *image.Thread) { th.Pending = nil }),
+	},
 	{"signals/handlers", "handlers", eachProcess(func(p *image.Process) { p.Actions = nil })},
 	{"signals/handlers", "flags of handlers", eachProcess(func(p *image.Process) {
 		for i := range p.Actions {
@@ -78,7 +88,10 @@ var mutations = []mutation{
 	{"proc/capabilities", "ambient capabilities", eachThread(func(th *image.Thread) { th.Creds.CapAmb = 0 })},
 	{"proc/ids", "supplementary groups", eachThread(func(th *image.Thread) { th.Creds.Groups = nil })},
 	{"proc/no-new-privs", "no_new_privs", eachThread(func(th *image.Thread) { th.NoNewPrivs = false })},
-	{"proc/seccomp", "one seccomp filter", eachThread(func(th *image.Thread) { th.Seccomp.Filters = th.Seccomp.Filters[:2] })},
+	{
+		"proc/seccomp", "one seccomp filter",
+		eachThread(func(th *image.Thread) { th.Seccomp.Filters = th.Seccomp.Filters[:2] }),
+	},
 	{"proc/flags", "timer slack", eachThread(func(th *image.Thread) { th.TimerSlack = 50000 })},
 	{"proc/flags", "parent-death signal", eachThread(func(th *image.Thread) { th.PDeathSig = 0 })},
 	{"proc/flags", "subreaper", eachProcess(func(p *image.Process) { p.Subreaper = false })},
@@ -115,8 +128,8 @@ var mutations = []mutation{
 	}},
 }
 
-// The tests notice when a captured field is lost: for each field of the list the image is rewritten without it, and the program that
-// is about the field must say so. A rewritten image that lacks nothing passes.
+// The tests notice when a captured field is lost: for each field of the list the image is rewritten without it, and the
+// program that is about the field must say so. A rewritten image that lacks nothing passes.
 func TestLostFieldsAreNoticed(t *testing.T) {
 	t.Run("nothing lost", func(t *testing.T) {
 		t.Parallel()

@@ -28,7 +28,10 @@ func long(t *testing.T) []program {
 	}
 	return []program{
 		{name: "counter", argv: []string{"counter", "700"}, args: 1, wait: computes, output: []string{"count.txt"}},
-		{name: "static", argv: []string{"counter-static", "700"}, args: 1, wait: computes, output: []string{"count.txt"}},
+		{
+			name: "static", argv: []string{"counter-static", "700"}, args: 1, wait: computes,
+			output: []string{"count.txt"},
+		},
 		{name: "threads", argv: []string{"threads", "900"}, args: 1, wait: computes},
 		{name: "threads-static", argv: []string{"threads-static", "900"}, args: 1, wait: computes},
 		{name: "openmp", argv: []string{"omp", "1200"}, wait: computes},
@@ -36,7 +39,10 @@ func long(t *testing.T) []program {
 		{name: "avx2", argv: []string{"vectors", "avx2", "900000000"}, wait: computes, status: 3},
 		{name: "avx512", argv: []string{"vectors", "avx512", "300000000"}, wait: computes, status: 3},
 		{name: "x87", argv: []string{"vectors", "x87", "1500000000"}, wait: computes},
-		{name: "python", argv: []string{strings.TrimSpace(string(python)), script("pi.py"), "5000"}, args: 2, wait: computes},
+		{
+			name: "python", argv: []string{strings.TrimSpace(string(python)), script("pi.py"), "5000"}, args: 2,
+			wait: computes,
+		},
 		{name: "perl", argv: []string{perl, script("primes.pl"), "1200000"}, wait: computes},
 		{name: "goroutines", argv: []string{"goroutines", "700"}, args: 1, wait: computes},
 		{name: "pipeline", argv: []string{"trees", "pipeline"}, args: 2, wait: computes},
@@ -53,13 +59,16 @@ var special = map[string]func(*program){
 	"events/timerfd-dated": func(p *program) { p.outage = 700 * time.Millisecond },
 	"timers/posix-thread":  func(p *program) { p.wait = computes }, // a thread comes and goes
 	// A zombie's name and the signals it never took are not kept: all its parent can ask for is how it ended.
-	"trees/zombie":    func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },
-	"trees/killed":    func(p *program) { p.loses = []string{" Name", " SigBlk", " SigIgn", " ShdPnd"} },
-	"trees/stopped":   func(p *program) { p.loses = []string{" ShdPnd"} },       // a second stop signal has no effect, see restore.queueStops
-	"files/hard-link": func(p *program) { p.loses = []string{" map ", " fd "} }, // the kernel tells the name that is left instead of the one that is gone
+	"trees/zombie": func(p *program) { p.loses = []string{" Name", " SigBlk", " ShdPnd"} },
+	"trees/killed": func(p *program) { p.loses = []string{" Name", " SigBlk", " SigIgn", " ShdPnd"} },
+	// a second stop signal has no effect, see restore.queueStops
+	"trees/stopped": func(p *program) { p.loses = []string{" ShdPnd"} },
+	// the kernel tells the name that is left instead of the one that is gone
+	"files/hard-link": func(p *program) { p.loses = []string{" map ", " fd "} },
 	"proc/chroot":     func(p *program) { p.goFile = "jail/go" },
 	"proc/executed":   nil, // what proc/exec becomes
-	// As long as there is a semaphore, the source "proc" cannot tell whether others have operations to undo: TestSemaphores.
+	// As long as there is a semaphore, the source "proc" cannot tell whether others have operations to undo:
+	// TestSemaphores.
 	"sleeps/semtimedop": nil,
 	"sleeps/semop":      nil,
 	"fds/terminal":      nil, // TestTerminal

@@ -63,7 +63,8 @@ func (table *randomTable) add(tr *trial, failed bool) {
 
 func (table *randomTable) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d programs, %d accepted, %d failed: %v\n", table.total, table.taken, len(table.failed), table.failed)
+	fmt.Fprintf(&b, "%d programs, %d accepted, %d failed: %v\n", table.total, table.taken, len(table.failed),
+		table.failed)
 	fmt.Fprintf(&b, "%-48s %8s %8s %8s  %s\n", "FEATURE", "ACCEPTED", "REFUSED", "LACKING", "MAY BE REFUSED WITH")
 	for _, name := range slices.Sorted(maps.Keys(table.counts)) {
 		c := table.counts[name]

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// The property that holds check, snap and restore together: what snap accepts, restore brings back, and what cannot be brought back is refused while it still
-// runs. The program draws its features by its seed (testdata/random); which of them have to be refused, and with which codes, its table says beforehand.
+// The property that holds check, snap and restore together: what snap accepts, restore brings back, and what cannot be
+// brought back is refused while it still runs. The program draws its features by its seed (testdata/random); which of
+// them have to be refused, and with which codes, its table says beforehand.
 //
 //	BPFCKPT_SEEDS=17-17 go test ./integration/ -run TestRandom/ -v        one program, or a range of them
 //	BPFCKPT_RANDOM='vma locked,pipe full'       with that: programs of these features
@@ -203,7 +204,8 @@ func (tr *trial) check() {
 	}
 }
 
-// noBPF are the codes of what cannot be had from /proc alone: the remedy is a kernel with BPF iterators, the default source.
+// noBPF are the codes of what cannot be had from /proc alone: the remedy is a kernel with BPF iterators, the default
+// source.
 var noBPF = []string{"E_INJECT_STATE", "E_INJECT_ROOM", "E_INJECT_CODE", "E_PROCESS_STATE"}
 
 // onlyStopped are the codes of what cannot be told while the program runs.
@@ -223,7 +225,8 @@ func (tr *trial) save() {
 		return
 	}
 	tr.codes = f.codes()
-	if tr.fromProc && !tr.accepted && !slices.ContainsFunc(tr.codes, func(c string) bool { return !slices.Contains(noBPF, c) }) {
+	if tr.fromProc && !tr.accepted && !slices.ContainsFunc(tr.codes,
+		func(c string) bool { return !slices.Contains(noBPF, c) }) {
 		return
 	}
 	tr.holdAgainstTable(out + errs)
@@ -244,7 +247,8 @@ func (tr *trial) holdAgainstTable(said string) {
 			continue
 		}
 		allowed = append(allowed, f.codes...)
-		if len(tr.codes) > 0 && !slices.ContainsFunc(f.codes, func(c string) bool { return !slices.Contains(onlyStopped, c) }) {
+		if len(tr.codes) > 0 && !slices.ContainsFunc(f.codes,
+			func(c string) bool { return !slices.Contains(onlyStopped, c) }) {
 			continue // it is not stopped to find that, too
 		}
 		if !slices.ContainsFunc(f.codes, func(c string) bool { return slices.Contains(tr.codes, c) }) {
@@ -324,7 +328,8 @@ func (tr *trial) buried(what string) {
 	}
 }
 
-// sweep ends what is left of the program, which may be scattered: everything below us that has our directory as its working or root directory.
+// sweep ends what is left of the program, which may be scattered: everything below us that has our directory as its
+// working or root directory.
 func (tr *trial) sweep() {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		left := tr.strays()

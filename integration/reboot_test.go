@@ -7,8 +7,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// An image from another boot: the restored process sees its clocks go on from where they were at the snapshot, and so it does in a
-// second generation, taken from the time namespace that the first restore had to make. A clock that is set back is noticed.
+// An image from another boot: the restored process sees its clocks go on from where they were at the snapshot, and so
+// it does in a second generation, taken from the time namespace that the first restore had to make. A clock that is set
+// back is noticed.
 func TestAnotherBoot(t *testing.T) {
 	for name, c := range map[string]struct {
 		shift time.Duration

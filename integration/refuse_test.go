@@ -16,7 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// check lists every blocker at once, with remedies, and does not stop the process; snap refuses, and leaves it alone as well.
+// check lists every blocker at once, with remedies, and does not stop the process; snap refuses, and leaves it alone as
+// well.
 func TestCheckListsAllBlockers(t *testing.T) {
 	tg := start(t, program{name: "blockers", argv: []string{"blockers"}, wait: waitsForGo})
 	if strings.Contains(tg.read("out"), "no io_uring") {
@@ -46,7 +47,8 @@ func TestCheckListsAllBlockers(t *testing.T) {
 		t.Errorf("%d blockers, want at least 3:\n%s", faults, all)
 	}
 	checkJSON(t, tg)
-	compareViews(t, "after check", viewOf(tg.pid), before, []string{" SigBlk"}) // sigtimedwait changes it while it waits
+	// sigtimedwait changes it while it waits
+	compareViews(t, "after check", viewOf(tg.pid), before, []string{" SigBlk"})
 	tg.goOn()
 	if r := tg.finish(); r.status != 0 {
 		t.Errorf("the process was stopped: %s", r)
@@ -56,7 +58,8 @@ func TestCheckListsAllBlockers(t *testing.T) {
 // snap refuses what check lists, with the same words and status, and leaves nothing.
 func TestSnapRefuses(t *testing.T) {
 	tg := start(t, program{name: "blockers", argv: []string{"blockers"}, wait: computes})
-	if _, errs, status := tg.ckpt("snap", strconv.Itoa(tg.pid), "--dir", "image"); status != 4 || !strings.HasPrefix(errs, "bpfckpt: E_") {
+	if _, errs, status := tg.ckpt("snap", strconv.Itoa(tg.pid), "--dir", "image"); status != 4 ||
+		!strings.HasPrefix(errs, "bpfckpt: E_") {
 		t.Errorf("snap: status %d, want 4: %s", status, errs)
 	}
 	if _, err := os.Stat(tg.path("image")); err == nil {
@@ -103,9 +106,19 @@ func oneLine(t *testing.T, what, out, errs string, have, status int, code string
 func TestErrorsOfSnap(t *testing.T) {
 	dir := t.TempDir()
 	t.Run("no such pid", func(t *testing.T) { fails(t, dir, 1, "E_NO_SUCH_PID", "snap", "4194303", "--dir", "x") })
-	t.Run("kernel thread", func(t *testing.T) { fails(t, dir, 4, "E_KERNEL_THREAD", "snap", kernelThread(t), "--dir", "x") })
+	t.Run("kernel thread", func(t *testing.T) {
+		fails(t, dir, 4, "E_KERNEL_THREAD", "snap", kernelThread(t), "--dir",
+			"x")
+	})
 	t.Run("usage", func(t *testing.T) {
-		for _, args := range [][]string{{"snap"}, {"snap", "abc"}, {"snap", "-5"}, {"snap", "1", "2"}, {"snap", "1", "--nonsense"}, {"nonsense"}} {
+		for _, args := range [][]string{
+			{"snap"},
+			{"snap", "abc"},
+			{"snap", "-5"},
+			{"snap", "1", "2"},
+			{"snap", "1", "--nonsense"},
+			{"nonsense"},
+		} {
 			if _, errs, status := ckptIn(t, dir, args...); status != 64 || errs == "" {
 				t.Errorf("%v: status %d: %s", args, status, errs)
 			}
@@ -263,13 +276,25 @@ func TestErrorsOfRestore(t *testing.T) {
 		program, code string
 		change        func(t *testing.T, tg *target) error
 	}{
-		"file gone":    {"fds/offsets", "E_FILE_GONE", func(_ *testing.T, tg *target) error { return os.Remove(tg.path("a")) }},
-		"file shorter": {"fds/append", "E_FILE_CHANGED", func(_ *testing.T, tg *target) error { return os.Truncate(tg.path("log"), 2) }},
+		"file gone": {
+			"fds/offsets", "E_FILE_GONE",
+			func(_ *testing.T, tg *target) error { return os.Remove(tg.path("a")) },
+		},
+		"file shorter": {
+			"fds/append", "E_FILE_CHANGED",
+			func(_ *testing.T, tg *target) error { return os.Truncate(tg.path("log"), 2) },
+		},
 		"mapped file changed": {"vmas/private-file", "E_FILE_CHANGED", func(_ *testing.T, tg *target) error {
 			return os.WriteFile(tg.path("file"), []byte("other"), 0o644)
 		}},
-		"shared file shorter": {"vmas/shared-file", "E_FILE_CHANGED", func(_ *testing.T, tg *target) error { return os.Truncate(tg.path("file"), 5) }},
-		"cwd gone":            {"proc/directory", "E_FILE_GONE", func(_ *testing.T, tg *target) error { return os.RemoveAll(tg.path("sub dir")) }},
+		"shared file shorter": {
+			"vmas/shared-file", "E_FILE_CHANGED",
+			func(_ *testing.T, tg *target) error { return os.Truncate(tg.path("file"), 5) },
+		},
+		"cwd gone": {
+			"proc/directory", "E_FILE_GONE",
+			func(_ *testing.T, tg *target) error { return os.RemoveAll(tg.path("sub dir")) },
+		},
 	}
 	for name, c := range changes {
 		t.Run(name, func(t *testing.T) {

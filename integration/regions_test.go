@@ -90,21 +90,25 @@ func (tg *target) pairsIn(id string) (pairs [][2]uint64) {
 	defer r.Close()
 	page := make([]byte, image.PageSize)
 	space := r.State().Processes[0].Space
-	err = r.LoadParts(tg.t.Context(), space, []image.Range{{Start: at, End: at + image.PageSize}}, 1, func(_ uint64, data []byte) error {
-		copy(page, data)
-		return nil
-	})
+	err = r.LoadParts(tg.t.Context(), space, []image.Range{{Start: at, End: at + image.PageSize}}, 1,
+		func(_ uint64, data []byte) error {
+			copy(page, data)
+			return nil
+		})
 	if err != nil {
 		tg.t.Fatal(err)
 	}
 	for i := range 8 {
-		pairs = append(pairs, [2]uint64{binary.LittleEndian.Uint64(page[128*i:]), binary.LittleEndian.Uint64(page[128*i+8:])})
+		pairs = append(pairs, [2]uint64{
+			binary.LittleEndian.Uint64(page[128*i:]),
+			binary.LittleEndian.Uint64(page[128*i+8:]),
+		})
 	}
 	return pairs
 }
 
-// TestRegions takes many snapshots of programs that are in regions most of the time, and looks into each image: inside, the counters of a pair
-// differ.
+// TestRegions takes many snapshots of programs that are in regions most of the time, and looks into each image: inside,
+// the counters of a pair differ.
 func TestRegions(t *testing.T) {
 	for _, c := range []struct {
 		name, which string
@@ -124,7 +128,8 @@ func TestRegions(t *testing.T) {
 				pairs := tg.pairsIn(s.ID)
 				for n, p := range pairs {
 					if p[0] != p[1] {
-						t.Errorf("image %d was taken in a region: the counters of thread %d are %d and %d", i, n, p[0], p[1])
+						t.Errorf("image %d was taken in a region: the counters of thread %d are %d and %d", i, n, p[0],
+							p[1])
 					}
 				}
 				moved[pairs[0][0]] = true
@@ -144,7 +149,8 @@ func TestRegionWithoutEnd(t *testing.T) {
 	tg := regionCase(t, "regions", "never")
 	tg.says("inside")
 	errs := tg.refuses(1, "E_HELD")
-	if !strings.Contains(errs, fmt.Sprintf("thread %d of pid %d", tg.pid, tg.pid)) || !strings.Contains(errs, "in a region (2, ") {
+	if !strings.Contains(errs, fmt.Sprintf("thread %d of pid %d", tg.pid, tg.pid)) ||
+		!strings.Contains(errs, "in a region (2, ") {
 		t.Errorf("which thread, and how deep: %s", errs)
 	}
 	cmd := exec.Command(built.cmd, "snap", strconv.Itoa(tg.pid), "--dir", tg.path("image"))
@@ -202,7 +208,8 @@ func (tg *target) notes() string {
 	return strings.Join(r.Notes, "\n")
 }
 
-// TestRegionsEndWithTheirThread: an end and an execve take a thread out of its regions, and what the watch saw from its beginning is certain.
+// TestRegionsEndWithTheirThread: an end and an execve take a thread out of its regions, and what the watch saw from its
+// beginning is certain.
 func TestRegionsEndWithTheirThread(t *testing.T) {
 	t.Run("exit", func(t *testing.T) {
 		t.Parallel()
@@ -305,7 +312,8 @@ func TestRunSeesRegions(t *testing.T) {
 	}
 }
 
-// TestRegionsWatchKilled kills the watch with -9 while it waits for a region to end, and while it sets its probes: the program runs on as if nothing had been.
+// TestRegionsWatchKilled kills the watch with -9 while it waits for a region to end, and while it sets its probes: the
+// program runs on as if nothing had been.
 func TestRegionsWatchKilled(t *testing.T) {
 	t.Parallel()
 	tg := start(t, program{name: "regions", argv: []string{"regions", "often"}})

@@ -17,12 +17,15 @@ import (
 	"github.com/bpfckpt/bpfckpt/restore"
 )
 
-// A restore that fails at any step leaves nothing: no process, thread, file, mount or open descriptor. Each step is made to fail in
-// turn; the attempt after the last one succeeds, and the program ends as if nothing had happened.
+// A restore that fails at any step leaves nothing: no process, thread, file, mount or open descriptor. Each step is
+// made to fail in turn; the attempt after the last one succeeds, and the program ends as if nothing had happened.
 //
 // It is the only test of this package that restores in its own process, and runs while no other does.
 func TestEveryStepFails(t *testing.T) {
-	for _, name := range []string{"trees/leaderless", "fds/pipes", "vmas/deleted-file", "threads", "timers/posix-signal", "proc/seccomp"} {
+	for _, name := range []string{
+		"trees/leaderless", "fds/pipes", "vmas/deleted-file", "threads",
+		"timers/posix-signal", "proc/seccomp",
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := caseNamed(t, name)
 			want := control(t, p)
@@ -71,7 +74,8 @@ func failEachStep(t *testing.T, tg *target, img *image.Reader) *restore.Result {
 			}
 		}
 		if after := traces(t, tg); !slices.Equal(after, before) {
-			t.Fatalf("step %d (%v): have\n%s\nwant\n%s", o.FailStep, err, strings.Join(after, "\n"), strings.Join(before, "\n"))
+			t.Fatalf("step %d (%v): have\n%s\nwant\n%s", o.FailStep, err, strings.Join(after, "\n"),
+				strings.Join(before, "\n"))
 		}
 	}
 }
@@ -88,7 +92,8 @@ func ids(st *image.State) []int {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// traces is everything a failed restore could leave: files of the target with their sizes, mounts, our descriptors, processes below us.
+// traces is everything a failed restore could leave: files of the target with their sizes, mounts, our descriptors,
+// processes below us.
 func traces(t *testing.T, tg *target) []string {
 	t.Helper()
 	var list []string

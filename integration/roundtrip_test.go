@@ -54,7 +54,8 @@ func roundTrip(t *testing.T, p program) {
 	same(t, p.name, tg.finish(), want)
 }
 
-// A file that a program maps shared and writable is its own to change: that it did so after the snapshot does not keep it from being restored.
+// A file that a program maps shared and writable is its own to change: that it did so after the snapshot does not keep
+// it from being restored.
 func TestSharedFileChangesOn(t *testing.T) {
 	p := caseNamed(t, "vmas/shared-file")
 	want := control(t, p)
@@ -87,7 +88,8 @@ func repeats(t *testing.T) int {
 	return 10
 }
 
-// The programs that compute are snapped at ten different moments, killed and restored, and end as if nothing had happened.
+// The programs that compute are snapped at ten different moments, killed and restored, and end as if nothing had
+// happened.
 func TestLong(t *testing.T) {
 	for _, p := range long(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -120,8 +122,8 @@ func midRun(t *testing.T, p program, want result, delay time.Duration) {
 	same(t, p.name+" after "+delay.String(), tg.finish(), want)
 }
 
-// snappedAfter starts a program that computes and takes a snapshot after delay. On a busy machine the snapshot may begin so late that the program has ended:
-// then half the delay must do.
+// snappedAfter starts a program that computes and takes a snapshot after delay. On a busy machine the snapshot may
+// begin so late that the program has ended: then half the delay must do.
 func snappedAfter(t *testing.T, p program, delay time.Duration) *target {
 	t.Helper()
 	for {
@@ -142,19 +144,25 @@ func snappedAfter(t *testing.T, p program, delay time.Duration) *target {
 }
 
 // longer are numbers of steps that keep a program busy through five snapshots.
-var longer = map[string]string{"counter": "2000", "threads": "2000", "goroutines": "2000", "pipeline": "2000", "python": "9000"}
+var longer = map[string]string{
+	"counter": "2000", "threads": "2000", "goroutines": "2000", "pipeline": "2000",
+	"python": "9000",
+}
 
 // Waits for SysV semaphores, one after the other and beside nothing else: see special.
 func TestSemaphores(t *testing.T) {
 	for _, name := range []string{"semtimedop", "semop"} {
 		t.Run(name, func(t *testing.T) {
-			roundTrip(t, program{name: "sleeps/" + name, argv: []string{"sleeps", name}, wait: inACall, outage: 400 * time.Millisecond})
+			roundTrip(t, program{
+				name: "sleeps/" + name, argv: []string{"sleeps", name}, wait: inACall,
+				outage: 400 * time.Millisecond,
+			})
 		})
 	}
 }
 
-// Calls with a timeout, that a stop ends, go on when the program runs on after a snapshot, and end on time: with snapshots more often than the timeout
-// a call that were made anew each time would never end.
+// Calls with a timeout, that a stop ends, go on when the program runs on after a snapshot, and end on time: with
+// snapshots more often than the timeout a call that were made anew each time would never end.
 func TestTimeoutsBelowSnapshots(t *testing.T) {
 	for _, flags := range [][]string{nil, {"--no-precopy"}, {"--incremental"}} {
 		t.Run(strings.Join(append([]string{"snap"}, flags...), " "), func(t *testing.T) {
@@ -166,7 +174,8 @@ func TestTimeoutsBelowSnapshots(t *testing.T) {
 			for !tg.ended() {
 				if _, errs, status := tg.trySnap(flags...); status == 0 {
 					taken++
-				} else if !tg.ended() && !regexp.MustCompile("E_(NO_SUCH_PID|TARGET_GONE|ZOMBIE|TREE_MOVES): ").MatchString(errs) {
+				} else if !tg.ended() &&
+					!regexp.MustCompile("E_(NO_SUCH_PID|TARGET_GONE|ZOMBIE|TREE_MOVES): ").MatchString(errs) {
 					t.Fatalf("snapshot %d: status %d: %s", taken, status, errs)
 				}
 			}
@@ -178,7 +187,8 @@ func TestTimeoutsBelowSnapshots(t *testing.T) {
 	}
 }
 
-// Clocks of a time namespace are others than ours, in what a program names as a deadline and in what the kernel tells of it.
+// Clocks of a time namespace are others than ours, in what a program names as a deadline and in what the kernel tells
+// of it.
 func TestTimeNamespace(t *testing.T) {
 	unshare, err := exec.LookPath("unshare")
 	if err != nil {
@@ -193,7 +203,8 @@ func TestTimeNamespace(t *testing.T) {
 				t.Parallel()
 				p := caseNamed(t, name)
 				p.name += "-elsewhen"
-				p.argv = append([]string{unshare, "--time", "--monotonic", "86400", "--boottime", "172800", "--"}, p.command()...)
+				p.argv = append([]string{unshare, "--time", "--monotonic", "86400", "--boottime", "172800", "--"},
+					p.command()...)
 				want := control(t, p)
 				tg := start(t, p)
 				var err error
@@ -212,7 +223,10 @@ func TestTimeNamespace(t *testing.T) {
 
 // Five generations: each life is snapped, killed and followed by the next.
 func TestGenerations(t *testing.T) {
-	for _, name := range []string{"counter", "threads", "python", "goroutines", "pipeline", "signals/realtime-order", "vmas/memfd", "fds/pipes"} {
+	for _, name := range []string{
+		"counter", "threads", "python", "goroutines", "pipeline", "signals/realtime-order",
+		"vmas/memfd", "fds/pipes",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := caseNamed(t, name)

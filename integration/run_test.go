@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// The classic demonstration, on a terminal: 1 2 3, Ctrl-C, the same command, 4 5 6. No number is missing, none comes twice.
+// The classic demonstration, on a terminal: 1 2 3, Ctrl-C, the same command, 4 5 6. No number is missing, none comes
+// twice.
 func TestRunOnATerminal(t *testing.T) {
 	tg := prepare(t, program{name: "run"})
 	next := 1

@@ -18,7 +18,8 @@ func TestSharedWithOutside(t *testing.T) {
 	}
 	for _, args := range [][]string{{"check", child[1]}, {"snap", child[1], "--dir", "image"}} {
 		out, errs, status := tg.ckpt(args...)
-		if status != 4 || !strings.Contains(out+errs, "E_MAPPING") || !strings.Contains(out+errs, "of pid "+pidOf(tg)+" (files), outside the tree") {
+		if status != 4 || !strings.Contains(out+errs, "E_MAPPING") ||
+			!strings.Contains(out+errs, "of pid "+pidOf(tg)+" (files), outside the tree") {
 			t.Errorf("%v: status %d: %s%s", args, status, out, errs)
 		}
 	}
@@ -68,7 +69,8 @@ func TestRestoreUnderLowLimits(t *testing.T) {
 			tg := start(t, p)
 			tg.snap()
 			tg.kill()
-			tg.run(exec.Command("prlimit", "--fsize=4096:", "--nofile=200:", "--as=4000000000:", built.cmd, "restore", "image"), "restore.out", "restore.err")
+			tg.run(exec.Command("prlimit", "--fsize=4096:", "--nofile=200:", "--as=4000000000:", built.cmd, "restore",
+				"image"), "restore.out", "restore.err")
 			tg.waitRestored()
 			tg.goOn()
 			same(t, p.name, tg.finish(), want)

@@ -52,13 +52,14 @@ func (p program) command() []string {
 
 // target is a running program. Its directory holds its files and its image.
 type target struct {
-	t    *testing.T
-	p    program
-	dir  string
-	cmd  *exec.Cmd
-	pid  int
-	exe  string        // what /proc/PID/exe led to at the start
-	done chan struct{} // closed when cmd, the current incarnation or the restore command in front of it, has been waited for
+	t   *testing.T
+	p   program
+	dir string
+	cmd *exec.Cmd
+	pid int
+	exe string // what /proc/PID/exe led to at the start
+	// closed when cmd, the current incarnation or the restore command in front of it, has been waited for
+	done chan struct{}
 }
 
 // start runs a program and waits for READY.
@@ -70,7 +71,8 @@ func start(t *testing.T, p program) *target {
 	return tg
 }
 
-// prepare makes the target's directory. Its parents can be searched by everybody, for programs that drop their privileges.
+// prepare makes the target's directory. Its parents can be searched by everybody, for programs that drop their
+// privileges.
 func prepare(t *testing.T, p program) *target {
 	t.Helper()
 	dir, err := os.MkdirTemp(built.dir, "run-")
@@ -411,14 +413,16 @@ func (tg *target) trySnap(flags ...string) (s snapped, stderr string, status int
 	return s, errs, status
 }
 
-// restore brings the target back in the foreground of a restore command, which becomes the incarnation that join waits for.
+// restore brings the target back in the foreground of a restore command, which becomes the incarnation that join waits
+// for.
 func (tg *target) restore(args ...string) {
 	tg.t.Helper()
 	tg.startRestore(args...)
 	tg.waitRestored()
 }
 
-// startRestore starts the restore command and returns at once. The target's standard streams are its own files, reopened by name.
+// startRestore starts the restore command and returns at once. The target's standard streams are its own files,
+// reopened by name.
 func (tg *target) startRestore(args ...string) {
 	tg.t.Helper()
 	if len(args) == 0 {
@@ -457,5 +461,6 @@ func (tg *target) interrupt() {
 	tg.restore()
 }
 
-// sameExe reports whether a process runs the program that it is to run. One whose executable has lost its name has none to compare.
+// sameExe reports whether a process runs the program that it is to run. One whose executable has lost its name has none
+// to compare.
 func sameExe(have, want string) bool { return have == want || ghostName.MatchString(have) }

@@ -27,7 +27,8 @@ import (
 // sitting are programs that do nothing at all while they wait, so that every register can be compared.
 var sitting = []string{
 	"sleeps/read", "sleeps/futex-forever", "sleeps/poll-forever", "sleeps/semaphore", "sleeps/waitpid", "sleeps/write",
-	"signals/altstack-inside", "signals/pending-thread", "vmas/memfd", "vmas/guard", "vmas/locked", "fds/pipes", "proc/robust",
+	"signals/altstack-inside", "signals/pending-thread", "vmas/memfd", "vmas/guard", "vmas/locked", "fds/pipes",
+	"proc/robust",
 	"trees/groups",
 }
 
@@ -75,8 +76,8 @@ func printRegisters(pid string) error {
 	return json.NewEncoder(os.Stdout).Encode(all)
 }
 
-// naps are the calls of threads that poll, which are somewhere else each time, and the one by which the kernel goes on with a call that
-// has a timeout.
+// naps are the calls of threads that poll, which are somewhere else each time, and the one by which the kernel goes on
+// with a call that has a timeout.
 var naps = []uint64{unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_RESTART_SYSCALL}
 
 func describe(th *ptrace.Thread, all map[string]string) error {
@@ -105,7 +106,10 @@ func TestSnapLeavesNoTrace(t *testing.T) {
 			tg := start(t, p)
 			before, regs := viewOf(tg.pid), registers(t, tg.pid)
 			for i, flags := range [][]string{
-				{"--dir", "image"}, {"--dir", "image", "--compress", "none"}, {"--dir", "/proc/nowhere"}, {"--dir", "/dev/full/x"},
+				{"--dir", "image"},
+				{"--dir", "image", "--compress", "none"},
+				{"--dir", "/proc/nowhere"},
+				{"--dir", "/dev/full/x"},
 			} {
 				_, errs, status := tg.ckpt(append([]string{"snap", strconv.Itoa(tg.pid)}, flags...)...)
 				if ok := i < 2; ok != (status == 0) {
@@ -132,8 +136,8 @@ func sameRegisters(t *testing.T, have, want map[string]string) {
 // kills is how many snapshots are killed at a random moment.
 const kills = 200
 
-// bpfckpt is killed with -9 at random moments of a snapshot: every target runs on correctly, and no half image is left that anyone
-// could take for a whole one.
+// bpfckpt is killed with -9 at random moments of a snapshot: every target runs on correctly, and no half image is left
+// that anyone could take for a whole one.
 func TestKilledAtAnyMoment(t *testing.T) {
 	p := brief
 	want := control(t, p)
@@ -228,7 +232,8 @@ func TestStoreAfterKill(t *testing.T) {
 		t.Error(err)
 	}
 	if most := two*int64(len(images)) + two/2; one > most {
-		t.Errorf("the store holds %d bytes in %d images after killed snapshots, one image takes %d", one, len(images), two)
+		t.Errorf("the store holds %d bytes in %d images after killed snapshots, one image takes %d", one, len(images),
+			two)
 	}
 	for _, tg := range []*target{tg, fresh} {
 		tg.goOn()

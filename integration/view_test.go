@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// view is what /proc says of a tree of processes: a flat list of keys and values, so that a difference has a name. What a restore
-// cannot keep is brought to a common form: inode numbers of pipes and of files without a name, and where equal neighbouring mappings
-// are joined.
+// view is what /proc says of a tree of processes: a flat list of keys and values, so that a difference has a name. What
+// a restore cannot keep is brought to a common form: inode numbers of pipes and of files without a name, and where
+// equal neighbouring mappings are joined.
 type view map[string]string
 
 // viewOf reads the view of pid and everything below it. The tree must not be changing.
@@ -52,22 +52,29 @@ func compareViews(t *testing.T, when string, have, want view, loses []string) {
 
 // statusKeys are the lines of /proc/PID/status that say what a process is, not what it has used (proc_pid_status(5)).
 var statusKeys = []string{
-	"Name", "Umask", "Tgid", "Pid", "TracerPid", "Uid", "Gid", "Groups", "NStgid", "NSpid", "NSpgid", "VmLck", "Threads",
-	"SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+	"Name", "Umask", "Tgid", "Pid", "TracerPid", "Uid", "Gid", "Groups", "NStgid", "NSpid", "NSpgid", "VmLck",
+	"Threads",
+	"SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
+	"Seccomp",
 	"Seccomp_filters", "Cpus_allowed", "Mems_allowed", "THP_enabled", "untag_mask", "Speculation_Store_Bypass",
 	"SpeculationIndirectBranch", "CoreDumping",
 }
 
 // statFields are the fields of /proc/PID/stat that must be kept, by their number in proc_pid_stat(5).
 var statFields = map[int]string{
-	5: "pgrp", 6: "session", 7: "tty_nr", 18: "priority", 19: "nice", 26: "startcode", 27: "endcode", 28: "startstack", 40: "rt_priority",
-	41: "policy", 45: "start_data", 46: "end_data", 47: "start_brk", 48: "arg_start", 49: "arg_end", 50: "env_start", 51: "env_end",
+	5: "pgrp", 6: "session", 7: "tty_nr", 18: "priority", 19: "nice", 26: "startcode", 27: "endcode", 28: "startstack",
+	40: "rt_priority",
+	41: "policy", 45: "start_data", 46: "end_data", 47: "start_brk", 48: "arg_start", 49: "arg_end", 50: "env_start",
+	51: "env_end",
 }
 
 func (v view) process(pid int, c *canon) {
 	dir := fmt.Sprintf("/proc/%d", pid)
 	prefix := fmt.Sprintf("%d ", pid)
-	for _, name := range []string{"limits", "oom_score_adj", "cmdline", "environ", "auxv", "personality", "timers", "coredump_filter"} {
+	for _, name := range []string{
+		"limits", "oom_score_adj", "cmdline", "environ", "auxv", "personality", "timers",
+		"coredump_filter",
+	} {
 		v[prefix+name] = slurp(filepath.Join(dir, name))
 	}
 	for _, name := range []string{"exe", "cwd", "root"} {
@@ -167,7 +174,8 @@ func (v view) mappings(prefix, smaps string, c *canon) {
 	}
 	for i := 0; i < len(list); {
 		m, k := list[i], i+1
-		for ; k < len(list) && list[k].start == m.end && list[k].what == m.what && (!m.file || list[k].offset == m.offset+m.end-m.start); k++ {
+		for ; k < len(list) && list[k].start == m.end && list[k].what == m.what &&
+			(!m.file || list[k].offset == m.offset+m.end-m.start); k++ {
 			m.end = list[k].end
 		}
 		i = k
@@ -183,7 +191,10 @@ func newMapping(m []string, c *canon) mapping {
 	if strings.HasSuffix(name, "(deleted)") {
 		dev, ino, name = "", c.name("deleted", dev+ino), "(deleted)"
 	}
-	return mapping{start: start, end: end, offset: offset, what: strings.Join([]string{m[3], dev, ino, name}, " "), file: ino != "0"}
+	return mapping{
+		start: start, end: end, offset: offset, what: strings.Join([]string{m[3], dev, ino, name}, " "),
+		file: ino != "0",
+	}
 }
 
 func slurp(name string) string {

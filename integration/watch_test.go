@@ -119,7 +119,8 @@ func watchLines(t *testing.T, text string) (lines []watchLine) {
 	return lines
 }
 
-// TestWatch watches a program from its middle to its end: the state at once, what it does then, and what its child does.
+// TestWatch watches a program from its middle to its end: the state at once, what it does then, and what its child
+// does.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	tg := watched(t)
@@ -136,8 +137,10 @@ func TestWatch(t *testing.T) {
 	}
 	lines := watchLines(t, slurp(w.out))
 	first, last := lines[0], lines[len(lines)-1]
-	if s := first.Table; first.Event != "state" || s.Processes != 1 || s.Threads != 1 || s.FDs != len(fds) || s.Maps < maps-8 || s.Maps > maps {
-		t.Errorf("first line %+v, with %d descriptors and %d mappings", first, len(fds), maps) // adjacent mappings of the same make are one
+	if s := first.Table; first.Event != "state" || s.Processes != 1 || s.Threads != 1 || s.FDs != len(fds) ||
+		s.Maps < maps-8 || s.Maps > maps {
+		// adjacent mappings of the same make are one
+		t.Errorf("first line %+v, with %d descriptors and %d mappings", first, len(fds), maps)
 	}
 	if status, ok := last.Status.(float64); last.Event != "end" || !last.Ended || !ok || status != 7 {
 		t.Errorf("last line %+v", last)
@@ -157,7 +160,10 @@ func TestWatch(t *testing.T) {
 		"a call of the child": func(l watchLine) bool {
 			return l.Event == "openat" && l.Pid != tg.pid && l.Path == "/dev/zero"
 		},
-		"the end of the child": func(l watchLine) bool { return l.Event == "exit" && l.Pid != tg.pid && l.Status == "exit 3" },
+		"the end of the child": func(l watchLine) bool {
+			return l.Event == "exit" && l.Pid != tg.pid &&
+				l.Status == "exit 3"
+		},
 	} {
 		found := false
 		for _, l := range lines {
@@ -198,7 +204,10 @@ func TestWatchInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sockets := []string{fmt.Sprintf("/run/bpfckpt/watch-%s.sock", id), fmt.Sprintf("/run/bpfckpt/watch-%d.sock", tg.pid)}
+	sockets := []string{
+		fmt.Sprintf("/run/bpfckpt/watch-%s.sock", id),
+		fmt.Sprintf("/run/bpfckpt/watch-%d.sock", tg.pid),
+	}
 	for _, sock := range sockets {
 		if st, err := os.Stat(sock); err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("control socket: %v, %v", st, err)
@@ -312,7 +321,8 @@ func TestSnapUnderWatch(t *testing.T) {
 	}
 }
 
-// TestWithoutBPF takes away what BPF needs: a watch says what is missing and what to do, and a snapshot comes from /proc.
+// TestWithoutBPF takes away what BPF needs: a watch says what is missing and what to do, and a snapshot comes from
+// /proc.
 func TestWithoutBPF(t *testing.T) {
 	t.Parallel()
 	const caps = "-sys_admin,-bpf,-perfmon"
@@ -341,7 +351,8 @@ func TestWithoutBPF(t *testing.T) {
 			if c.name == "no BTF" {
 				tg = start(t, program{name: "no BTF", argv: []string{
 					"/usr/bin/unshare", "-m", "/bin/sh", "-c",
-					"mount -t tmpfs none /sys/kernel/btf && echo READY && exec " + filepath.Join(built.dir, "counter-example"),
+					"mount -t tmpfs none /sys/kernel/btf && echo READY && exec " +
+						filepath.Join(built.dir, "counter-example"),
 				}, wait: computes})
 			} else {
 				tg = watched(t)

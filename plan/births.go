@@ -10,11 +10,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// This file decides how a tree of processes comes to be: who makes whom, in which order. A process is born into the session of the one that makes it,
-// and there is no way into a session that exists (setsid(2)). So whoever makes it must be in its session, and need not be its parent: the parent
-// of its own may have gone. Here too somebody in between goes: the helper that makes it ends, and the kernel hands it to the nearest ancestor
-// that is a subreaper (PR_SET_CHILD_SUBREAPER), which is its parent of the image for that moment. A session or a group whose leader has ended is
-// led by a helper with that id, which ends when everything stands.
+// This file decides how a tree of processes comes to be: who makes whom, in which order. A process is born into the
+// session of the one that makes it, and there is no way into a session that exists (setsid(2)). So whoever makes it
+// must be in its session, and need not be its parent: the parent of its own may have gone. Here too somebody in between
+// goes: the helper that makes it ends, and the kernel hands it to the nearest ancestor that is a subreaper
+// (PR_SET_CHILD_SUBREAPER), which is its parent of the image for that moment. A session or a group whose leader has
+// ended is led by a helper with that id, which ends when everything stands.
 
 // TheStub is who makes the root, in place of an index of Births.Kin.
 const TheStub = -1
@@ -66,8 +67,8 @@ func (b *Births) IDs() []int {
 	return list
 }
 
-// outsideSession stands for the session that whoever starts the restore is in. Sessions that processes outside the tree are in, or were when
-// it was saved, are it.
+// outsideSession stands for the session that whoever starts the restore is in. Sessions that processes outside the tree
+// are in, or were when it was saved, are it.
 const outsideSession = 0
 
 // family is births being planned. All lists are by index into Kin.
@@ -84,8 +85,8 @@ type family struct {
 	tries      int
 }
 
-// MakeBirths finds an order in which every process of a state can be made with its parent, session and process group. The processes must be in an
-// order in which parents come first, the root before all.
+// MakeBirths finds an order in which every process of a state can be made with its parent, session and process group.
+// The processes must be in an order in which parents come first, the root before all.
 func MakeBirths(st *image.State) (*Births, error) {
 	f := &family{st: st, leaderless: map[int]bool{}, index: map[int]int{}, strangers: map[int][]int{}}
 	for _, id := range st.Leaderless {
@@ -194,8 +195,8 @@ func (f *family) below(i, a int) bool {
 	return false
 }
 
-// place finds a maker for everybody. Those whose session is another than their parent's, and whom they depend on, are tried in every way;
-// all others are made by their parents.
+// place finds a maker for everybody. Those whose session is another than their parent's, and whom they depend on, are
+// tried in every way; all others are made by their parents.
 func (f *family) place() error {
 	if err := f.placeStrangers(); err != nil {
 		return err
@@ -211,7 +212,8 @@ func (f *family) place() error {
 // naturally is the maker of a process in the session of its parent, or of one that leads its own.
 func (f *family) naturally(i int) maker { return maker{f.parent(i), false} }
 
-// maxTries bounds the search for one order of the strangers. What programs do is found at once; what thousands of random histories made, in some hundreds of tries.
+// maxTries bounds the search for one order of the strangers. What programs do is found at once; what thousands of
+// random histories made, in some hundreds of tries.
 const maxTries = 20000
 
 func (f *family) placeStrangers() error {
@@ -239,7 +241,8 @@ func (f *family) placeStrangers() error {
 		}
 	}
 	worst := f.Kin[f.strangers[ids[len(ids)-1]][0]].Rec
-	return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", worst.Pid), "it is in session %d, which its parent %d never was in", worst.Sid, worst.PPid).
+	return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", worst.Pid),
+		"it is in session %d, which its parent %d never was in", worst.Sid, worst.PPid).
 		WithRemedy("save it together with the processes outside the tree that are in this session, or restore an image of it from before its parents ended")
 }
 
@@ -253,7 +256,8 @@ func (f *family) put0() {
 	f.put(0, maker{by, false})
 }
 
-// orders yields bit sets of n sessions: which of their leaders are made after the parents of their strangers. The likely ones come first.
+// orders yields bit sets of n sessions: which of their leaders are made after the parents of their strangers. The
+// likely ones come first.
 func orders(n int) iter.Seq[uint64] {
 	const all = 8
 	return func(yield func(uint64) bool) {
@@ -268,8 +272,8 @@ func orders(n int) iter.Seq[uint64] {
 	}
 }
 
-// sequence lists the strangers and all they depend on, what must be there first before the rest; the leaders of the sessions in after
-// follow the parents of their strangers.
+// sequence lists the strangers and all they depend on, what must be there first before the rest; the leaders of the
+// sessions in after follow the parents of their strangers.
 func (f *family) sequence(after map[int]bool) []int {
 	seen := make([]bool, len(f.Kin))
 	var list []int
@@ -369,7 +373,8 @@ func (f *family) mayMake(m maker, i int) bool {
 	return f.Kin[i].Rec == nil || f.isPlaced[f.parent(i)] && f.below(m.who, f.parent(i))
 }
 
-// belowParents reports whether who is below the parents of all strangers in the session that i leads, as far as they are placed.
+// belowParents reports whether who is below the parents of all strangers in the session that i leads, as far as they
+// are placed.
 func (f *family) belowParents(who, i int) bool {
 	if !f.awaited(i) {
 		return true
@@ -390,7 +395,8 @@ func (f *family) sendHome() error {
 			continue
 		}
 		if rec := f.Kin[i].Rec; rec.ExitSignal != sigchld {
-			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", rec.Pid), "it would send its parent signal %d at its end, and is in session %d, which its parent %d is not in: no kernel call makes that again", rec.ExitSignal, rec.Sid, rec.PPid)
+			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", rec.Pid),
+				"it would send its parent signal %d at its end, and is in session %d, which its parent %d is not in: no kernel call makes that again", rec.ExitSignal, rec.Sid, rec.PPid)
 		}
 		helper := f.add(Kin{by: f.Kin[i].by, before: f.Kin[i].before})
 		f.Kin[i].by, f.Kin[i].before = helper, false
@@ -398,7 +404,8 @@ func (f *family) sendHome() error {
 	return nil
 }
 
-// order lists the steps: everybody is made by their makers, moves home when all below stands, then come the groups, and the helpers end.
+// order lists the steps: everybody is made by their makers, moves home when all below stands, then come the groups, and
+// the helpers end.
 func (f *family) order(groups []BirthStep) {
 	children := make([][]int, len(f.Kin))
 	first := 0
@@ -443,8 +450,9 @@ func (f *family) make(i int, children [][]int) {
 	}
 }
 
-// groups lists the steps that put everybody into their process groups. Before them all are in the group that came with the session. A group of the tree
-// is made by the process with its id, or by a helper if that has ended; a helper keeps it while a maker of its own moves to another.
+// groups lists the steps that put everybody into their process groups. Before them all are in the group that came with
+// the session. A group of the tree is made by the process with its id, or by a helper if that has ended; a helper keeps
+// it while a maker of its own moves to another.
 func (f *family) groups() ([]BirthStep, error) {
 	makers := map[int]int{}
 	var leads, keeps, joins, last []BirthStep
@@ -459,7 +467,8 @@ func (f *family) groups() ([]BirthStep, error) {
 			case !ok:
 				m = f.add(Kin{Pid: rec.Pgid, by: i})
 			case f.leads(m) || f.session[m] != f.session[i]:
-				return nil, fault.New(fault.RestoreState, fmt.Sprintf("pid %d", rec.Pid), "it is in process group %d, and process %d is in another session", rec.Pgid, rec.Pgid)
+				return nil, fault.New(fault.RestoreState, fmt.Sprintf("pid %d", rec.Pid),
+					"it is in process group %d, and process %d is in another session", rec.Pgid, rec.Pgid)
 			case f.Kin[m].Rec.Pgid != rec.Pgid:
 				keeps = append(keeps, BirthStep{Do: ActJoin, Who: f.add(Kin{by: m}), Group: rec.Pgid})
 			}
@@ -486,9 +495,10 @@ func (f *family) groups() ([]BirthStep, error) {
 	return slices.Concat(leads, keeps, joins, last), nil
 }
 
-// comesWithSession reports whether a process is in the group that whoever is born into its session is in: the leader's, or, for the session of
-// whoever starts the restore, the group of that one, in whose place it is for every group of processes outside the tree. A root goes
-// into the group that it is restored from even if its own has no leader any more: that is where a terminal's signals go.
+// comesWithSession reports whether a process is in the group that whoever is born into its session is in: the leader's,
+// or, for the session of whoever starts the restore, the group of that one, in whose place it is for every group of
+// processes outside the tree. A root goes into the group that it is restored from even if its own has no leader any
+// more: that is where a terminal's signals go.
 func (f *family) comesWithSession(i int) bool {
 	rec := f.Kin[i].Rec
 	if f.session[i] != outsideSession {
@@ -497,8 +507,8 @@ func (f *family) comesWithSession(i int) bool {
 	return rec.Pgid == 0 || !f.has(rec.Pgid) && (!f.leaderless[rec.Pgid] || rec.Pgid == f.Kin[0].Rec.Pgid)
 }
 
-// Sibling reports whether a process is made as the child of its maker's parent (CLONE_PARENT): the root and a helper that makes it. The stub ends, and
-// whoever restores is to see the end of the root.
+// Sibling reports whether a process is made as the child of its maker's parent (CLONE_PARENT): the root and a helper
+// that makes it. The stub ends, and whoever restores is to see the end of the root.
 func (b *Births) Sibling(i int) bool {
 	by := b.Kin[i].by
 	return by == TheStub || by >= 0 && i == 0

@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// task is a process of a kernel that knows nothing but ids: fork(2), setsid(2), setpgid(2), exit(2), PR_SET_CHILD_SUBREAPER and wait(2).
+// task is a process of a kernel that knows nothing but ids: fork(2), setsid(2), setpgid(2), exit(2),
+// PR_SET_CHILD_SUBREAPER and wait(2).
 type task struct {
 	pid, ppid, pgid, sid int
 	subreaper            bool
@@ -37,7 +38,8 @@ func (k *kernel) taken(id int) bool {
 	return false
 }
 
-// fork makes a child of by with the given id, or any that is not in but if that is 0; with sibling, a child of by's parent (CLONE_PARENT).
+// fork makes a child of by with the given id, or any that is not in but if that is 0; with sibling, a child of by's
+// parent (CLONE_PARENT).
 func (k *kernel) fork(by *task, pid int, sibling bool, but map[int]bool) (*task, error) {
 	for pid == 0 || pid < 0 {
 		if k.next++; !k.taken(k.next) && !but[k.next] {
@@ -127,7 +129,8 @@ func (k *kernel) state(root int) *image.State {
 	}
 	for _, pid := range k.tree(root) {
 		t := k.tasks[pid]
-		st.Processes = append(st.Processes, image.Process{Pid: pid, PPid: t.ppid, Pgid: t.pgid, Sid: t.sid, Zombie: t.zombie, ExitSignal: t.exitSignal})
+		st.Processes = append(st.Processes,
+			image.Process{Pid: pid, PPid: t.ppid, Pgid: t.pgid, Sid: t.sid, Zombie: t.zombie, ExitSignal: t.exitSignal})
 		leads[t.pgid], leads[t.sid] = true, true
 	}
 	for _, t := range k.tasks {
@@ -258,7 +261,8 @@ func compareTrees(st *image.State, k *kernel) error {
 			return fmt.Errorf("process %d is not there", p.Pid)
 		}
 		if i > 0 && (t.ppid != p.PPid || t.exitSignal != p.ExitSignal) || i == 0 && t.ppid != 70 {
-			return fmt.Errorf("process %d is a child of %d with signal %d, and was one of %d with %d", p.Pid, t.ppid, t.exitSignal, p.PPid, p.ExitSignal)
+			return fmt.Errorf("process %d is a child of %d with signal %d, and was one of %d with %d", p.Pid, t.ppid,
+				t.exitSignal, p.PPid, p.ExitSignal)
 		}
 		sid, pgid := p.Sid, p.Pgid
 		if !in[sid] && !alone[sid] {
@@ -268,7 +272,8 @@ func compareTrees(st *image.State, k *kernel) error {
 			pgid = 71
 		}
 		if t.sid != sid || t.pgid != pgid {
-			return fmt.Errorf("process %d is in session %d, group %d, and has to be in %d, %d", p.Pid, t.sid, t.pgid, sid, pgid)
+			return fmt.Errorf("process %d is in session %d, group %d, and has to be in %d, %d", p.Pid, t.sid, t.pgid,
+				sid, pgid)
 		}
 	}
 	if have, want := len(k.tree(st.Root)), len(st.Processes); have != want {
@@ -277,8 +282,9 @@ func compareTrees(st *image.State, k *kernel) error {
 	return nil
 }
 
-// scattered reports that processes of the tree are in sessions, or led groups, of others outside that are not where the root comes from: only
-// those others could put them there again. A signal other than SIGCHLD is the other thing that is lost.
+// scattered reports that processes of the tree are in sessions, or led groups, of others outside that are not where the
+// root comes from: only those others could put them there again. A signal other than SIGCHLD is the other thing that is
+// lost.
 func scattered(st *image.State) bool {
 	alone := map[int]bool{}
 	for _, id := range st.Leaderless {
@@ -342,7 +348,8 @@ func describe(st *image.State) string {
 	s := fmt.Sprintf("leaderless %v\n", st.Leaderless)
 	for i := range st.Processes {
 		p := &st.Processes[i]
-		s += fmt.Sprintf("  %d: child of %d, group %d, session %d, zombie %v, signal %d\n", p.Pid, p.PPid, p.Pgid, p.Sid, p.Zombie, p.ExitSignal)
+		s += fmt.Sprintf("  %d: child of %d, group %d, session %d, zombie %v, signal %d\n", p.Pid, p.PPid, p.Pgid,
+			p.Sid, p.Zombie, p.ExitSignal)
 	}
 	return s
 }

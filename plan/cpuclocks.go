@@ -18,8 +18,8 @@ const (
 	clockThread   = 3
 )
 
-// cpuClockNotes tells what no kernel interface gives back: the CPU time a process has used. It is said of processes that have used much, or that count
-// on it.
+// cpuClockNotes tells what no kernel interface gives back: the CPU time a process has used. It is said of processes
+// that have used much, or that count on it.
 func cpuClockNotes(st *image.State) []string {
 	var timers, limits, much bool
 	for i := range st.Processes {

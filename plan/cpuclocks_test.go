@@ -16,10 +16,15 @@ func TestCPUClockNotes(t *testing.T) {
 		return &image.State{Processes: []image.Process{p, {Zombie: true}}}
 	}
 	for want, st := range map[string]*image.State{
-		"":             unlimited(func(*image.Process) {}),
-		"start again":  unlimited(func(p *image.Process) { p.Usage.UTime = muchCPU }),
-		"timers keep":  unlimited(func(p *image.Process) { p.ITimers[itimerProf].Value = 1 }),
-		"CPU timers":   unlimited(func(p *image.Process) { p.Timers = []image.PosixTimer{{Clock: clockThread, Left: 1}} }),
+		"":            unlimited(func(*image.Process) {}),
+		"start again": unlimited(func(p *image.Process) { p.Usage.UTime = muchCPU }),
+		"timers keep": unlimited(func(p *image.Process) { p.ITimers[itimerProf].Value = 1 }),
+		"CPU timers": unlimited(func(p *image.Process) {
+			p.Timers = []image.PosixTimer{{
+				Clock: clockThread,
+				Left:  1,
+			}}
+		}),
 		"its limit of": unlimited(func(p *image.Process) { p.Limits[rlimitCPU].Cur = 60 }),
 	} {
 		notes := strings.Join(cpuClockNotes(st), "\n")

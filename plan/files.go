@@ -61,7 +61,8 @@ func (b *builder) files() {
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil || f.Kind == "regular" {
+		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil ||
+			f.Kind == "regular" {
 			continue // regular files may have got another name: package fdtable looks for them
 		}
 		if have, ok := b.host.Files[f.Path]; ok {
@@ -95,8 +96,8 @@ func (b *builder) mapped(want *image.MappedFile, writable bool) {
 	b.refuse(CheckMapped(want, b.asOf(have, want.Size, want.MTime), writable))
 }
 
-// asOf returns a file with the size and time that the state knows of, unless it may have changed since: when the tree runs on during a snapshot, files go
-// on too, and what was looked at a moment earlier or later says nothing.
+// asOf returns a file with the size and time that the state knows of, unless it may have changed since: when the tree
+// runs on during a snapshot, files go on too, and what was looked at a moment earlier or later says nothing.
 func (b *builder) asOf(have File, size, mtime int64) File {
 	if b.pol.Side != Restore {
 		have.Size, have.MTime = size, mtime
@@ -104,24 +105,28 @@ func (b *builder) asOf(have File, size, mtime int64) File {
 	return have
 }
 
-// executable refuses a file that cannot be the executable of a process any more: the kernel asks for the right to execute it (kernel/sys.c,
-// prctl_set_mm_exe_file).
+// executable refuses a file that cannot be the executable of a process any more: the kernel asks for the right to
+// execute it (kernel/sys.c, prctl_set_mm_exe_file).
 func (b *builder) executable(p *image.Process) {
 	have, ok := b.host.Files[p.Exe.Path]
 	switch {
 	case !ok || have.Gone != "" || p.Exe.Nameless() || have.Mode&typeMask != typeRegular:
-	case b.pol.Side == Check && (have.Dev != p.Exe.Dev || have.Ino != p.Exe.Ino): // it has lost its name, and is made anew
+	case b.pol.Side == Check && (have.Dev != p.Exe.Dev ||
+		have.Ino != p.Exe.Ino): // it has lost its name, and is made anew
 	case have.Mode&0o111 == 0:
-		b.refuse(fault.New(fault.FileChanged, p.Exe.Path, "pid %d executes it, and it cannot be executed any more: its mode is %#o", p.Pid, have.Mode&0o7777).
+		b.refuse(fault.New(fault.FileChanged, p.Exe.Path,
+			"pid %d executes it, and it cannot be executed any more: its mode is %#o", p.Pid, have.Mode&0o7777).
 			WithRemedy("let it be executed again (chmod +x)"))
 	case have.NoExec:
-		b.refuse(fault.New(fault.FileChanged, p.Exe.Path, "pid %d executes it, and it cannot be executed any more: its file system is mounted noexec", p.Pid).
+		b.refuse(fault.New(fault.FileChanged, p.Exe.Path,
+			"pid %d executes it, and it cannot be executed any more: its file system is mounted noexec", p.Pid).
 			WithRemedy("mount it without noexec"))
 	}
 }
 
-// CheckMapped tells whether a file is the one that was mapped: pages that the process had not changed come from it. A file that the tree could
-// write to all the time (changing) may have other content, but must not be shorter: what is mapped of the rest would be SIGBUS to touch.
+// CheckMapped tells whether a file is the one that was mapped: pages that the process had not changed come from it. A
+// file that the tree could write to all the time (changing) may have other content, but must not be shorter: what is
+// mapped of the rest would be SIGBUS to touch.
 func CheckMapped(want *image.MappedFile, have File, changing bool) *fault.Error {
 	switch {
 	case have.Gone != "":
@@ -137,9 +142,11 @@ func CheckMapped(want *image.MappedFile, have File, changing bool) *fault.Error 
 	case changing && have.Size >= want.Size:
 		return nil
 	case changing:
-		return fault.New(fault.FileChanged, want.Path, "it is mapped, and it had %d bytes at the snapshot and has %d now", want.Size, have.Size)
+		return fault.New(fault.FileChanged, want.Path,
+			"it is mapped, and it had %d bytes at the snapshot and has %d now", want.Size, have.Size)
 	}
-	return fault.New(fault.FileChanged, want.Path, "it had %d bytes and was last changed %s at the snapshot; now %d bytes, changed %s",
+	return fault.New(fault.FileChanged, want.Path,
+		"it had %d bytes and was last changed %s at the snapshot; now %d bytes, changed %s",
 		want.Size, stamp(want.MTime), have.Size, stamp(have.MTime))
 }
 
@@ -162,16 +169,18 @@ func CheckNamed(f *image.File, have File) *fault.Error {
 	case f.Kind == "fifo" && is != typeFIFO:
 		return fault.New(fault.FileChanged, f.Path, "it was a FIFO and no longer is")
 	case f.Kind == "chardev" && (is != typeChar || have.Rdev != f.Rdev):
-		return fault.New(fault.FileChanged, f.Path, "it was character device %d:%d and no longer is", f.Rdev>>8&0xfff, f.Rdev&0xff)
+		return fault.New(fault.FileChanged, f.Path, "it was character device %d:%d and no longer is", f.Rdev>>8&0xfff,
+			f.Rdev&0xff)
 	case is != want:
 		return fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", want, is)
 	}
 	return nil
 }
 
-// GoesOn returns which of the restore command's own standard streams f becomes, -1 for none: f is a regular file, open as the same stream, and it is
-// plain that the one continues the other: ours stands where f stood, as in a script that runs the program twice, or our shell has cut the file short
-// to write it anew. Otherwise the file is opened again by name, with a position of its own.
+// GoesOn returns which of the restore command's own standard streams f becomes, -1 for none: f is a regular file, open
+// as the same stream, and it is plain that the one continues the other: ours stands where f stood, as in a script that
+// runs the program twice, or our shell has cut the file short to write it anew. Otherwise the file is opened again by
+// name, with a position of its own.
 func GoesOn(st *image.State, f *image.File, streams [3]*Stream, detach bool) int {
 	if f.Kind != "regular" || detach {
 		return -1
@@ -190,7 +199,8 @@ func GoesOn(st *image.State, f *image.File, streams [3]*Stream, detach bool) int
 	return -1
 }
 
-// Names lists every name that a state needs, each with whether a link at its end is the file itself and not what it leads to.
+// Names lists every name that a state needs, each with whether a link at its end is the file itself and not what it
+// leads to.
 func Names(st *image.State) map[string]bool {
 	names := map[string]bool{}
 	for i := range st.Processes {
@@ -210,7 +220,8 @@ func Names(st *image.State) map[string]bool {
 	}
 	for i := range st.Files {
 		f := &st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil && f.Kind != "regular" {
+		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil &&
+			f.Kind != "regular" {
 			names[f.Path] = f.Kind == "fifo" || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
 		}
 	}

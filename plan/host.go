@@ -91,7 +91,8 @@ func (b *builder) machine() {
 	k := &b.st.Kernel
 	root := &b.st.Processes[0]
 	if len(Specials(root)) > 0 && k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash {
-		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid), "the vDSO of this kernel (%s) is another one than that of the image's (%s)", b.host.Kernel, k.Release))
+		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid),
+			"the vDSO of this kernel (%s) is another one than that of the image's (%s)", b.host.Kernel, k.Release))
 	}
 }
 
@@ -104,9 +105,11 @@ func (b *builder) vdsoParts() bool {
 		case err == nil:
 			continue
 		case b.pol.Side == Restore:
-			b.refuse(fault.New(fault.OtherKernel, pidName(p.Pid), "%w (image from kernel %s)", err, b.st.Kernel.Release))
+			b.refuse(fault.New(fault.OtherKernel, pidName(p.Pid), "%w (image from kernel %s)", err,
+				b.st.Kernel.Release))
 		default: // the program has cut or split a part, which nobody can do again
-			b.refuse(fault.New(fault.Mapping, pidName(p.Pid), "%w", err).WithRemedy("let the program leave the mappings of the kernel in one piece"))
+			b.refuse(fault.New(fault.Mapping, pidName(p.Pid), "%w", err).
+				WithRemedy("let the program leave the mappings of the kernel in one piece"))
 		}
 		return false
 	}
@@ -124,8 +127,8 @@ func Specials(rec *image.Process) []Special {
 	return list
 }
 
-// MatchSpecials returns, for each part of the vDSO that is wanted, the one here: of the same name and size. A program may have unmapped parts, as
-// valgrind does with the code, or moved them: each goes to its own place.
+// MatchSpecials returns, for each part of the vDSO that is wanted, the one here: of the same name and size. A program
+// may have unmapped parts, as valgrind does with the code, or moved them: each goes to its own place.
 func MatchSpecials(have, want []Special) ([]Special, error) {
 	if len(want) > 0 && len(have) > 0 && have[len(have)-1].End-have[0].Start > VDSORoom {
 		return nil, fmt.Errorf("the vDSO takes more than %d bytes", VDSORoom)
@@ -150,7 +153,8 @@ func (b *builder) ids(p *image.Process) {
 	}
 	check := func(id int, what string) {
 		if id >= b.host.PidMax {
-			b.refuse(fault.New(fault.RestoreState, fmt.Sprintf("%s %d", what, id), "its id is not below kernel.pid_max, which is %d", b.host.PidMax).
+			b.refuse(fault.New(fault.RestoreState, fmt.Sprintf("%s %d", what, id),
+				"its id is not below kernel.pid_max, which is %d", b.host.PidMax).
 				WithRemedy("raise it: sysctl kernel.pid_max=%d", max(id+1, 1<<22)))
 		}
 	}
@@ -167,13 +171,16 @@ func (b *builder) process(p *image.Process) {
 	h := b.host
 	b.limits(p)
 	if p.OOMScoreAdj < h.OOMScoreAdj {
-		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "its oom_score_adj, %d, is below %d, the lowest that this command may set without CAP_SYS_RESOURCE",
-			p.OOMScoreAdj, h.OOMScoreAdj).WithRemedy("run bpfckpt with CAP_SYS_RESOURCE, or raise the program's oom_score_adj"))
+		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid),
+			"its oom_score_adj, %d, is below %d, the lowest that this command may set without CAP_SYS_RESOURCE",
+			p.OOMScoreAdj, h.OOMScoreAdj).
+			WithRemedy("run bpfckpt with CAP_SYS_RESOURCE, or raise the program's oom_score_adj"))
 	}
 	// The boot area and the vDSO, which is moved, come in addition for a moment.
 	const extra = 4
 	if h.MapMax > 0 && len(p.VMAs)+extra > h.MapMax {
-		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "it has %d mappings, and with %d more while it is rebuilt it is over vm.max_map_count, which is %d",
+		b.refuse(fault.New(fault.RestoreState, pidName(p.Pid),
+			"it has %d mappings, and with %d more while it is rebuilt it is over vm.max_map_count, which is %d",
 			len(p.VMAs), extra, h.MapMax).WithRemedy("raise it: sysctl vm.max_map_count=%d", 2*len(p.VMAs)))
 	}
 	for i := range p.Threads {
@@ -185,7 +192,8 @@ func (b *builder) process(p *image.Process) {
 func (b *builder) thread(p *image.Process, t *image.Thread) {
 	h, object := b.host, threadName(p.Pid, t.Tid)
 	if used, ok := xstateUsed(t.XState); ok && used&^h.XFeatures != 0 && h.XFeatures != 0 {
-		b.refuse(fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used, h.XFeatures))
+		b.refuse(fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used,
+			h.XFeatures))
 	}
 	b.capabilities(object, (t.Creds.CapPrm|t.Creds.CapEff|t.Creds.CapAmb)&^h.Caps)
 	if len(h.CPUs) > 0 && len(t.Affinity) > 0 && !intersect(t.Affinity, h.CPUs) {
@@ -194,13 +202,14 @@ func (b *builder) thread(p *image.Process, t *image.Thread) {
 	}
 }
 
-// capabilities refuses a thread with capabilities that whoever restores has not. A snapshot of a program that runs on may be made with fewer: somebody
-// with more can restore it.
+// capabilities refuses a thread with capabilities that whoever restores has not. A snapshot of a program that runs on
+// may be made with fewer: somebody with more can restore it.
 func (b *builder) capabilities(object string, lacks uint64) {
 	switch {
 	case lacks == 0:
 	case b.pol.Side != Restore && !b.pol.Kill:
-		b.note("%s has capabilities that this command has not (%#x): to restore it takes somebody who has them", object, lacks)
+		b.note("%s has capabilities that this command has not (%#x): to restore it takes somebody who has them", object,
+			lacks)
 	default:
 		b.refuse(fault.New(fault.RestoreRights, object, "it has capabilities that this command has not (%#x)", lacks).
 			WithRemedy("run bpfckpt with at least the capabilities of the program"))
@@ -216,7 +225,8 @@ func intersect(a, b []uint64) bool {
 	return false
 }
 
-// xstateUsed reads XSTATE_BV, the components of an NT_X86_XSTATE register set that are not in their initial state (XSAVE header, at 512).
+// xstateUsed reads XSTATE_BV, the components of an NT_X86_XSTATE register set that are not in their initial state
+// (XSAVE header, at 512).
 func xstateUsed(xstate []byte) (uint64, bool) {
 	const header = 512
 	if len(xstate) < header+8 {
@@ -238,13 +248,15 @@ func needs(st *image.State, bootID string, pol Policy) map[string]*fault.Error {
 	for i := range st.Processes {
 		for j := range st.Processes[i].Threads {
 			if t := &st.Processes[i].Threads[j]; t.Seccomp.Mode != 0 {
-				out[featureSeccomp] = fault.New(fault.RestoreState, threadName(st.Processes[i].Pid, t.Tid), "it has a seccomp filter")
+				out[featureSeccomp] = fault.New(fault.RestoreState, threadName(st.Processes[i].Pid, t.Tid),
+					"it has a seccomp filter")
 			}
 		}
 	}
 	k := &st.Kernel
 	if pol.Side == Restore && k.BootID != bootID || k.MonotonicOffset != 0 || k.BoottimeOffset != 0 {
-		out[featureTime] = fault.New(fault.RestoreState, "time namespace", "the clocks of the image are not those of this boot")
+		out[featureTime] = fault.New(fault.RestoreState, "time namespace",
+			"the clocks of the image are not those of this boot")
 	}
 	if pol.Lazy {
 		out[featureLazy] = fault.New(fault.NoLazy, "restore --lazy", "")

@@ -13,9 +13,13 @@ import (
 // ordinary is a process that everything of can be brought back on the host of capableHost.
 func ordinary() *image.State {
 	p := image.Process{
-		Pid: 10, PPid: 1, Pgid: 10, Sid: 10, ExitSignal: 17, Cwd: "/", Root: "/", Exe: image.MappedFile{Path: "/bin/p", Size: 5, MTime: 7},
+		Pid: 10, PPid: 1, Pgid: 10, Sid: 10, ExitSignal: 17, Cwd: "/", Root: "/",
+		Exe: image.MappedFile{Path: "/bin/p", Size: 5, MTime: 7},
 		VMAs: []image.VMA{
-			{Start: 0x400000, End: 0x401000, Prot: 5, Kind: image.VMAFile, File: image.MappedFile{Path: "/bin/p", Size: 5, MTime: 7}},
+			{
+				Start: 0x400000, End: 0x401000, Prot: 5, Kind: image.VMAFile,
+				File: image.MappedFile{Path: "/bin/p", Size: 5, MTime: 7},
+			},
 			{Start: 0x7000000, End: 0x7001000, Kind: image.VMAVDSO, Name: "[vdso]"},
 		},
 		Threads: []image.Thread{{Tid: 10, Affinity: []uint64{3}, XState: make([]byte, 576)}},
@@ -33,10 +37,12 @@ func ordinary() *image.State {
 
 func capableHost() *Host {
 	h := &Host{
-		Kernel: "6.18", XFeatures: 7, VDSO: []Special{{Name: "[vdso]", Start: 0x1000, End: 0x2000}}, VDSOHash: "v", PidMax: 1000, MapMax: 100, BootID: "b",
+		Kernel: "6.18", XFeatures: 7, VDSO: []Special{{Name: "[vdso]", Start: 0x1000, End: 0x2000}}, VDSOHash: "v",
+		PidMax: 1000, MapMax: 100, BootID: "b",
 		CPUs: []uint64{3}, OOMScoreAdj: -1000, Caps: 0x3f,
 		Files: map[string]File{
-			"/": {Mode: typeDir}, "/bin/p": {Mode: typeRegular | 0o755, Size: 5, MTime: 7}, "/data": {Mode: typeDir | 0o755},
+			"/": {Mode: typeDir}, "/bin/p": {Mode: typeRegular | 0o755, Size: 5, MTime: 7},
+			"/data": {Mode: typeDir | 0o755},
 		},
 		Facts: []image.Fact{{Name: "kernel", Value: "6.18"}, {Name: "mount /data", Value: "ext4 /dev/sdb"}},
 	}
@@ -46,7 +52,8 @@ func capableHost() *Host {
 	return h
 }
 
-// Whatever a state needs of a host is refused where the host has it not, by the side that asks in its own codes; and nothing else is.
+// Whatever a state needs of a host is refused where the host has it not, by the side that asks in its own codes; and
+// nothing else is.
 func TestHostRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -57,22 +64,51 @@ func TestHostRefusals(t *testing.T) {
 		{"ordinary", func(*image.State, *Host) {}, "", false},
 		{"an id too high", func(st *image.State, h *Host) { h.PidMax = 10 }, fault.RestoreState, true},
 		{"too many mappings", func(st *image.State, h *Host) { h.MapMax = 3 }, fault.RestoreState, true},
-		{"a limit", func(st *image.State, h *Host) { st.Processes[0].Limits[6].Max, h.Limits[6].Max = 9, 8 }, fault.RestoreState, true},
-		{"descriptors above the limit", func(st *image.State, h *Host) { h.Limits[7].Max = 100 }, fault.RestoreState, true},
+		{
+			"a limit", func(st *image.State, h *Host) { st.Processes[0].Limits[6].Max, h.Limits[6].Max = 9, 8 },
+			fault.RestoreState, true,
+		},
+		{
+			"descriptors above the limit", func(st *image.State, h *Host) { h.Limits[7].Max = 100 }, fault.RestoreState,
+			true,
+		},
 		{"the limits do not bind", func(st *image.State, h *Host) { h.Limits[7].Max, h.Caps = 100, 1<<24 }, "", false},
-		{"oom_score_adj", func(st *image.State, h *Host) { st.Processes[0].OOMScoreAdj, h.OOMScoreAdj = -500, 0 }, fault.RestoreState, true},
-		{"capabilities", func(st *image.State, h *Host) { st.Processes[0].Threads[0].Creds.CapPrm = 1 << 20 }, fault.RestoreRights, true},
+		{
+			"oom_score_adj", func(st *image.State, h *Host) { st.Processes[0].OOMScoreAdj, h.OOMScoreAdj = -500, 0 },
+			fault.RestoreState, true,
+		},
+		{
+			"capabilities", func(st *image.State, h *Host) { st.Processes[0].Threads[0].Creds.CapPrm = 1 << 20 },
+			fault.RestoreRights, true,
+		},
 		{"processors", func(st *image.State, h *Host) { h.CPUs = []uint64{4} }, fault.RestoreState, true},
 		{"registers", func(st *image.State, h *Host) {
 			binary.LittleEndian.PutUint64(st.Processes[0].Threads[0].XState[512:], 0xe7)
 		}, fault.OtherCPU, true},
 		{"another kernel", func(st *image.State, h *Host) { h.VDSOHash = "w" }, fault.OtherKernel, false},
 		{"another vDSO", func(st *image.State, h *Host) { h.VDSO[0].End = 0x3000 }, fault.OtherKernel, true},
-		{"no working directory", func(st *image.State, h *Host) { h.Files["/"] = File{Gone: "no such file"} }, fault.FileGone, true},
-		{"no executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Gone: "no such file"} }, fault.FileGone, true},
-		{"another executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Mode: typeRegular | 0o755, Size: 6} }, fault.FileChanged, false},
-		{"not executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Mode: typeRegular | 0o644, Size: 5, MTime: 7} }, fault.FileChanged, true},
-		{"a file in place of a directory", func(st *image.State, h *Host) { h.Files["/data"] = File{Mode: typeRegular} }, fault.FileChanged, true},
+		{
+			"no working directory", func(st *image.State, h *Host) { h.Files["/"] = File{Gone: "no such file"} },
+			fault.FileGone, true,
+		},
+		{
+			"no executable", func(st *image.State, h *Host) { h.Files["/bin/p"] = File{Gone: "no such file"} },
+			fault.FileGone, true,
+		},
+		{"another executable", func(st *image.State,
+			h *Host,
+		) {
+			h.Files["/bin/p"] = File{Mode: typeRegular | 0o755, Size: 6}
+		}, fault.FileChanged, false},
+		{"not executable", func(st *image.State,
+			h *Host,
+		) {
+			h.Files["/bin/p"] = File{Mode: typeRegular | 0o644, Size: 5, MTime: 7}
+		}, fault.FileChanged, true},
+		{
+			"a file in place of a directory",
+			func(st *image.State, h *Host) { h.Files["/data"] = File{Mode: typeRegular} }, fault.FileChanged, true,
+		},
 		{"seccomp", func(st *image.State, h *Host) {
 			st.Processes[0].Threads[0].Seccomp.Mode, h.Features = 2, map[string]Feature{featureSeccomp: {Detail: "no"}}
 		}, fault.RestoreState, true},
@@ -106,7 +142,8 @@ func TestChangedFactsAreNamed(t *testing.T) {
 	h.Files["/data"] = File{Gone: "no such file or directory"}
 	h.Facts = []image.Fact{{Name: "kernel", Value: "6.18"}}
 	p := Build(st, h, Policy{Side: Restore})
-	if notes := strings.Join(p.Notes, "\n"); !strings.Contains(notes, "mount /data was ext4 /dev/sdb at the snapshot and is not there now") || strings.Contains(notes, "kernel") {
+	if notes := strings.Join(p.Notes, "\n"); !strings.Contains(notes,
+		"mount /data was ext4 /dev/sdb at the snapshot and is not there now") || strings.Contains(notes, "kernel") {
 		t.Errorf("%q", notes)
 	}
 	if p := Build(ordinary(), h, Policy{Side: Snap}); len(p.Notes) > 0 {
@@ -120,7 +157,8 @@ func TestStepsAreInOrder(t *testing.T) {
 	child := st.Processes[0]
 	child.Pid, child.PPid, child.Pgid, child.Sid = 11, 10, 10, 10
 	child.Threads = []image.Thread{{Tid: 11, Affinity: []uint64{3}}}
-	st.Processes = append(st.Processes, child, image.Process{Pid: 12, PPid: 10, Pgid: 10, Sid: 10, ExitSignal: 17, Zombie: true})
+	st.Processes = append(st.Processes, child,
+		image.Process{Pid: 12, PPid: 10, Pgid: 10, Sid: 10, ExitSignal: 17, Zombie: true})
 	p := Build(st, capableHost(), Policy{Side: Restore, Lazy: true})
 	if len(p.Refusals) > 0 {
 		t.Fatal(p.Refusals)

@@ -7,10 +7,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// limitNames are the options of ulimit(1) for the limits that can stand in the way, by RLIMIT_* number (include/uapi/asm-generic/resource.h).
+// limitNames are the options of ulimit(1) for the limits that can stand in the way, by RLIMIT_* number
+// (include/uapi/asm-generic/resource.h).
 var limitNames = [16]string{
-	0: "CPU time (-t)", 1: "file size (-f)", 2: "data (-d)", 3: "stack (-s)", 4: "core file (-c)", 5: "resident memory (-m)", 6: "processes (-u)",
-	7: "open files (-n)", 8: "locked memory (-l)", 9: "address space (-v)", 10: "file locks (-x)", 11: "pending signals (-i)", 12: "message queues (-q)",
+	0: "CPU time (-t)", 1: "file size (-f)", 2: "data (-d)", 3: "stack (-s)", 4: "core file (-c)",
+	5: "resident memory (-m)", 6: "processes (-u)",
+	7: "open files (-n)", 8: "locked memory (-l)", 9: "address space (-v)", 10: "file locks (-x)",
+	11: "pending signals (-i)", 12: "message queues (-q)",
 	13: "nice (-e)", 14: "real-time priority (-r)", 15: "real-time CPU time (-R)",
 }
 
@@ -21,7 +24,8 @@ const (
 	limitAS     = 9
 )
 
-// Sizes in bytes. The boot area is where the code of a restore, its records and their data lie while a process is built.
+// Sizes in bytes. The boot area is where the code of a restore, its records and their data lie while a process is
+// built.
 const (
 	BootSize = 256 << 10
 	VDSORoom = 64 << 10 // more than the vDSO and its data take together
@@ -51,7 +55,8 @@ func LimitNeed(rec *image.Process, limit int) uint64 {
 	return need
 }
 
-// FreeNumber is the lowest descriptor number that is not in the list, which is ascending: a process whose descriptors reach up to its limit has none above.
+// FreeNumber is the lowest descriptor number that is not in the list, which is ascending: a process whose descriptors
+// reach up to its limit has none above.
 func FreeNumber(fds []image.FD) int {
 	for i, fd := range fds {
 		if fd.Num != i {
@@ -61,8 +66,8 @@ func FreeNumber(fds []image.FD) int {
 	return len(fds)
 }
 
-// FirstProt is the protection a mapping is made with (PROT_*). A private mapping that was writable once stays accounted for (ac) when it no longer is; only
-// by the same detour do the books agree.
+// FirstProt is the protection a mapping is made with (PROT_*). A private mapping that was writable once stays accounted
+// for (ac) when it no longer is; only by the same detour do the books agree.
 func FirstProt(v *image.VMA) uint32 {
 	if v.Has("ac") && !v.Shared && !v.Has("nr") {
 		return v.Prot | protRead | protWrite
@@ -84,7 +89,8 @@ func (b *builder) limits(p *image.Process) {
 	}
 	for i, l := range p.Limits {
 		if want := max(l.Max, LimitNeed(p, i)); want > b.host.Limits[i].Max {
-			b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "its limit of %s is to be %s, and ours is %s", limitNames[i], limitText(want), limitText(b.host.Limits[i].Max)).
+			b.refuse(fault.New(fault.RestoreState, pidName(p.Pid), "its limit of %s is to be %s, and ours is %s",
+				limitNames[i], limitText(want), limitText(b.host.Limits[i].Max)).
 				WithRemedy("raise the hard limit of the shell that runs bpfckpt, or give it CAP_SYS_RESOURCE"))
 		}
 	}

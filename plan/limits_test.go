@@ -12,7 +12,10 @@ func TestLimitNeed(t *testing.T) {
 		{Start: 0x10000, End: 0x20000, Prot: protRead}, {Start: 0x20000, End: 0x30000, Prot: protRead | protWrite},
 	}}
 	const own = BootSize + VDSORoom
-	for limit, want := range map[int]uint64{limitNofile: 20000, limitAS: own + 0x20000, limitData: own + 0x10000, 0: 0} {
+	for limit, want := range map[int]uint64{
+		limitNofile: 20000, limitAS: own + 0x20000, limitData: own + 0x10000,
+		0: 0,
+	} {
 		if have := LimitNeed(rec, limit); have != want {
 			t.Errorf("%s: %d, want %d", limitNames[limit], have, want)
 		}
@@ -44,11 +47,17 @@ func TestRenamedMapping(t *testing.T) {
 		shared bool
 		want   int
 	}{"shared": {true, 0}, "private": {false, 1}} {
-		v := image.VMA{Start: 0x1000, End: 0x2000, Kind: image.VMAFile, Shared: c.shared, File: image.MappedFile{Path: "/log"}}
+		v := image.VMA{
+			Start: 0x1000, End: 0x2000, Kind: image.VMAFile, Shared: c.shared,
+			File: image.MappedFile{Path: "/log"},
+		}
 		if c.shared {
 			v.Flags = []string{"mw"}
 		}
-		b := &builder{st: &image.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}}, pol: Policy{Side: Restore}}
+		b := &builder{
+			st: &image.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}},
+			pol: Policy{Side: Restore},
+		}
 		if b.mapped(&v.File, v.Shared && v.Has("mw")); len(b.refusals) != c.want {
 			t.Errorf("%s: %v", name, b.refusals)
 		}

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// policies are the names of numa_maps(5) (mpol_to_str in mm/mempolicy.c) and their numbers (include/uapi/linux/mempolicy.h).
+// policies are the names of numa_maps(5) (mpol_to_str in mm/mempolicy.c) and their numbers
+// (include/uapi/linux/mempolicy.h).
 var policies = map[string]uint64{
 	"default": 0, "prefer": 1, "bind": 2, "interleave": 3, "local": 4, "prefer (many)": 5, "weighted interleave": 6,
 }
@@ -15,8 +16,8 @@ var policies = map[string]uint64{
 // Mode flags, which numa_maps shows as "=static" and "=relative".
 var policyFlags = map[string]uint64{"static": 1 << 15, "relative": 1 << 14, "balancing": 1 << 13}
 
-// ParsePolicy reads the NUMA policy of a mapping from its text, for example "bind=static:0-1": the mode and the mask of nodes of mbind(2), little-endian
-// words, nil for a policy without nodes.
+// ParsePolicy reads the NUMA policy of a mapping from its text, for example "bind=static:0-1": the mode and the mask of
+// nodes of mbind(2), little-endian words, nil for a policy without nodes.
 func ParsePolicy(text string) (mode uint64, nodes []byte, err error) {
 	head, list, _ := strings.Cut(text, ":")
 	name, flags, _ := strings.Cut(head, "=")

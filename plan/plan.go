@@ -1,9 +1,11 @@
-// Package plan decides. Build is a pure function of a state, what is known of the host and what the user wants; it says what stands in the way of
-// bringing the state back, what the user should know, and the steps that bring it back. `check` and `snap` ask it before anything is held, snap once
-// more about the image as a reader decodes it, before it is published and before anything is killed; `restore` asks it before it makes anything. So
-// what snap accepts, restore can do: on the same host, with the same facts, it comes back.
+// Package plan decides. Build is a pure function of a state, what is known of the host and what the user wants; it says
+// what stands in the way of bringing the state back, what the user should know, and the steps that bring it back.
+// `check` and `snap` ask it before anything is held, snap once more about the image as a reader decodes it, before it
+// is published and before anything is killed; `restore` asks it before it makes anything. So what snap accepts, restore
+// can do: on the same host, with the same facts, it comes back.
 //
-// The package knows numbers of the kernel's interfaces, but calls none: it runs on any system, without rights. Package internal/host reads the facts.
+// The package knows numbers of the kernel's interfaces, but calls none: it runs on any system, without rights. Package
+// internal/host reads the facts.
 package plan
 
 import (
@@ -20,7 +22,8 @@ type Side int
 const (
 	// Check has a running tree: what only a stopped one tells is not there yet, and is not missed.
 	Check Side = iota
-	// Snap has the state of this moment. Files are what they were a moment ago: only whether they can be had again by name is of interest.
+	// Snap has the state of this moment. Files are what they were a moment ago: only whether they can be had again by
+	// name is of interest.
 	Snap
 	// Restore has an image of earlier. Files may have changed since, ids may be taken.
 	Restore
@@ -36,8 +39,9 @@ type Policy struct {
 
 // Plan is the answer.
 type Plan struct {
-	// Refusals is everything that stands in the way, each with its object and a remedy. Those of the state itself have codes of class
-	// fault.Unsupported; those of the host as it is now have codes of class fault.RolledBack, for Snap and Check fault.NotRestorable.
+	// Refusals is everything that stands in the way, each with its object and a remedy. Those of the state itself have
+	// codes of class fault.Unsupported; those of the host as it is now have codes of class fault.RolledBack, for Snap
+	// and Check fault.NotRestorable.
 	Refusals fault.List
 	Notes    []string // what the user should know, one line each
 	// Steps, Births and Boot are what a restore does. They are empty if anything stands in the way, and for Check.
@@ -52,7 +56,8 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 	b.refusals = stateRefusals(st)
 	if pol.Side == Restore {
 		for i, e := range b.refusals {
-			b.refusals[i] = fault.New(fault.RestoreState, e.Object, "%s (%s)", e.Cause, e.Code).WithRemedy("%s", e.Advice())
+			b.refusals[i] = fault.New(fault.RestoreState, e.Object, "%s (%s)", e.Cause, e.Code).
+				WithRemedy("%s", e.Advice())
 		}
 	}
 	p := &Plan{}
@@ -97,7 +102,8 @@ func (b *builder) note(format string, args ...any) {
 	b.notes = append(b.notes, fmt.Sprintf(format, args...))
 }
 
-// Distinct drops repetitions: some things are seen by more than one observer, who say so in the same words. The result is never nil.
+// Distinct drops repetitions: some things are seen by more than one observer, who say so in the same words. The result
+// is never nil.
 func Distinct(list fault.List) fault.List {
 	type words struct {
 		code          fault.Code

@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// stateRefusals lists everything in a state that restore could not bring back exactly. The state may be that of a running tree.
+// stateRefusals lists everything in a state that restore could not bring back exactly. The state may be that of a
+// running tree.
 func stateRefusals(st *image.State) fault.List {
 	var list fault.List
 	for i := range st.Processes {
@@ -32,7 +33,8 @@ func stateRefusals(st *image.State) fault.List {
 func processRefusals(p *image.Process) fault.List {
 	var list fault.List
 	if p.MM.Dumpable == 2 {
-		list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "it is dumpable by root only (dumpable 2): it runs, or ran, a set-user-id or unreadable program").
+		list = append(list, fault.New(fault.ProcessState, pidName(p.Pid),
+			"it is dumpable by root only (dumpable 2): it runs, or ran, a set-user-id or unreadable program").
 			WithRemedy("run a copy of the program that is readable and not set-user-id"))
 	}
 	return list
@@ -62,8 +64,14 @@ type RefusedMapping struct {
 // kindRefusals is all of them.
 var kindRefusals = []RefusedMapping{
 	{image.VMADevice, "it maps a device", "close the device before the snapshot"},
-	{image.VMASysV, "it maps a SysV shared memory segment", "detach it (shmdt), or use POSIX shared memory (shm_open) instead"},
-	{image.VMAOther, "it is a mapping of a kind that cannot be rebuilt", "run the program without the feature that maps it"},
+	{
+		image.VMASysV, "it maps a SysV shared memory segment",
+		"detach it (shmdt), or use POSIX shared memory (shm_open) instead",
+	},
+	{
+		image.VMAOther, "it is a mapping of a kind that cannot be rebuilt",
+		"run the program without the feature that maps it",
+	},
 }
 
 // RefusedMappings returns the kinds of mapping that cannot be saved, for the documentation.
@@ -75,7 +83,8 @@ func mappingRefusals(pid int, v *image.VMA) fault.List {
 	}
 	if i := slices.IndexFunc(kindRefusals, func(r RefusedMapping) bool { return r.Kind == v.Kind }); i >= 0 {
 		r := kindRefusals[i]
-		return fault.List{fault.New(fault.Mapping, vmaName(pid, v), "%s: %s", vmaLabel(v), r.Why).WithRemedy("%s", r.Remedy)}
+		return fault.List{fault.New(fault.Mapping, vmaName(pid, v), "%s: %s", vmaLabel(v), r.Why).
+			WithRemedy("%s", r.Remedy)}
 	}
 	var list fault.List
 	for _, name := range v.Flags {
@@ -84,13 +93,15 @@ func mappingRefusals(pid int, v *image.VMA) fault.List {
 			f = image.VMAFlag{Title: "a flag this version does not know", How: image.FlagRefused}
 		}
 		if f.How == image.FlagRefused {
-			list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has the flag %s: %s", vmaLabel(v), name, f.Title))
+			list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has the flag %s: %s", vmaLabel(v), name,
+				f.Title))
 		}
 	}
 	if _, _, err := ParsePolicy(v.NUMA); v.NUMA != "" && err != nil {
 		list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s: %w", vmaLabel(v), err))
 	}
-	// The kernel gives memory that can only be executed the first free key by itself (arch/x86/mm/pkeys.c, execute_only_pkey), and will do so again.
+	// The kernel gives memory that can only be executed the first free key by itself (arch/x86/mm/pkeys.c,
+	// execute_only_pkey), and will do so again.
 	if v.Pkey != 0 && (v.Pkey != 1 || v.Prot != protExec) {
 		list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has protection key %d", vmaLabel(v), v.Pkey).
 			WithRemedy("run the program without memory protection keys (pkey_mprotect)"))
@@ -112,7 +123,8 @@ func threadRefusals(pid int, th *image.Thread) fault.List {
 	}
 	for _, f := range th.Seccomp.Filters {
 		if notifies(f.Prog) {
-			list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "one of its seccomp filters asks a supervisor (SECCOMP_RET_USER_NOTIF)").
+			list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid),
+				"one of its seccomp filters asks a supervisor (SECCOMP_RET_USER_NOTIF)").
 				WithRemedy("run it without the supervisor"))
 			break
 		}
@@ -133,8 +145,8 @@ const (
 	retUserNotify = 0x7fc00000
 )
 
-// notifies tells whether a filter can return SECCOMP_RET_USER_NOTIF. The kernel does not tell whether a filter has a listener; one
-// that computes what it returns may have one.
+// notifies tells whether a filter can return SECCOMP_RET_USER_NOTIF. The kernel does not tell whether a filter has a
+// listener; one that computes what it returns may have one.
 func notifies(prog []byte) bool {
 	for i := 0; i+8 <= len(prog); i += 8 {
 		code := binary.LittleEndian.Uint16(prog[i:])

@@ -18,8 +18,8 @@ const (
 // bootRoom is how far the boot area keeps away from its neighbours, one of which may grow down, if it can.
 const bootRoom = 1 << 20
 
-// BootPlace returns an address where the boot area and the vDSO beside it are free in the process to be, and do not cover the stub's code. It prefers low
-// addresses: nothing grows down into them.
+// BootPlace returns an address where the boot area and the vDSO beside it are free in the process to be, and do not
+// cover the stub's code. It prefers low addresses: nothing grows down into them.
 func BootPlace(rec *image.Process) (uint64, bool) {
 	taken := make([]image.Range, 0, len(rec.VMAs)+1)
 	for i := range rec.VMAs {
@@ -47,7 +47,8 @@ func hole(taken []image.Range, size uint64) (uint64, bool) {
 	return at, at+size <= MaxAddress-image.PageSize // the last page cannot be had
 }
 
-// rooms says where the boot area goes in each process that lives, with the vDSO behind it, which waits there while its place is made.
+// rooms says where the boot area goes in each process that lives, with the vDSO behind it, which waits there while its
+// place is made.
 func rooms(st *image.State) map[int]uint64 {
 	boot := map[int]uint64{}
 	for i := range st.Processes {
@@ -64,6 +65,7 @@ func roomRefusals(p *image.Process) fault.List {
 		return nil
 	}
 	const size = BootSize + VDSORoom
-	return fault.List{fault.New(fault.Mapping, pidName(p.Pid), "its address space has no hole of %d bytes, which the code that rebuilds it needs", size).
+	return fault.List{fault.New(fault.Mapping, pidName(p.Pid),
+		"its address space has no hole of %d bytes, which the code that rebuilds it needs", size).
 		WithRemedy("let the program map less")}
 }

@@ -20,15 +20,22 @@ func TestBootPlace(t *testing.T) {
 	if !ok || at < StubPage+image.PageSize+bootRoom {
 		t.Errorf("%#x, %v", at, ok)
 	}
-	tight := &image.Process{Pid: 1, VMAs: []image.VMA{{Start: MinAddress, End: 0x400000}, {Start: 0x400000 + size, End: MaxAddress - image.PageSize}}}
+	tight := &image.Process{Pid: 1, VMAs: []image.VMA{
+		{Start: MinAddress, End: 0x400000},
+		{Start: 0x400000 + size, End: MaxAddress - image.PageSize},
+	}}
 	if at, ok := BootPlace(tight); !ok || at != 0x400000 {
 		t.Errorf("the only hole: %#x, %v", at, ok)
 	}
-	full := &image.Process{Pid: 1, VMAs: []image.VMA{{Start: 0, End: 0x400000}, {Start: 0x400000 + size - image.PageSize, End: MaxAddress - image.PageSize}}}
+	full := &image.Process{Pid: 1, VMAs: []image.VMA{
+		{Start: 0, End: 0x400000},
+		{Start: 0x400000 + size - image.PageSize, End: MaxAddress - image.PageSize},
+	}}
 	if at, ok := BootPlace(full); ok {
 		t.Errorf("a full address space has a hole at %#x", at)
 	}
-	if list := Build(&image.State{Processes: []image.Process{*full}}, nil, Policy{Side: Snap}).Refusals; len(list) != 1 {
+	if list := Build(&image.State{Processes: []image.Process{*full}}, nil,
+		Policy{Side: Snap}).Refusals; len(list) != 1 {
 		t.Errorf("a full address space is not refused: %v", list)
 	}
 }

@@ -12,30 +12,31 @@ type Op string
 
 // The ops, in the order in which a restore comes to them. Those with a process are done inside it.
 const (
-	OpServer      Op = "server"        // take over the server of pages (restore --lazy)
-	OpShmem       Op = "shmem"         // make and fill State.Shmems[Index]
-	OpGhost       Op = "unlinked-file" // make and fill State.Ghosts[Index]
-	OpNamed       Op = "named-memory"  // open or make the files of State.Named
-	OpMapped      Op = "mapped-file"   // open the file behind Processes[of Pid].VMAs[Index], or the executable if Index is -1
-	OpDescription Op = "description"   // open State.Files[Index] again
-	OpStub        Op = "stub"          // start what every process begins as
-	OpBirth       Op = "birth"         // Births.Steps[Index]
-	OpZombie      Op = "zombie"        // let the process end as it had
-	OpStubEnd     Op = "stub-end"      // end the stub
-	OpSpace       Op = "mappings"      // make the mappings, still empty
-	OpSeal        Op = "seal"          // seal shared memory that had to be mapped first
-	OpFill        Op = "memory"        // fill the mappings
-	OpProtect     Op = "protect"       // protection, advice, locks, addresses of code, heap and stack
-	OpLazy        Op = "lazy"          // register what comes later
-	OpFDs         Op = "descriptors"   // put the descriptors in place
-	OpThreads     Op = "threads"       // make the threads
-	OpProcess     Op = "process"       // directories, handlers, flags
-	OpThreadState Op = "thread-state"  // names, scheduling, credentials of each thread
-	OpFinish      Op = "finish"        // limits, timers, pending signals, registers
-	OpNamedCommit Op = "named-commit"  // put back the content of named memory
-	OpFileCommit  Op = "file-commit"   // cut files back, set terminals, start timers
-	OpServe       Op = "serve"         // let the server of pages go
-	OpRelease     Op = "release"       // let everything run
+	OpServer Op = "server"        // take over the server of pages (restore --lazy)
+	OpShmem  Op = "shmem"         // make and fill State.Shmems[Index]
+	OpGhost  Op = "unlinked-file" // make and fill State.Ghosts[Index]
+	OpNamed  Op = "named-memory"  // open or make the files of State.Named
+	// open the file behind Processes[of Pid].VMAs[Index], or the executable if Index is -1
+	OpMapped      Op = "mapped-file"
+	OpDescription Op = "description"  // open State.Files[Index] again
+	OpStub        Op = "stub"         // start what every process begins as
+	OpBirth       Op = "birth"        // Births.Steps[Index]
+	OpZombie      Op = "zombie"       // let the process end as it had
+	OpStubEnd     Op = "stub-end"     // end the stub
+	OpSpace       Op = "mappings"     // make the mappings, still empty
+	OpSeal        Op = "seal"         // seal shared memory that had to be mapped first
+	OpFill        Op = "memory"       // fill the mappings
+	OpProtect     Op = "protect"      // protection, advice, locks, addresses of code, heap and stack
+	OpLazy        Op = "lazy"         // register what comes later
+	OpFDs         Op = "descriptors"  // put the descriptors in place
+	OpThreads     Op = "threads"      // make the threads
+	OpProcess     Op = "process"      // directories, handlers, flags
+	OpThreadState Op = "thread-state" // names, scheduling, credentials of each thread
+	OpFinish      Op = "finish"       // limits, timers, pending signals, registers
+	OpNamedCommit Op = "named-commit" // put back the content of named memory
+	OpFileCommit  Op = "file-commit"  // cut files back, set terminals, start timers
+	OpServe       Op = "serve"        // let the server of pages go
+	OpRelease     Op = "release"      // let everything run
 )
 
 // Step is one step of a restore. Until the first one that is Final everything can be undone, and is if a step fails.
@@ -44,7 +45,8 @@ type Step struct {
 	Pid   int    `json:"pid,omitempty"`   // the process it is for, as the image has it; 0 for none
 	Index int    `json:"index,omitempty"` // see Op
 	Text  string `json:"text"`            // for people
-	Final bool   `json:"final,omitempty"` // it changes what outlives a failed restore: it cannot be undone, and comes when all else has succeeded
+	// it changes what outlives a failed restore: it cannot be undone, and comes when all else has succeeded
+	Final bool `json:"final,omitempty"`
 }
 
 // stepper lists the steps.
@@ -122,7 +124,8 @@ func (s *stepper) files() {
 	holders := firstHolders(s.st)
 	for i := range s.st.Files {
 		f := &s.st.Files[i]
-		s.add(OpDescription, holders[f.ID].pid, i, "fd %d of pid %d: %s", holders[f.ID].fd, holders[f.ID].pid, s.becomes(f))
+		s.add(OpDescription, holders[f.ID].pid, i, "fd %d of pid %d: %s", holders[f.ID].fd, holders[f.ID].pid,
+			s.becomes(f))
 	}
 }
 

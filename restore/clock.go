@@ -10,9 +10,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
-// setClocks gives the tree a time namespace if CLOCK_MONOTONIC and CLOCK_BOOTTIME would otherwise run backwards or jump for it: after a
-// reboot, on another machine, or if it had one before. A program may have stored points in time of these clocks, as deadlines
-// for example. On the same boot, in the time namespace that we are in ourselves, nothing is needed: the clocks have gone on.
+// setClocks gives the tree a time namespace if CLOCK_MONOTONIC and CLOCK_BOOTTIME would otherwise run backwards or jump
+// for it: after a reboot, on another machine, or if it had one before. A program may have stored points in time of
+// these clocks, as deadlines for example. On the same boot, in the time namespace that we are in ourselves, nothing is
+// needed: the clocks have gone on.
 func (r *restorer) setClocks() error {
 	offsets, err := r.clockOffsets()
 	if err != nil {
@@ -24,7 +25,8 @@ func (r *restorer) setClocks() error {
 	}
 	s := r.stub
 	if _, err := s.call("make a time namespace", unix.SYS_UNSHARE, unix.CLONE_NEWTIME); err != nil {
-		return fault.New(fault.RestoreState, "time namespace", "the image is from another boot, whose clocks were elsewhere: %w", err)
+		return fault.New(fault.RestoreState, "time namespace",
+			"the image is from another boot, whose clocks were elsewhere: %w", err)
 	}
 	if err := offsets.Set(s.pid); err != nil {
 		return fault.New(fault.RestoreState, "time namespace", "%w", err)
@@ -44,7 +46,8 @@ func (r *restorer) shiftOf(clock int32) int64 {
 	return 0
 }
 
-// moment is what a clock, as we read it, showed at the freeze, in ns. It is known once setClocks has been called: to the tree its clocks go on from there.
+// moment is what a clock, as we read it, showed at the freeze, in ns. It is known once setClocks has been called: to
+// the tree its clocks go on from there.
 func (r *restorer) moment(clock int) int64 {
 	k := &r.st.Kernel
 	switch clock {

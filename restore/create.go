@@ -79,8 +79,8 @@ func (r *restorer) create(by *process, i int) (*process, error) {
 	return p, nil
 }
 
-// createAny makes a helper that may have any id but those that the image needs. One that gets such an id all the same is held until another has
-// another.
+// createAny makes a helper that may have any id but those that the image needs. One that gets such an id all the same
+// is held until another has another.
 func (r *restorer) createAny(by *process) (*process, error) {
 	want := r.wantedIDs()
 	var spare []*process
@@ -139,13 +139,14 @@ func (r *restorer) clone(by *process, rec *image.Process, flags, exitSignal uint
 
 // adopt ends a helper and gives its child to another parent, which is a subreaper for that moment.
 func (r *restorer) adopt(helper, by, parent *process) error {
-	if _, err := parent.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+	_, err := parent.call("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	if err != nil {
 		return err
 	}
 	if err := r.endHelper(helper, by); err != nil {
 		return err
 	}
-	_, err := parent.call("be no subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	_, err = parent.call("be no subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	return err
 }
 
@@ -167,7 +168,8 @@ func (r *restorer) endHelper(helper, by *process) error {
 	}
 	if by == r.stub && !r.pidNS {
 		reap(helper.pid) // it is our child, made with CLONE_PARENT
-	} else if _, err = by.call("wait for a helper", unix.SYS_WAIT4, uint64(helper.rec.Pid), 0, unix.WALL, 0); err != nil {
+	} else if _, err = by.call("wait for a helper", unix.SYS_WAIT4, uint64(helper.rec.Pid), 0, unix.WALL,
+		0); err != nil {
 		return err
 	}
 	r.helpers = slices.DeleteFunc(r.helpers, func(p *process) bool { return p == helper })

@@ -21,7 +21,10 @@ func ownCreds() (*image.Creds, error) {
 		return nil, fmt.Errorf("read our credentials: %w", err)
 	}
 	c := &image.Creds{}
-	caps := map[string]*uint64{"CapInh": &c.CapInh, "CapPrm": &c.CapPrm, "CapEff": &c.CapEff, "CapBnd": &c.CapBnd, "CapAmb": &c.CapAmb}
+	caps := map[string]*uint64{
+		"CapInh": &c.CapInh, "CapPrm": &c.CapPrm, "CapEff": &c.CapEff, "CapBnd": &c.CapBnd,
+		"CapAmb": &c.CapAmb,
+	}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		f := strings.Fields(value)
@@ -70,9 +73,9 @@ func sameCreds(a, b *image.Creds) bool {
 		a.CapBnd == b.CapBnd && a.CapAmb == b.CapAmb && a.Securebits == b.Securebits
 }
 
-// setCreds changes the credentials of a thread from have to want, in an order in which every step still has the capability it
-// needs: user ids under SECBIT_NO_SETUID_FIXUP so that they do not touch capabilities, then ambient, securebits and
-// bounding set, the capability sets themselves last (capabilities(7)).
+// setCreds changes the credentials of a thread from have to want, in an order in which every step still has the
+// capability it needs: user ids under SECBIT_NO_SETUID_FIXUP so that they do not touch capabilities, then ambient,
+// securebits and bounding set, the capability sets themselves last (capabilities(7)).
 func setCreds(b *batch, want, have *image.Creds) {
 	if sameCreds(want, have) {
 		return
@@ -90,11 +93,13 @@ func setCreds(b *batch, want, have *image.Creds) {
 	b.callWant(ignore, "set the file system user id", unix.SYS_SETFSUID, want.FSUID)
 	capset(b, have.CapPrm, have.CapPrm, want.CapInh)
 	if have.CapAmb != 0 {
-		b.call("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+		b.call("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0,
+			0, 0)
 	}
 	for c := range 64 {
 		if want.CapAmb&(1<<c) != 0 {
-			b.call(fmt.Sprintf("raise ambient capability %d", c), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
+			b.call(fmt.Sprintf("raise ambient capability %d", c), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT,
+				unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
 		}
 	}
 	for drop := have.CapBnd &^ want.CapBnd; drop != 0; drop &= drop - 1 {
@@ -128,7 +133,8 @@ func setSeccomp(b *batch, t *image.Thread) {
 		at := b.argument(inBytes(f.Prog))
 		prog = binary.LittleEndian.AppendUint64(prog, uint64(len(f.Prog)/8))
 		prog = binary.LittleEndian.AppendUint64(prog, at)
-		b.call(fmt.Sprintf("install seccomp filter %d", i), unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, f.Flags, inBytes(prog))
+		b.call(fmt.Sprintf("install seccomp filter %d", i), unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, f.Flags,
+			inBytes(prog))
 		b.flush() // at must not be left behind by a flush in the middle
 	}
 	if t.Seccomp.Mode == unix.SECCOMP_MODE_STRICT {

@@ -50,7 +50,8 @@ func (r *restorer) rebuilder() *fdtable.Rebuilder {
 	return r.rebuild
 }
 
-// checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced meanwhile.
+// checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced
+// meanwhile.
 func checkSame(f *os.File, want *image.MappedFile, changing bool) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -16,11 +16,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// fillLeast is from how many pages of content on a process is worth a userfaultfd, which takes a tenth of a millisecond to make.
+// fillLeast is from how many pages of content on a process is worth a userfaultfd, which takes a tenth of a millisecond
+// to make.
 const fillLeast = 16 << 20 / pageSize
 
-// canBeFilled reports whether pages can come into a mapping through a userfaultfd and be as if the process had written them. A mapping that the kernel gives
-// huge pages gets none that way.
+// canBeFilled reports whether pages can come into a mapping through a userfaultfd and be as if the process had written
+// them. A mapping that the kernel gives huge pages gets none that way.
 func canBeFilled(v *image.VMA) bool {
 	return canBeLazy(v) && plan.FirstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg")
 }
@@ -31,9 +32,9 @@ func hugeAlways() bool {
 	return err == nil && strings.Contains(string(b), "[always]")
 }
 
-// openFill makes a userfaultfd for the large mappings of the process, all of which are empty: UFFDIO_COPY puts pages into them that the kernel need not clear
-// first, in half the time of process_vm_writev(2). Where that cannot be had, everything is written. close must be called before anything else
-// touches the mappings.
+// openFill makes a userfaultfd for the large mappings of the process, all of which are empty: UFFDIO_COPY puts pages
+// into them that the kernel need not clear first, in half the time of process_vm_writev(2). Where that cannot be had,
+// everything is written. close must be called before anything else touches the mappings.
 func (f *filler) openFill(runs []image.Run) error {
 	areas, pages := worthIt(f.p.rec, runs, canBeFilled)
 	if pages < fillLeast || hugeAlways() {
@@ -70,7 +71,8 @@ func (f *filler) close() {
 
 // fills reports whether a mapping is one of those that openFill has registered.
 func (f *filler) fills(v *image.VMA) bool {
-	_, ok := slices.BinarySearchFunc(f.areas, v.Start, func(a image.Range, start uint64) int { return cmp.Compare(a.Start, start) })
+	_, ok := slices.BinarySearchFunc(f.areas, v.Start,
+		func(a image.Range, start uint64) int { return cmp.Compare(a.Start, start) })
 	return ok
 }
 
@@ -82,7 +84,8 @@ func (f *filler) fill(addr uint64, data []byte) error {
 		case n > 0: // what stopped it before the end, the next attempt tells
 		case errors.Is(err, unix.EEXIST): // there is a page: it is safe to write to
 			n = pageSize
-			if _, err := ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: pageSize}}, data[:pageSize]); err != nil {
+			if _, err := ptrace.WriteMemory(f.p.pid, []ptrace.Range{{Addr: addr, Len: pageSize}},
+				data[:pageSize]); err != nil {
 				return err
 			}
 		default:
@@ -95,13 +98,15 @@ func (f *filler) fill(addr uint64, data []byte) error {
 
 // makeUffd has a process make a userfaultfd of its memory, and takes it from there.
 func makeUffd(p *process) (fd int, err error) {
-	// Without O_CLOEXEC, which the userfaultfds of forked children would inherit: the orphanage of lazy restores is reached by execve.
+	// Without O_CLOEXEC, which the userfaultfds of forked children would inherit: the orphanage of lazy restores is
+	// reached by execve.
 	theirs, err := p.call("make a userfaultfd", unix.SYS_USERFAULTFD, unix.O_NONBLOCK)
 	if err != nil {
 		return -1, err
 	}
 	fd, err = ptrace.TakeFD(p.pid, int(theirs))
-	if _, cerr := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); cerr != nil { // it would stay open in what is restored
+	// it would stay open in what is restored
+	if _, cerr := p.call("close the userfaultfd", unix.SYS_CLOSE, uint64(theirs)); cerr != nil {
 		if err == nil {
 			_ = unix.Close(fd)
 		}

@@ -42,7 +42,8 @@ func closeOthers(b *batch, socket int) {
 	b.call("close descriptors", unix.SYS_CLOSE_RANGE, socket+1, math.MaxUint32, 0)
 }
 
-// arrival is the number under which the process gets the i-th of the descriptors handed over while it has none but the socket.
+// arrival is the number under which the process gets the i-th of the descriptors handed over while it has none but the
+// socket.
 func (p *process) arrival(i int) int {
 	if i < p.socket {
 		return i
@@ -86,13 +87,15 @@ func recvDescriptors(b *batch, socket int) {
 	b.callWant(exactly(1), "receive descriptors", unix.SYS_RECVMSG, socket, inBytes(hdr), 0)
 }
 
-// handOver puts the descriptors of the image in place. They arrive as 0, 1, 2, ..., without the number of the socket, which none of them has, in ascending
-// order of their real numbers. So each one's number is at most its real one, and moving them from the last to the first never meets one that has not been moved.
+// handOver puts the descriptors of the image in place. They arrive as 0, 1, 2, ..., without the number of the socket,
+// which none of them has, in ascending order of their real numbers. So each one's number is at most its real one, and
+// moving them from the last to the first never meets one that has not been moved.
 func (r *restorer) handOver(p *process) error {
 	fds := make([]int, len(p.rec.FDs))
 	for i, fd := range p.rec.FDs {
 		if fds[i] = r.rebuilder().Table().FDFor(fd.File, fd.Num); fds[i] < 0 {
-			return fault.New(fault.RestoreState, fmt.Sprintf("fd %d of pid %d", fd.Num, p.rec.Pid), "the image has no description %d", fd.File)
+			return fault.New(fault.RestoreState, fmt.Sprintf("fd %d of pid %d", fd.Num, p.rec.Pid),
+				"the image has no description %d", fd.File)
 		}
 	}
 	if err := r.handOverAll(p, fds); err != nil {

@@ -15,7 +15,8 @@ func numbered(nums ...int) []image.FD {
 	return fds
 }
 
-// The socket takes a number that none of the descriptors has, never one above them that the limit may not allow; what arrives beside it never lands above its place.
+// The socket takes a number that none of the descriptors has, never one above them that the limit may not allow; what
+// arrives beside it never lands above its place.
 func TestSocketTakesAFreeNumber(t *testing.T) {
 	for _, c := range []struct {
 		fds  []image.FD

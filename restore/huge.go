@@ -13,7 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// hugeSize is how large a transparent huge page is, bytes, 0 if the kernel has none (Documentation/admin-guide/mm/transhuge.rst).
+// hugeSize is how large a transparent huge page is, bytes, 0 if the kernel has none
+// (Documentation/admin-guide/mm/transhuge.rst).
 func hugeSize() uint64 {
 	b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 	if err != nil {
@@ -26,9 +27,10 @@ func hugeSize() uint64 {
 	return n
 }
 
-// hugeBlocks returns what may come back as huge pages of size bytes: in memory for which the program asked for them (MADV_HUGEPAGE), the aligned blocks of
-// which every page was there. Whether they were huge does not matter: they take no more memory as such. Pages that were not all there stay small, so that what
-// was given back piece by piece stays given back. Ascending; neighbours are one range.
+// hugeBlocks returns what may come back as huge pages of size bytes: in memory for which the program asked for them
+// (MADV_HUGEPAGE), the aligned blocks of which every page was there. Whether they were huge does not matter: they take
+// no more memory as such. Pages that were not all there stay small, so that what was given back piece by piece stays
+// given back. Ascending; neighbours are one range.
 func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range {
 	var out []image.Range
 	if size == 0 {
@@ -59,7 +61,8 @@ func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range
 
 func asksForHuge(v *image.VMA) bool { return v.Kind == image.VMAAnon && !v.Shared && v.Has("hg") }
 
-// wholeRanges returns the parts of a mapping of which every page has content, zeros included. runs begin at or before it.
+// wholeRanges returns the parts of a mapping of which every page has content, zeros included. runs begin at or before
+// it.
 func wholeRanges(runs []image.Run, v *image.VMA) []image.Range {
 	var out []image.Range
 	for _, r := range runs {
@@ -89,8 +92,8 @@ func outside(ranges []image.Range) []image.Range {
 	return append(out, image.Range{Start: at, End: plan.MaxAddress})
 }
 
-// fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then brings one. All other content must be there,
-// since a block of which a page is there gets none.
+// fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then
+// brings one. All other content must be there, since a block of which a page is there gets none.
 func (r *restorer) fillHuge(p *process, f *filler, blocks []image.Range) error {
 	if len(blocks) == 0 {
 		return nil
@@ -98,8 +101,10 @@ func (r *restorer) fillHuge(p *process, f *filler, blocks []image.Range) error {
 	b := r.newBatch(p, p.lead)
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		if asksForHuge(v) && slices.ContainsFunc(blocks, func(a image.Range) bool { return a.Start < v.End && a.End > v.Start }) {
-			b.call(fmt.Sprintf("ask for huge pages in %#x-%#x", v.Start, v.End), unix.SYS_MADVISE, v.Start, v.End-v.Start, unix.MADV_HUGEPAGE)
+		if asksForHuge(v) && slices.ContainsFunc(blocks,
+			func(a image.Range) bool { return a.Start < v.End && a.End > v.Start }) {
+			b.call(fmt.Sprintf("ask for huge pages in %#x-%#x", v.Start, v.End), unix.SYS_MADVISE, v.Start,
+				v.End-v.Start, unix.MADV_HUGEPAGE)
 		}
 	}
 	if err := b.done(); err != nil {

@@ -13,7 +13,10 @@ func TestHugeBlocks(t *testing.T) {
 	anon := func(at, size uint64, flags ...string) image.VMA {
 		return image.VMA{Start: at, End: at + size, Kind: image.VMAAnon, Flags: append([]string{"rd", "wr"}, flags...)}
 	}
-	rec := &image.Process{VMAs: []image.VMA{anon(mib, 8*mib, "hg"), anon(10*mib, 4*mib), anon(16*mib, 6*mib, "hg"), anon(24*mib, mib, "hg")}}
+	rec := &image.Process{VMAs: []image.VMA{
+		anon(mib, 8*mib, "hg"), anon(10*mib, 4*mib), anon(16*mib, 6*mib, "hg"),
+		anon(24*mib, mib, "hg"),
+	}}
 	data := func(at, end uint64) image.Run {
 		return image.Run{Addr: at, Pages: (end - at) / pageSize, Kind: image.Data}
 	}
@@ -25,13 +28,15 @@ func TestHugeBlocks(t *testing.T) {
 		data(16*mib, 18*mib), data(18*mib+pageSize, 22*mib), // 16 to 18, 20 to 22
 		data(24*mib, 25*mib), // too small
 	}
-	if got, want := fmt.Sprintf("%x", hugeBlocks(rec, runs, 2*mib)), "[{200000 600000} {1000000 1200000} {1400000 1600000}]"; got != want {
+	if got, want := fmt.Sprintf("%x", hugeBlocks(rec, runs, 2*mib)),
+		"[{200000 600000} {1000000 1200000} {1400000 1600000}]"; got != want {
 		t.Errorf("blocks %s, want %s", got, want)
 	}
 	if got := hugeBlocks(rec, runs, 0); got != nil {
 		t.Errorf("without huge pages: %x", got)
 	}
-	if got, want := fmt.Sprintf("%x", outside([]image.Range{{Start: 0, End: mib}, {Start: 2 * mib, End: 3 * mib}})), "[{100000 200000} {300000 800000000000}]"; got != want {
+	if got, want := fmt.Sprintf("%x", outside([]image.Range{{Start: 0, End: mib}, {Start: 2 * mib, End: 3 * mib}})),
+		"[{100000 200000} {300000 800000000000}]"; got != want {
 		t.Errorf("outside %s, want %s", got, want)
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// zombieGrace is how long a taken id may stay taken by a dead process: an init that reaps only now and then holds it for a while.
+// zombieGrace is how long a taken id may stay taken by a dead process: an init that reaps only now and then holds it
+// for a while.
 const zombieGrace = 5 * time.Second
 
 // occupant is what has an id that the image needs.
@@ -56,7 +57,8 @@ func (r *restorer) chooseIDs() error {
 	}
 	if r.o.PidNS == PidNSAuto {
 		r.pidNS = true
-		r.notes = append(r.notes, fmt.Sprintf("id %d is taken by %q: restored in a pid namespace of its own", taken[0].id, taken[0].comm))
+		r.notes = append(r.notes, fmt.Sprintf("id %d is taken by %q: restored in a pid namespace of its own",
+			taken[0].id, taken[0].comm))
 		return nil
 	}
 	return taken[0].fault()
@@ -102,8 +104,8 @@ func (r *restorer) wantedIDs() map[int]bool {
 	return want
 }
 
-// occupants returns who has one of the ids as process, thread, process group or session: each of these keeps the kernel from giving
-// the id to a new process.
+// occupants returns who has one of the ids as process, thread, process group or session: each of these keeps the kernel
+// from giving the id to a new process.
 func occupants(want map[int]bool) ([]occupant, error) {
 	var taken []occupant
 	for id := range want {

@@ -35,8 +35,8 @@ func canBeLazy(v *image.VMA) bool {
 		!slices.ContainsFunc(v.Flags, func(name string) bool { f, _ := image.VMAFlagOf(name); return !f.Lazy })
 }
 
-// worthIt returns those mappings that can be filled in another way than by writing and have enough content for it, ascending, and how many data pages
-// they have.
+// worthIt returns those mappings that can be filled in another way than by writing and have enough content for it,
+// ascending, and how many data pages they have.
 func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (areas []image.Range, pages uint64) {
 	for i := range rec.VMAs {
 		v := &rec.VMAs[i]
@@ -53,7 +53,8 @@ func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (a
 	return areas, pages
 }
 
-// planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at once.
+// planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at
+// once.
 func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 	pl := &lazyPlan{}
 	pl.areas, _ = worthIt(rec, runs, canBeLazy)
@@ -130,8 +131,8 @@ func (r *restorer) checkServer() error {
 	return nil
 }
 
-// arm makes the userfaultfd of a process, registers its areas and hands it to the server. Whatever touches a page of them from now on
-// waits for the server.
+// arm makes the userfaultfd of a process, registers its areas and hands it to the server. Whatever touches a page of
+// them from now on waits for the server.
 func (r *restorer) arm(p *process) error {
 	pl := r.later[p]
 	if pl == nil || len(pl.areas) == 0 {
@@ -153,7 +154,10 @@ func (r *restorer) arm(p *process) error {
 			return fmt.Errorf("register %#x-%#x of %s: %w", a.Start, a.End, p.object(), err)
 		}
 	}
-	return r.o.Lazy.Add(lazy.Process{Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there, Huge: pl.huge})
+	return r.o.Lazy.Add(lazy.Process{
+		Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there,
+		Huge: pl.huge,
+	})
 }
 
 // commitServer tells the server that the processes are about to run.

@@ -22,7 +22,10 @@ func TestPlanLazy(t *testing.T) {
 	file.Kind = image.VMAFile
 	regs := ptrace.Regs{Rsp: 2*mib - 8, FsBase: mib + pageSize}
 	rec := &image.Process{
-		VMAs:    []image.VMA{anon(mib, mib), anon(3*mib, mib), anon(5*mib, mib, "lo"), guarded, shared, file, anon(13*mib, mib, "gd"), anon(15*mib, 2*mib, "nh")},
+		VMAs: []image.VMA{
+			anon(mib, mib), anon(3*mib, mib), anon(5*mib, mib, "lo"), guarded, shared, file,
+			anon(13*mib, mib, "gd"), anon(15*mib, 2*mib, "nh"),
+		},
 		Threads: []image.Thread{{Regs: regs.Bytes(), Rseq: image.Rseq{Ptr: 15*mib + pageSize - 16, Size: 32}}},
 	}
 	var runs []image.Run
@@ -37,7 +40,8 @@ func TestPlanLazy(t *testing.T) {
 	if got, want := fmt.Sprintf("%x", pl.areas), "[{100000 200000} {f00000 1100000}]"; got != want {
 		t.Errorf("areas %s, want %s", got, want)
 	}
-	if got, want := fmt.Sprintf("%x", pl.there), "[{101000 102000} {1ff000 200000} {f00000 f01000} {f01000 f02000}]"; got != want {
+	if got, want := fmt.Sprintf("%x", pl.there),
+		"[{101000 102000} {1ff000 200000} {f00000 f01000} {f01000 f02000}]"; got != want {
 		t.Errorf("there %s, want %s", got, want)
 	}
 	for page := uint64(0); page < 20*mib; page += pageSize {

@@ -10,8 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// raised are the limits that are as high as they may be while a process is built; those of the image come last of all. Whoever starts a restore may have set
-// lower ones than the process had when it got what it has.
+// raised are the limits that are as high as they may be while a process is built; those of the image come last of all.
+// Whoever starts a restore may have set lower ones than the process had when it got what it has.
 var raised = []int{unix.RLIMIT_AS, unix.RLIMIT_DATA, unix.RLIMIT_NOFILE, unix.RLIMIT_MEMLOCK}
 
 // raiseLimits makes room for what is to be made in a process.
@@ -30,7 +30,8 @@ func raiseLimits(p *process) error {
 	return nil
 }
 
-// raiseOwn lets this process write files of the size that those of the image have: memory without a name is one. The limit is put back at the end.
+// raiseOwn lets this process write files of the size that those of the image have: memory without a name is one. The
+// limit is put back at the end.
 func (r *restorer) raiseOwn() error {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &lim); err != nil {

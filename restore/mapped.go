@@ -13,8 +13,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// mappedFiles is every file that processes map or execute. They are all looked at before anything is made; as many as our limit of descriptors allows stay
-// open, the others are opened again when a process needs them, and must then be the same.
+// mappedFiles is every file that processes map or execute. They are all looked at before anything is made; as many as
+// our limit of descriptors allows stay open, the others are opened again when a process needs them, and must then be
+// the same.
 type mappedFiles struct {
 	socket *os.File // descriptors for the processes go in here
 	files  map[fileKey]*mappedFile
@@ -40,7 +41,8 @@ type fileKey struct {
 	write bool
 }
 
-// keyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been opened for reading only, but for the flag sh.
+// keyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been
+// opened for reading only, but for the flag sh.
 func (r *restorer) keyOf(v *image.VMA) (fileKey, bool) {
 	sealed := v.Kind == image.VMAShmem && r.st.Shmems[v.Shmem-1].Seals&unix.F_SEAL_WRITE != 0
 	write := v.Shared && (v.Has("mw") || sealed && v.Has("sh"))
@@ -85,8 +87,8 @@ func (m *mappedFiles) close() {
 	}
 }
 
-// openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew through /proc/self/fd, so that each
-// mapping has it open as it needs.
+// openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew
+// through /proc/self/fd, so that each mapping has it open as it needs.
 func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 	if r.mapped.files[key] != nil {
 		return nil
@@ -181,8 +183,8 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 	return f, func() { _ = f.Close() }, nil
 }
 
-// mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message, maps them wherever they
-// belong, and closes them before the next ones come.
+// mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message,
+// maps them wherever they belong, and closes them before the next ones come.
 func (r *restorer) mapFiles(p *process) error {
 	users := map[fileKey][]*image.VMA{}
 	var keys []fileKey

@@ -53,13 +53,14 @@ type filler struct {
 	areas []image.Range // mappings registered with it, ascending
 }
 
-// write puts data at addr, mapping by mapping: through the userfaultfd if it is registered there, with process_vm_writev(2) where the mapping can be
-// written, /proc/PID/mem where not.
+// write puts data at addr, mapping by mapping: through the userfaultfd if it is registered there, with
+// process_vm_writev(2) where the mapping can be written, /proc/PID/mem where not.
 func (f *filler) write(addr uint64, data []byte) error {
 	for len(data) > 0 {
 		v := f.vmaAt(addr)
 		if v == nil {
-			return fault.New(fault.RestoreState, f.p.object(), "the image has content at %#x, where nothing is mapped", addr)
+			return fault.New(fault.RestoreState, f.p.object(), "the image has content at %#x, where nothing is mapped",
+				addr)
 		}
 		n := min(uint64(len(data)), v.End-addr)
 		var err error
@@ -102,7 +103,8 @@ func (f *filler) zero(runs []image.Run) error {
 		for at, end := run.Addr, run.Addr+run.Pages*pageSize; at < end; {
 			v := f.vmaAt(at)
 			if v == nil {
-				return fault.New(fault.RestoreState, f.p.object(), "the image has zeros at %#x, where nothing is mapped", at)
+				return fault.New(fault.RestoreState, f.p.object(),
+					"the image has zeros at %#x, where nothing is mapped", at)
 			}
 			stop := min(end, v.End)
 			for v.Kind != image.VMAAnon && at < stop {

@@ -25,8 +25,8 @@ type namedMemory struct {
 	want *os.File // the content it is to have; nil if it has it
 }
 
-// openNamed makes named memory that is not there any more, whole, and gets ready to put back the content of what is: commitNamed does. Whoever looks at the
-// state afterwards finds there what the files are now.
+// openNamed makes named memory that is not there any more, whole, and gets ready to put back the content of what is:
+// commitNamed does. Whoever looks at the state afterwards finds there what the files are now.
 func (r *restorer) openNamed() error {
 	if len(r.st.Named) == 0 {
 		return nil
@@ -51,7 +51,8 @@ func (r *restorer) openNamed() error {
 	return r.adoptNamed(was)
 }
 
-// openExisting opens a file that is there. It is made as long as it has to be, which harms nobody; its content comes last of all.
+// openExisting opens a file that is there. It is made as long as it has to be, which harms nobody; its content comes
+// last of all.
 func (r *restorer) openExisting(n *namedMemory) error {
 	f, err := os.OpenFile(n.rec.Path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -92,7 +93,8 @@ func (r *restorer) openExisting(n *namedMemory) error {
 	return nil
 }
 
-// nobodyElse refuses to change memory that a process has which is none of the image: it may be the program itself, or another that has taken the name.
+// nobodyElse refuses to change memory that a process has which is none of the image: it may be the program itself, or
+// another that has taken the name.
 func (r *restorer) nobodyElse(n *namedMemory) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
@@ -104,7 +106,8 @@ func (r *restorer) nobodyElse(n *namedMemory) error {
 		return err
 	}
 	if by := found[file]; len(by) > 0 {
-		return fault.New(fault.FileChanged, n.rec.Path, "it is memory that was changed since the snapshot, and %s has it now", by[0].Text()).
+		return fault.New(fault.FileChanged, n.rec.Path,
+			"it is memory that was changed since the snapshot, and %s has it now", by[0].Text()).
 			WithRemedy("end that process, or remove the file")
 	}
 	return nil
@@ -115,7 +118,8 @@ func (r *restorer) createNamed(n *namedMemory) error {
 	g := n.rec
 	f, err := os.OpenFile(g.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fault.New(fault.FileGone, g.Path, "it is memory, and cannot be made again: %w", err).WithRemedy("make its directory again")
+		return fault.New(fault.FileGone, g.Path, "it is memory, and cannot be made again: %w", err).
+			WithRemedy("make its directory again")
 	}
 	r.onEnd(func() { f.Close() })
 	r.onUndo(func() { _ = os.Remove(g.Path) })
@@ -175,7 +179,10 @@ func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
 		if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 		}
-		now[key] = image.MappedFile{Path: n.rec.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}
+		now[key] = image.MappedFile{
+			Path: n.rec.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(),
+			CTime: st.Ctim.Nano(),
+		}
 	}
 	st := *r.st
 	st.Processes = slices.Clone(st.Processes)
@@ -193,7 +200,8 @@ func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
 	for i := range st.Files {
 		f := &st.Files[i]
 		if to, ok := now[inode{f.Dev, f.Ino}]; ok && f.Ghost == 0 && f.Shmem == 0 {
-			f.Path, f.Dev, f.Ino, f.Size, f.MTime, f.CTime, f.Born = to.Path, to.Dev, to.Ino, to.Size, to.MTime, to.CTime, 0
+			f.Path, f.Dev, f.Ino, f.Size, f.MTime, f.CTime, f.Born = to.Path, to.Dev, to.Ino, to.Size, to.MTime,
+				to.CTime, 0
 		}
 	}
 	r.st = &st
@@ -249,7 +257,8 @@ func (r *restorer) saveNamed(n *namedMemory) (string, error) {
 	return dst.Name(), nil
 }
 
-// replaceContent makes a file what another is. Private pages that processes have of it stay theirs: only what lies beyond the end goes.
+// replaceContent makes a file what another is. Private pages that processes have of it stay theirs: only what lies
+// beyond the end goes.
 func replaceContent(dst, src *os.File) error {
 	st, err := src.Stat()
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// This file makes the stub one that has inherited nothing: every process of the tree is a copy of it, and an image names only what differs from
-// the kernel's own defaults. Whoever started us may have had us ignore signals (nohup, trap '' in a shell), merge pages or do without huge
-// ones, round timers, and more: none of it is the tree's.
+// This file makes the stub one that has inherited nothing: every process of the tree is a copy of it, and an image
+// names only what differs from the kernel's own defaults. Whoever started us may have had us ignore signals (nohup,
+// trap '' in a shell), merge pages or do without huge ones, round timers, and more: none of it is the tree's.
 
 // inherited is an attribute that outlives fork(2) and execve(2).
 type inherited struct {
@@ -43,9 +43,18 @@ const (
 func inheritedAttributes() []inherited {
 	list := []inherited{
 		{"use huge pages", prctlGet(prGetTHPDisable), 0, unix.SYS_PRCTL, []uint64{prSetTHPDisable, 0, 0, 0, 0}},
-		{"leave equal pages alone", prctlGet(prGetMemoryMerge), 0, unix.SYS_PRCTL, []uint64{prSetMemoryMerge, 0, 0, 0, 0}},
-		{"take the default timer slack", prctlGet(unix.PR_GET_TIMERSLACK), defaultSlack, unix.SYS_PRCTL, []uint64{unix.PR_SET_TIMERSLACK, defaultSlack}},
-		{"take the default machine check policy", prctlGet(unix.PR_MCE_KILL_GET), mceKillDefault, unix.SYS_PRCTL, []uint64{unix.PR_MCE_KILL, mceKillClear, 0, 0, 0}},
+		{
+			"leave equal pages alone", prctlGet(prGetMemoryMerge), 0, unix.SYS_PRCTL,
+			[]uint64{prSetMemoryMerge, 0, 0, 0, 0},
+		},
+		{
+			"take the default timer slack", prctlGet(unix.PR_GET_TIMERSLACK), defaultSlack, unix.SYS_PRCTL,
+			[]uint64{unix.PR_SET_TIMERSLACK, defaultSlack},
+		},
+		{
+			"take the default machine check policy", prctlGet(unix.PR_MCE_KILL_GET), mceKillDefault, unix.SYS_PRCTL,
+			[]uint64{unix.PR_MCE_KILL, mceKillClear, 0, 0, 0},
+		},
 		{"be no I/O flusher", prctlGet(prGetIOFlusher), 0, unix.SYS_PRCTL, []uint64{prSetIOFlusher, 0, 0, 0, 0}},
 	}
 	for which := uint64(0); which <= unix.PR_SPEC_L1D_FLUSH; which++ {
@@ -82,7 +91,8 @@ func (r *restorer) confined() error {
 	for i := range r.st.Processes {
 		for j := range r.st.Processes[i].Threads {
 			if th := &r.st.Processes[i].Threads[j]; own.NoNewPrivs && !th.NoNewPrivs {
-				r.notes = append(r.notes, fmt.Sprintf("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way", r.st.Processes[i].Pid))
+				r.notes = append(r.notes,
+					fmt.Sprintf("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way", r.st.Processes[i].Pid))
 				break
 			}
 		}
@@ -119,7 +129,8 @@ func (r *restorer) neutralise(have []inherited) error {
 		if status.SigIgn&(1<<(sig-1)) == 0 {
 			continue
 		}
-		if _, err := s.call(fmt.Sprintf("take the default action of signal %d", sig), unix.SYS_RT_SIGACTION, sig, at, 0, sigsetSize); err != nil {
+		if _, err := s.call(fmt.Sprintf("take the default action of signal %d", sig), unix.SYS_RT_SIGACTION, sig, at, 0,
+			sigsetSize); err != nil {
 			return err
 		}
 	}

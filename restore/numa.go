@@ -17,7 +17,8 @@ func bindMemory(b *batch, v *image.VMA) {
 		b.err = fault.New(fault.RestoreState, fmt.Sprintf("mapping %#x-%#x", v.Start, v.End), "%w", err)
 		return
 	}
-	b.call(fmt.Sprintf("bind %#x-%#x to nodes", v.Start, v.End), unix.SYS_MBIND, v.Start, v.End-v.Start, mode, mask, bits, 0)
+	b.call(fmt.Sprintf("bind %#x-%#x to nodes", v.Start, v.End), unix.SYS_MBIND, v.Start, v.End-v.Start, mode, mask,
+		bits, 0)
 }
 
 // setPolicy gives a thread its memory policy with set_mempolicy(2); "" is the default one, whatever we have.

@@ -75,8 +75,8 @@ func (r *restorer) sealLate() error {
 	return nil
 }
 
-// makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one and open it
-// through map_files (proc_pid_map_files(5)), which needs CAP_CHECKPOINT_RESTORE.
+// makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one
+// and open it through map_files (proc_pid_map_files(5)), which needs CAP_CHECKPOINT_RESTORE.
 func (r *restorer) makeSharedAnon(s *image.Shmem) (*os.File, error) {
 	size := (s.Size + pageSize - 1) &^ (pageSize - 1)
 	f, err := sharedAnon(int(size))
@@ -119,8 +119,8 @@ func (r *restorer) setTimes() error {
 	return nil
 }
 
-// makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be executed.
-// The description that made it is kept where it is one of the image.
+// makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be
+// executed. The description that made it is kept where it is one of the image.
 func (r *restorer) makeGhost(i int) (*os.File, error) {
 	g := &r.st.Ghosts[i]
 	w, err := fdtable.NewGhost(g)

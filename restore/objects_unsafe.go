@@ -10,7 +10,8 @@ import (
 
 // sharedAnon returns a new shared anonymous object of size bytes, as a file.
 func sharedAnon(size int) (*os.File, error) {
-	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes shared: %w", size, err)
 	}
@@ -27,7 +28,8 @@ func sharedAnon(size int) (*os.File, error) {
 // subreaper returns whether this process is a subreaper (PR_GET_CHILD_SUBREAPER), 1 or 0.
 func subreaper() uintptr {
 	var is int32
-	if _, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)),
+		0); errno != 0 {
 		return 0
 	}
 	return uintptr(is)

@@ -14,8 +14,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
 )
 
-// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send what the
-// kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls, a pending SIGSTOP in queueStops.
+// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send
+// what the kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls, a pending SIGSTOP in
+// queueStops.
 func (r *restorer) queueSignals(p *process) error {
 	if err := r.settleChildren(p); err != nil {
 		return err
@@ -25,13 +26,15 @@ func (r *restorer) queueSignals(p *process) error {
 		if i == 0 {
 			for _, info := range p.rec.Pending {
 				if sig := signalOf(info); p.queues(info) {
-					b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid, int(sig), inBytes(info))
+					b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid,
+						int(sig), inBytes(info))
 				}
 			}
 		}
 		for _, info := range p.rec.Threads[i].Pending {
 			if sig := signalOf(info); p.queues(info) {
-				b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid, p.rec.Threads[i].Tid, int(sig), inBytes(info))
+				b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid,
+					p.rec.Threads[i].Tid, int(sig), inBytes(info))
 			}
 		}
 		if err := b.done(); err != nil {
@@ -63,27 +66,30 @@ func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(i
 // firstRealTime is the first signal that is queued as often as it is sent, see signal(7).
 const firstRealTime = unix.Signal(32)
 
-// settleChildren takes back what our own making of dead and stopped children did to a process: the signals that are pending, and the news of
-// a stop which it had waited for already.
+// settleChildren takes back what our own making of dead and stopped children did to a process: the signals that are
+// pending, and the news of a stop which it had waited for already.
 func (r *restorer) settleChildren(p *process) error {
 	b := r.newBatch(p, p.lead)
 	for i := range r.st.Processes {
 		c := &r.st.Processes[i]
 		if c.PPid == p.rec.Pid && c.StopTold { // __WALL: it may have an exit signal of its own
-			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid, 0,
+			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid,
+				0,
 				unix.WUNTRACED|unix.WNOHANG|unix.WALL, 0)
 		}
 	}
 	for _, sig := range childSignals(r.st.Processes, p.rec.Pid, r.o.Stopped) {
 		set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(sig)-1))
-		b.callWant(except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig), unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0,
+		b.callWant(except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig), unix.SYS_RT_SIGTIMEDWAIT,
+			inBytes(set), 0,
 			inBytes(timespec(0)), sigsetSize)
 	}
 	return b.done()
 }
 
-// childSignals is what the making of the dead and stopped children of pid queues for it, in the order of the processes: SIGCHLD for a stop, its
-// exit signal for a death (clone(2)). A standard signal is queued once, however many send it; a real-time one each time.
+// childSignals is what the making of the dead and stopped children of pid queues for it, in the order of the processes:
+// SIGCHLD for a stop, its exit signal for a death (clone(2)). A standard signal is queued once, however many send it; a
+// real-time one each time.
 func childSignals(processes []image.Process, pid int, stopped bool) []unix.Signal {
 	var signals []unix.Signal
 	add := func(sig unix.Signal) {
@@ -106,7 +112,8 @@ func childSignals(processes []image.Process, pid int, stopped bool) []unix.Signa
 	return signals
 }
 
-// stop puts a process into its job-control stop. It is the last that happens to it before its release; its parent comes after it, see settleChildren.
+// stop puts a process into its job-control stop. It is the last that happens to it before its release; its parent comes
+// after it, see settleChildren.
 func (r *restorer) stop(p *process) error {
 	sig := stopSignal(p.rec, r.o.Stopped)
 	if sig == 0 {
@@ -118,8 +125,8 @@ func (r *restorer) stop(p *process) error {
 	return ptrace.StopGroup(p.threads, sig)
 }
 
-// stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run. One that stopped the process although it has an action of
-// its own, as it can have under a debugger, does not do so again.
+// stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run. One that stopped the process
+// although it has an action of its own, as it can have under a debugger, does not do so again.
 func stopSignal(rec *image.Process, stopped bool) unix.Signal {
 	if rec.Stopped == 0 && !stopped {
 		return 0
@@ -136,9 +143,10 @@ func stopSignal(rec *image.Process, stopped bool) unix.Signal {
 	return unix.SIGSTOP
 }
 
-// queueStops queues the SIGSTOP that was on its way to a process at the snapshot. It acts as soon as the process is released; what is pending besides
-// comes before it or after it, in the kernel's order. To a process that is stopped a second one means nothing: the SIGCONT that continues it takes
-// every stop signal away (signal(7)), and nothing shows it.
+// queueStops queues the SIGSTOP that was on its way to a process at the snapshot. It acts as soon as the process is
+// released; what is pending besides comes before it or after it, in the kernel's order. To a process that is stopped a
+// second one means nothing: the SIGCONT that continues it takes every stop signal away (signal(7)), and nothing shows
+// it.
 func (r *restorer) queueStops(p *process) error {
 	if stopSignal(p.rec, r.o.Stopped) != 0 {
 		return nil

@@ -51,8 +51,8 @@ func (p *process) call(what string, nr uint64, args ...uint64) (int64, error) {
 	return result, nil
 }
 
-// parent is the OS thread that starts the stub. The restored root becomes its child (CLONE_PARENT), so it must live as long as the
-// processes do: PR_SET_PDEATHSIG counts the death of a thread.
+// parent is the OS thread that starts the stub. The restored root becomes its child (CLONE_PARENT), so it must live as
+// long as the processes do: PR_SET_PDEATHSIG counts the death of a thread.
 type parent struct {
 	work chan func()
 	pipe *os.File // in a pid namespace: its init writes the wait status of the root here
@@ -108,7 +108,10 @@ func (r *restorer) startStub() error {
 	r.mapped.socket = ours
 
 	r.parent = newParent()
-	cmd := &exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", fd), Args: []string{"bpfckpt-stub"}, Env: []string{}, Dir: "/"}
+	cmd := &exec.Cmd{
+		Path: fmt.Sprintf("/proc/self/fd/%d", fd), Args: []string{"bpfckpt-stub"}, Env: []string{},
+		Dir: "/",
+	}
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: r.o.Detach}
 	if r.pidNS {
@@ -162,10 +165,12 @@ func (r *restorer) mountProc() error {
 		return err
 	}
 	none, root, proc, slashProc := at, at+5, at+7, at+12
-	if _, err := s.call("make mounts private", unix.SYS_MOUNT, none, root, 0, unix.MS_REC|unix.MS_PRIVATE, 0); err != nil {
+	if _, err := s.call("make mounts private", unix.SYS_MOUNT, none, root, 0, unix.MS_REC|unix.MS_PRIVATE,
+		0); err != nil {
 		return fault.New(fault.PidNS, "mount namespace", "%w", err)
 	}
-	_, err := s.call("mount /proc", unix.SYS_MOUNT, proc, slashProc, proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
+	_, err := s.call("mount /proc", unix.SYS_MOUNT, proc, slashProc, proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+		0)
 	if err != nil {
 		return fault.New(fault.PidNS, "/proc", "mount: %w", err)
 	}
@@ -220,8 +225,8 @@ func (r *restorer) letStubGo() error {
 	return nil
 }
 
-// killAll takes down every process made so far and waits until the kernel has given their ids back. Children of the tree would be
-// left to the system's init when the root dies; for that moment they come to us instead.
+// killAll takes down every process made so far and waits until the kernel has given their ids back. Children of the
+// tree would be left to the system's init when the root dies; for that moment they come to us instead.
 func (r *restorer) killAll() {
 	was := subreaper()
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // without it init reaps them, a little later
@@ -260,7 +265,8 @@ func (r *restorer) createFault(pid int, err error) error {
 	case errors.Is(err, unix.EPERM):
 		return fault.New(fault.RestoreRights, fmt.Sprintf("pid %d", pid), "clone3 with set_tid: %w", err)
 	case errors.Is(err, unix.EINVAL):
-		return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", pid), "clone3 with set_tid: %w (is the id above kernel.pid_max?)", err)
+		return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", pid),
+			"clone3 with set_tid: %w (is the id above kernel.pid_max?)", err)
 	}
 	return fmt.Errorf("create pid %d: %w", pid, err)
 }
@@ -307,7 +313,8 @@ func (r *restorer) readyToDie(p *process, status unix.WaitStatus) error {
 		return err
 	}
 	if status.CoreDump() {
-		r.notes = append(r.notes, fmt.Sprintf("%s, a zombie, had dumped core: its status will tell of the signal only", p.object()))
+		r.notes = append(r.notes, fmt.Sprintf("%s, a zombie, had dumped core: its status will tell of the signal only",
+			p.object()))
 	}
 	if status.Signal() == unix.SIGKILL {
 		return nil // it has no action, and nothing can block it
@@ -321,8 +328,8 @@ const sizeofSigaction = 32
 // clone_args (clone3(2), include/uapi/linux/sched.h, CLONE_ARGS_SIZE_VER1 and later).
 const cloneArgsSize = 88
 
-// cloneArgs returns 256 bytes: struct clone_args with one id in set_tid, which points to setTid, and zeros behind it. With setTid 0 the kernel chooses
-// the id.
+// cloneArgs returns 256 bytes: struct clone_args with one id in set_tid, which points to setTid, and zeros behind it.
+// With setTid 0 the kernel chooses the id.
 func cloneArgs(flags, exitSignal, setTid uint64) []byte {
 	b := make([]byte, 256)
 	for i, v := range map[int]uint64{0: flags, 4: exitSignal, 8: setTid, 9: min(setTid, 1)} {

@@ -25,8 +25,8 @@ const (
 	dataRoom    = plan.BootSize - bootData
 )
 
-// batch is system calls to run inside one thread of a process, in order, with one stop. It runs when it is full and when flush is called; the
-// first error ends it. The zero value is not usable; see process.batch.
+// batch is system calls to run inside one thread of a process, in order, with one stop. It runs when it is full and
+// when flush is called; the first error ends it. The zero value is not usable; see process.batch.
 type batch struct {
 	p     *process
 	th    *ptrace.Thread
@@ -149,7 +149,8 @@ func (b *batch) run() error {
 		return err
 	}
 	if len(b.data) > 0 {
-		if _, err := ptrace.WriteMemory(b.p.pid, []ptrace.Range{{Addr: b.p.boot + bootData, Len: len(b.data)}}, b.data); err != nil {
+		if _, err := ptrace.WriteMemory(b.p.pid, []ptrace.Range{{Addr: b.p.boot + bootData, Len: len(b.data)}},
+			b.data); err != nil {
 			return err
 		}
 	}

@@ -1,10 +1,11 @@
-// Package restore brings an image back: the same processes and threads with the same ids, memory, descriptors, signals and timers.
+// Package restore brings an image back: the same processes and threads with the same ids, memory, descriptors, signals
+// and timers.
 //
-// A restore has two halves. The plan (plan.go) is a pure function of the image: the order in which processes are made and where
-// in each there is room for our code. The execution drives new processes with ptrace. Each starts as the stub of internal/stub, made by
-// clone3(2) with set_tid so that it has its old id; batches of system calls run inside it and turn it, piece by piece, into the
-// process of the image. Until the very last step every one of them is killed by the kernel when we end, so a restore that
-// fails, or is killed, leaves nothing behind.
+// A restore has two halves. The plan (plan.go) is a pure function of the image: the order in which processes are made
+// and where in each there is room for our code. The execution drives new processes with ptrace. Each starts as the stub
+// of internal/stub, made by clone3(2) with set_tid so that it has its old id; batches of system calls run inside it and
+// turn it, piece by piece, into the process of the image. Until the very last step every one of them is killed by the
+// kernel when we end, so a restore that fails, or is killed, leaves nothing behind.
 //
 // The parts and where they are:
 //
@@ -66,10 +67,12 @@ type Options struct {
 	Stopped bool        // leave every process stopped by SIGSTOP
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
-	Given   [3]*Given   // what the streams were that the program was started with: what is one of them becomes that of Std
-	Files   string      // FilesNote (also "") or FilesVerify
+	// what the streams were that the program was started with: what is one of them becomes that of Std
+	Given [3]*Given
+	Files string // FilesNote (also "") or FilesVerify
 
-	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before. Restore ends it if it fails.
+	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before.
+	// Restore ends it if it fails.
 	Lazy *lazy.Client
 
 	// FailStep makes step number FailStep, counted from 1, fail: the test of the rollback. 0 means none.
@@ -143,9 +146,10 @@ type restorer struct {
 	notes  []string
 }
 
-// Restore brings the tree of an image back and lets it run. It needs CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) and CAP_SYS_PTRACE.
-// On error nothing is left: no process, no file, no mount; the error is a *Error of class fault.RolledBack, or the one that
-// ctx gave. When ctx ends after Restore has returned, nothing happens to the processes.
+// Restore brings the tree of an image back and lets it run. It needs CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) and
+// CAP_SYS_PTRACE. On error nothing is left: no process, no file, no mount; the error is a *Error of class
+// fault.RolledBack, or the one that ctx gave. When ctx ends after Restore has returned, nothing happens to the
+// processes.
 func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
 	return again(ctx, func() (*Result, error) { return restoreOnce(ctx, img, o) })
 }
@@ -156,12 +160,14 @@ const (
 	idPause    = 20 * time.Millisecond
 )
 
-// again repeats a restore that found an id taken by nobody. The kernel gives the ids of a process back a moment after whoever waited for its end has
-// been told of that (Linux 6.15 and later); until then it has them, and neither /proc nor kill(2) shows anybody. What was made is gone by then.
+// again repeats a restore that found an id taken by nobody. The kernel gives the ids of a process back a moment after
+// whoever waited for its end has been told of that (Linux 6.15 and later); until then it has them, and neither /proc
+// nor kill(2) shows anybody. What was made is gone by then.
 func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 	for attempt := 1; ; attempt++ {
 		res, err := once()
-		if err == nil || attempt == idAttempts || !errors.Is(err, &fault.Error{Code: fault.PidTaken}) || !errors.Is(err, unix.EEXIST) {
+		if err == nil || attempt == idAttempts || !errors.Is(err, &fault.Error{Code: fault.PidTaken}) ||
+			!errors.Is(err, unix.EEXIST) {
 			return res, err
 		}
 		select {
@@ -174,7 +180,8 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 
 func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
-		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{}, temps: map[int]*os.File{}, mapped: newMappedFiles(),
+		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{},
+		temps: map[int]*os.File{}, mapped: newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
 	}
 	r.onEnd(r.mapped.close)
@@ -281,8 +288,8 @@ func (r *restorer) enter(phase string) {
 	r.phase, r.since = phase, now
 }
 
-// step counts a step of the restore and makes it fail if that is asked for. Every operation that changes anything outside this
-// process calls it first.
+// step counts a step of the restore and makes it fail if that is asked for. Every operation that changes anything
+// outside this process calls it first.
 func (r *restorer) step(what string) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
@@ -313,7 +320,8 @@ func runBackwards(list []func()) {
 
 func (r *restorer) result() *Result {
 	res := &Result{
-		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps, Lazy: r.lazy,
+		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps,
+		Lazy:   r.lazy,
 		waiter: waiter{root: r.procs[0].pid, parent: r.parent},
 	}
 	for _, p := range r.procs {

@@ -17,7 +17,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// finalise does everything that must come after the rest and leaves each thread in a stop from which it goes on as the thread of the image.
+// finalise does everything that must come after the rest and leaves each thread in a stop from which it goes on as the
+// thread of the image.
 func (r *restorer) finalise(p *process) error {
 	if err := r.setAfterCreds(p); err != nil {
 		return err
@@ -60,7 +61,8 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 			return err
 		}
 	} else if _, result, ok := regs.Syscall(); ok && result == ptrace.RestartBlock {
-		return fault.New(fault.RestoreState, p.object(), "thread %d is in a system call whose rest the image does not hold", rec.Tid)
+		return fault.New(fault.RestoreState, p.object(),
+			"thread %d is in a system call whose rest the image does not hold", rec.Tid)
 	}
 	if i == 0 {
 		if _, err := p.call("remove the boot area", unix.SYS_MUNMAP, p.boot, plan.BootSize+plan.VDSORoom); err != nil {
@@ -70,7 +72,8 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 	return r.lastRegisters(p, th, rec, &regs)
 }
 
-// lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we work.
+// lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we
+// work.
 func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
 	if err := r.step("set registers"); err != nil {
 		return err
@@ -106,18 +109,21 @@ func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *image.Threa
 // rseqCS is the offset of rseq_cs in struct rseq (include/uapi/linux/rseq.h).
 const rseqCS = 8
 
-// restoreCriticalSection writes the thread's rseq_cs again. The kernel cleared it when our code ran outside of the section; with
-// it back, the kernel finds on the way to user space that the section was interrupted and starts its abort handler, as it would have.
+// restoreCriticalSection writes the thread's rseq_cs again. The kernel cleared it when our code ran outside of the
+// section; with it back, the kernel finds on the way to user space that the section was interrupted and starts its
+// abort handler, as it would have.
 func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *image.Thread) error {
 	cs := r.criticalSection[rec.Tid]
 	if cs == 0 {
 		return nil
 	}
-	_, err := ptrace.WriteMemory(th.Pid, []ptrace.Range{{Addr: rec.Rseq.Ptr + rseqCS, Len: 8}}, binary.LittleEndian.AppendUint64(nil, cs))
+	_, err := ptrace.WriteMemory(th.Pid, []ptrace.Range{{Addr: rec.Rseq.Ptr + rseqCS, Len: 8}},
+		binary.LittleEndian.AppendUint64(nil, cs))
 	return err
 }
 
-// rememberCriticalSections reads each thread's rseq_cs from the memory just filled, before rseq is registered and the kernel may clear it.
+// rememberCriticalSections reads each thread's rseq_cs from the memory just filled, before rseq is registered and the
+// kernel may clear it.
 func (r *restorer) rememberCriticalSections(p *process) error {
 	for i := range p.rec.Threads {
 		t := &p.rec.Threads[i]
@@ -135,8 +141,9 @@ func (r *restorer) rememberCriticalSections(p *process) error {
 	return nil
 }
 
-// fitXState makes an extended state of the image as long as the kernel here wants it. Components that this CPU lacks must be in
-// their initial state (struct xregs_state, arch/x86/include/asm/fpu/types.h: the header is at 512, its first word tells which are not).
+// fitXState makes an extended state of the image as long as the kernel here wants it. Components that this CPU lacks
+// must be in their initial state (struct xregs_state, arch/x86/include/asm/fpu/types.h: the header is at 512, its first
+// word tells which are not).
 func fitXState(saved, have []byte) ([]byte, error) {
 	const header, features = 512, 464
 	if len(saved) < header+64 || len(have) < header+64 {
@@ -153,7 +160,8 @@ func fitXState(saved, have []byte) ([]byte, error) {
 	return fit, nil
 }
 
-// lastCalls makes the calls that cannot be in a batch, whose end is a breakpoint: the action of SIGTRAP, and a pending one.
+// lastCalls makes the calls that cannot be in a batch, whose end is a breakpoint: the action of SIGTRAP, and a pending
+// one.
 func (r *restorer) lastCalls(p *process, i int) error {
 	th := p.threads[i]
 	do := func(what string, data []byte, nr uint64, args func(at uint64) []uint64) error {
@@ -216,8 +224,9 @@ const (
 	futexCommand    = 127
 )
 
-// reenter brings the thread into the system call that it was interrupted in, with the time that was left, so that the kernel itself keeps
-// what restart_syscall(2) goes on with. If the call does not block any more its result is the one the thread gets.
+// reenter brings the thread into the system call that it was interrupted in, with the time that was left, so that the
+// kernel itself keeps what restart_syscall(2) goes on with. If the call does not block any more its result is the one
+// the thread gets.
 func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
 	rs := rec.Restart
 	at := p.boot + bootData
@@ -245,7 +254,8 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, reg
 		deadline += time.Duration(now)
 		nr, args = unix.SYS_FUTEX, []uint64{rs.Addr, futexWaitBitset | op, uint64(rs.Val), at, 0, uint64(rs.Bitset)}
 	default:
-		return fault.New(fault.RestoreState, p.object(), "thread %d is in an unknown kind of interrupted call, %q", rec.Tid, rs.Kind)
+		return fault.New(fault.RestoreState, p.object(), "thread %d is in an unknown kind of interrupted call, %q",
+			rec.Tid, rs.Kind)
 	}
 	if err := r.step("re-enter " + rs.Kind); err != nil {
 		return err
@@ -267,10 +277,12 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, reg
 // sizeofTimespec is the size of struct timespec.
 const sizeofTimespec = 16
 
-// goOn makes the registers of a call with a timeout, which the snapshot would have ended, ones that make it again with the time that was left.
+// goOn makes the registers of a call with a timeout, which the snapshot would have ended, ones that make it again with
+// the time that was left.
 func (r *restorer) goOn(p *process, rec *image.Thread, regs *ptrace.Regs) error {
 	if !regs.InTimedWait() {
-		return fault.New(fault.RestoreState, p.object(), "thread %d is to go on waiting, and is in no call that waits", rec.Tid)
+		return fault.New(fault.RestoreState, p.object(), "thread %d is to go on waiting, and is in no call that waits",
+			rec.Tid)
 	}
 	text := regs.GoOn(rec.Restart.Left, rec.Restart.Addr)
 	if text == nil {
@@ -296,7 +308,8 @@ func (r *restorer) clockNow(realtime bool) (int64, error) {
 	return ts.Nano() + r.shiftOf(clock), err
 }
 
-// release lets every process run. Nothing fails after the first thread is released but the death of a process, which is its own affair.
+// release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
+// its own affair.
 func (r *restorer) release() error {
 	if err := r.step("release"); err != nil {
 		return err
@@ -329,7 +342,8 @@ func (r *restorer) release() error {
 	return nil
 }
 
-// carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too small, no more.
+// carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too
+// small, no more.
 func (r *restorer) carryUsage(p *process) {
 	id, err := procid.Of(p.pid)
 	if err == nil {

@@ -28,7 +28,8 @@ func TestFitXState(t *testing.T) {
 		return b
 	}
 	fit, err := fitXState(state(832, 7, 7), state(2688, 0, 0xe7))
-	if err != nil || len(fit) != 2688 || binary.LittleEndian.Uint64(fit[464:]) != 0xe7 || binary.LittleEndian.Uint64(fit[512:]) != 7 {
+	if err != nil || len(fit) != 2688 || binary.LittleEndian.Uint64(fit[464:]) != 0xe7 ||
+		binary.LittleEndian.Uint64(fit[512:]) != 7 {
 		t.Errorf("smaller state: %d bytes, %v", len(fit), err)
 	}
 	if _, err := fitXState(state(2688, 0xe7, 0xe7), state(832, 0, 7)); err == nil {
@@ -43,9 +44,13 @@ func TestFitXState(t *testing.T) {
 }
 
 func TestVMALookup(t *testing.T) {
-	rec := procOf(1, 0, 0, image.VMA{Start: 0x1000, End: 0x3000}, image.VMA{Start: 0x3000, End: 0x4000}, image.VMA{Start: 0x8000, End: 0x9000})
+	rec := procOf(1, 0, 0, image.VMA{Start: 0x1000, End: 0x3000}, image.VMA{Start: 0x3000, End: 0x4000},
+		image.VMA{Start: 0x8000, End: 0x9000})
 	f := filler{p: &process{rec: &rec}}
-	for addr, want := range map[uint64]int{0x1000: 0, 0x2fff: 0, 0x3000: 1, 0x4000: -1, 0xfff: -1, 0x8fff: 2, 0x9000: -1} {
+	for addr, want := range map[uint64]int{
+		0x1000: 0, 0x2fff: 0, 0x3000: 1, 0x4000: -1, 0xfff: -1, 0x8fff: 2,
+		0x9000: -1,
+	} {
 		have := -1
 		if v := f.vmaAt(addr); v != nil {
 			for i := range rec.VMAs {

@@ -16,7 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
 )
 
-// setProcessState gives a process what belongs to all its threads and needs our rights: directories, handlers, flags of the address space.
+// setProcessState gives a process what belongs to all its threads and needs our rights: directories, handlers, flags of
+// the address space.
 func (r *restorer) setProcessState(p *process) error {
 	rec := p.rec
 	b := r.newBatch(p, p.lead)
@@ -31,7 +32,8 @@ func (r *restorer) setProcessState(p *process) error {
 	for i := range rec.Actions {
 		a := &rec.Actions[i]
 		if unix.Signal(a.Signal) != unix.SIGTRAP { // see lastCalls
-			b.call(fmt.Sprintf("set the action of signal %d", a.Signal), unix.SYS_RT_SIGACTION, a.Signal, inBytes(actionBytes(a)), 0, sigsetSize)
+			b.call(fmt.Sprintf("set the action of signal %d", a.Signal), unix.SYS_RT_SIGACTION, a.Signal,
+				inBytes(actionBytes(a)), 0, sigsetSize)
 		}
 	}
 	setMMFlags(b, &rec.MM)
@@ -74,15 +76,16 @@ func setMMFlags(b *batch, mm *image.MM) {
 	}
 }
 
-// setAfterCreds restores what a change of credentials would undo or what records them: dumpable, owners and locks of descriptors, and
-// limits, which hold from here on.
+// setAfterCreds restores what a change of credentials would undo or what records them: dumpable, owners and locks of
+// descriptors, and limits, which hold from here on.
 func (r *restorer) setAfterCreds(p *process) error {
 	b := r.newBatch(p, p.lead)
 	switch p.rec.MM.Dumpable {
 	case 0, 1:
 		b.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, p.rec.MM.Dumpable)
 	default:
-		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set", p.rec.MM.Dumpable)
+		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set",
+			p.rec.MM.Dumpable)
 	}
 	for _, s := range r.rebuilder().Table().Steps(p.rec.Pid) {
 		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
@@ -95,7 +98,8 @@ func (r *restorer) setAfterCreds(p *process) error {
 			}
 			l = image.Limit{Cur: own.Max, Max: own.Max} // until limitPending
 		}
-		b.callWant(r.limitVerdict(p, i), fmt.Sprintf("set limit %d", i), unix.SYS_PRLIMIT64, 0, i, inBytes(limitBytes(l)), 0)
+		b.callWant(r.limitVerdict(p, i), fmt.Sprintf("set limit %d", i), unix.SYS_PRLIMIT64, 0, i,
+			inBytes(limitBytes(l)), 0)
 	}
 	return b.done()
 }
@@ -103,19 +107,22 @@ func (r *restorer) setAfterCreds(p *process) error {
 // rlimitSigpending is RLIMIT_SIGPENDING (getrlimit(2)).
 const rlimitSigpending = 11
 
-// limitPending sets the limit of pending signals when all are pending: more can be, of timers too, than its limit allows by now.
+// limitPending sets the limit of pending signals when all are pending: more can be, of timers too, than its limit
+// allows by now.
 func (r *restorer) limitPending(p *process) error {
 	if !p.manyPending() {
 		return nil // setAfterCreds has set it
 	}
 	b := r.newBatch(p, p.lead)
-	b.callWant(r.limitVerdict(p, rlimitSigpending), "set the limit of pending signals", unix.SYS_PRLIMIT64, 0, rlimitSigpending, inBytes(limitBytes(p.rec.Limits[rlimitSigpending])), 0)
+	b.callWant(r.limitVerdict(p, rlimitSigpending), "set the limit of pending signals", unix.SYS_PRLIMIT64, 0,
+		rlimitSigpending, inBytes(limitBytes(p.rec.Limits[rlimitSigpending])), 0)
 	return b.done()
 }
 
 // manyPending reports whether a process has anything that counts as a pending signal.
 func (p *process) manyPending() bool {
-	return len(p.rec.Pending) > 0 || len(p.rec.Timers) > 0 || slices.ContainsFunc(p.rec.Threads, func(t image.Thread) bool { return len(t.Pending) > 0 })
+	return len(p.rec.Pending) > 0 || len(p.rec.Timers) > 0 ||
+		slices.ContainsFunc(p.rec.Threads, func(t image.Thread) bool { return len(t.Pending) > 0 })
 }
 
 func stepArguments(s fdtable.Step) []any {
@@ -196,14 +203,16 @@ func (r *restorer) setTimers(p *process) error {
 				return err
 			}
 		case t.Left != 0:
-			b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, 0, inBytes(itimerspec(t.Left, t.Interval)), 0)
+			b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, 0,
+				inBytes(itimerspec(t.Left, t.Interval)), 0)
 		}
 	}
 	return b.done()
 }
 
-// startTimer starts a timer such that it runs out at a time, ns from now, or from the freeze if it has a date. One that is in the past is for a timer
-// whose signal was pending: the signal is queued by the kernel, which then counts the overruns as it would have.
+// startTimer starts a timer such that it runs out at a time, ns from now, or from the freeze if it has a date. One that
+// is in the past is for a timer whose signal was pending: the signal is queued by the kernel, which then counts the
+// overruns as it would have.
 func (r *restorer) startTimer(b *batch, t *image.PosixTimer, in int64) error {
 	now, err := r.timerNow(t)
 	if err != nil {
@@ -211,7 +220,8 @@ func (r *restorer) startTimer(b *batch, t *image.PosixTimer, in int64) error {
 	}
 	at := max(now+in, 1)
 	const absolute = 1 // TIMER_ABSTIME
-	b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, absolute, inBytes(itimerspec(at, t.Interval)), 0)
+	b.call(fmt.Sprintf("start timer %d", t.ID), unix.SYS_TIMER_SETTIME, t.ID, absolute,
+		inBytes(itimerspec(at, t.Interval)), 0)
 	return nil
 }
 
@@ -236,11 +246,12 @@ func countsCPU(t *image.PosixTimer) bool {
 	return t.Clock < 0 || t.Clock == unix.CLOCK_PROCESS_CPUTIME_ID || t.Clock == unix.CLOCK_THREAD_CPUTIME_ID
 }
 
-// countsOverruns tells whether a timer has overruns that timer_getoverrun(2) still tells, and that can be made again: it runs, on a clock that goes by
-// itself, and no other timer has its signal, which would be taken in its place.
+// countsOverruns tells whether a timer has overruns that timer_getoverrun(2) still tells, and that can be made again:
+// it runs, on a clock that goes by itself, and no other timer has its signal, which would be taken in its place.
 func countsOverruns(p *image.Process, t *image.PosixTimer) bool {
 	const signal, threadID = 0, 4 // SIGEV_SIGNAL, SIGEV_THREAD_ID
-	if t.Overrun == 0 || t.Interval == 0 || t.Left == 0 || t.Expired != 0 || countsCPU(t) || t.Signo == int(unix.SIGTRAP) ||
+	if t.Overrun == 0 || t.Interval == 0 || t.Left == 0 || t.Expired != 0 || countsCPU(t) ||
+		t.Signo == int(unix.SIGTRAP) ||
 		t.Notify != signal && t.Notify != threadID {
 		return false
 	}
@@ -252,8 +263,8 @@ func countsOverruns(p *image.Process, t *image.PosixTimer) bool {
 	return true
 }
 
-// overrun starts a timer as many periods ago as it has overruns, and takes its signal, with which the kernel counts them. It does nothing for a
-// timer that cannot have run for so long, and returns false.
+// overrun starts a timer as many periods ago as it has overruns, and takes its signal, with which the kernel counts
+// them. It does nothing for a timer that cannot have run for so long, and returns false.
 func (r *restorer) overrun(p *process, t *image.PosixTimer) (bool, error) {
 	periods := int64(t.Overrun) + 1
 	if t.Interval > math.MaxInt64/2/periods {
@@ -275,7 +286,8 @@ func (r *restorer) overrun(p *process, t *image.PosixTimer) (bool, error) {
 	}
 	set := binary.LittleEndian.AppendUint64(nil, 1<<(t.Signo-1))
 	wait := timespec(int64(10 * time.Second)) // it comes with the next interrupt
-	b.callWant(exactly(uint64(t.Signo)), fmt.Sprintf("take the signal of timer %d", t.ID), unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(wait), sigsetSize)
+	b.callWant(exactly(uint64(t.Signo)), fmt.Sprintf("take the signal of timer %d", t.ID), unix.SYS_RT_SIGTIMEDWAIT,
+		inBytes(set), 0, inBytes(wait), sigsetSize)
 	return true, b.done()
 }
 
@@ -289,8 +301,8 @@ func (p *process) comesAgain(info image.SigInfo) bool {
 	return false
 }
 
-// itimerval is struct itimerval: interval, then value, each in seconds and microseconds. A value below one microsecond becomes
-// one: zero would disarm the timer.
+// itimerval is struct itimerval: interval, then value, each in seconds and microseconds. A value below one microsecond
+// becomes one: zero would disarm the timer.
 func itimerval(t image.ITimer) []byte {
 	var b []byte
 	for _, ns := range []int64{t.Interval, t.Value} {
@@ -311,8 +323,8 @@ func timespec(ns int64) []byte {
 // prTimerCreateRestoreIDs makes timer_create(2) use the id it is given (PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15).
 const prTimerCreateRestoreIDs = 77
 
-// makeTimers makes the POSIX timers with their old ids. A kernel that cannot be told the id counts upwards: there, timers are made and
-// deleted until the count is right.
+// makeTimers makes the POSIX timers with their old ids. A kernel that cannot be told the id counts upwards: there,
+// timers are made and deleted until the count is right.
 func (r *restorer) makeTimers(p *process) error {
 	_, err := p.call("ask for timer ids", unix.SYS_PRCTL, prTimerCreateRestoreIDs, 1, 0, 0, 0)
 	exact := err == nil

@@ -17,8 +17,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// buildSpace replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO parked beside it,
-// everything else out, then the mappings, then the vDSO at its old address.
+// buildSpace replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO
+// parked beside it, everything else out, then the mappings, then the vDSO at its old address.
 func (r *restorer) buildSpace(p *process) error {
 	if err := raiseLimits(p); err != nil {
 		return err
@@ -59,13 +59,15 @@ func (r *restorer) buildSpace(p *process) error {
 // makeBoot maps the boot area and copies the code there.
 func (r *restorer) makeBoot(p *process) error {
 	want := r.plan.Boot[p.rec.Pid]
-	at, err := p.call("map the boot area", unix.SYS_MMAP, want, plan.BootSize, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
+	at, err := p.call("map the boot area", unix.SYS_MMAP, want, plan.BootSize,
+		unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uint64(0), 0)
 	if errors.Is(err, unix.EEXIST) { // an address space so full that the only hole is where the stub has its stack
 		if err := r.freeOfVDSO(p, want); err != nil {
 			return err
 		}
-		at, err = p.call("map the boot area over the stack", unix.SYS_MMAP, want, plan.BootSize, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
+		at, err = p.call("map the boot area over the stack", unix.SYS_MMAP, want, plan.BootSize,
+			unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED, ^uint64(0), 0)
 	}
 	if err != nil {
@@ -89,15 +91,16 @@ func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
 	}
 	for _, s := range have {
 		if s.Start < boot+plan.BootSize+plan.VDSORoom && boot < s.End {
-			return fault.New(fault.RestoreStep, p.object(), "the only room in its address space is where the kernel has put the vDSO of a new process this time").
+			return fault.New(fault.RestoreStep, p.object(),
+				"the only room in its address space is where the kernel has put the vDSO of a new process this time").
 				WithRemedy("restore again")
 		}
 	}
 	return nil
 }
 
-// parkVDSO moves those parts of the stub's vDSO that the image has into the park behind the boot area, where nothing of the image will be, and
-// returns where they are now, in the order of the image.
+// parkVDSO moves those parts of the stub's vDSO that the image has into the park behind the boot area, where nothing of
+// the image will be, and returns where they are now, in the order of the image.
 func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
 	have, err := specialsOf(p.pid)
 	if err != nil {
@@ -130,7 +133,8 @@ func specialsOf(pid int) ([]plan.Special, error) {
 // remap moves a mapping. The kernel notices moves of the vDSO and keeps its own pointer to it right (vdso_mremap).
 func remap(b *batch, s plan.Special, to uint64) {
 	size := s.End - s.Start
-	b.callWant(exactly(to), "move "+s.Name, unix.SYS_MREMAP, s.Start, size, size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to)
+	b.callWant(exactly(to), "move "+s.Name, unix.SYS_MREMAP, s.Start, size, size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED,
+		to)
 }
 
 func (r *restorer) placeVDSO(p *process, b *batch, parked []plan.Special) {
@@ -218,7 +222,8 @@ func finishOne(b *batch, v *image.VMA) {
 	lockMapping(b, v)
 }
 
-// lockMapping locks a mapping in memory as mlock2(2) did. One that is locked when touched has the flag of those that are locked, too.
+// lockMapping locks a mapping in memory as mlock2(2) did. One that is locked when touched has the flag of those that
+// are locked, too.
 func lockMapping(b *batch, v *image.VMA) {
 	arg, locked := uint64(0), false
 	for _, name := range v.Flags {
@@ -228,7 +233,8 @@ func lockMapping(b *batch, v *image.VMA) {
 	}
 	if locked {
 		// Like the call that made it: a page that cannot be had, PROT_NONE for example, leaves the mapping locked.
-		b.callWant(except(unix.ENOMEM), fmt.Sprintf("lock %#x-%#x", v.Start, v.End), unix.SYS_MLOCK2, v.Start, v.End-v.Start, arg)
+		b.callWant(except(unix.ENOMEM), fmt.Sprintf("lock %#x-%#x", v.Start, v.End), unix.SYS_MLOCK2, v.Start,
+			v.End-v.Start, arg)
 	}
 }
 
@@ -279,7 +285,8 @@ func (r *restorer) setMM(p *process) error {
 	return r.executable(&p.rec.Exe, b.done)
 }
 
-// executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel wants that of what becomes the exe link.
+// executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel
+// wants that of what becomes the exe link.
 func (r *restorer) executable(exe *image.MappedFile, do func() error) error {
 	var f *os.File
 	var mode uint32

@@ -8,7 +8,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// action is how a step is done. What it makes it registers with onUndo and onEnd as it goes: a step that fails half-way leaves nothing either.
+// action is how a step is done. What it makes it registers with onUndo and onEnd as it goes: a step that fails half-way
+// leaves nothing either.
 type action struct {
 	phase string
 	do    func(r *restorer, s plan.Step) error
@@ -17,14 +18,20 @@ type action struct {
 // actions says how each op of a plan is done.
 func actions() map[plan.Op]action {
 	return map[plan.Op]action{
-		plan.OpServer:      {phasePlan, whole((*restorer).checkServer)},
-		plan.OpShmem:       {phaseFiles, func(r *restorer, s plan.Step) error { return r.shmem(s.Index) }},
-		plan.OpGhost:       {phaseFiles, func(r *restorer, s plan.Step) error { return r.ghost(s.Index) }},
-		plan.OpNamed:       {phaseFiles, whole((*restorer).openNamed)},
-		plan.OpMapped:      {phaseFiles, func(r *restorer, s plan.Step) error { return r.openMappedOf(r.record(s.Pid), s.Index) }},
+		plan.OpServer: {phasePlan, whole((*restorer).checkServer)},
+		plan.OpShmem:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.shmem(s.Index) }},
+		plan.OpGhost:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.ghost(s.Index) }},
+		plan.OpNamed:  {phaseFiles, whole((*restorer).openNamed)},
+		plan.OpMapped: {
+			phaseFiles,
+			func(r *restorer, s plan.Step) error { return r.openMappedOf(r.record(s.Pid), s.Index) },
+		},
 		plan.OpDescription: {phaseFiles, func(r *restorer, s plan.Step) error { return r.openDescription(s.Index) }},
 		plan.OpStub:        {phaseCreate, whole((*restorer).startStub)},
-		plan.OpBirth:       {phaseCreate, func(r *restorer, s plan.Step) error { return r.birth(r.plan.Births.Steps[s.Index]) }},
+		plan.OpBirth: {
+			phaseCreate,
+			func(r *restorer, s plan.Step) error { return r.birth(r.plan.Births.Steps[s.Index]) },
+		},
 		plan.OpZombie:      {phaseCreate, inside((*restorer).die)},
 		plan.OpStubEnd:     {phaseCreate, whole((*restorer).endStub)},
 		plan.OpSpace:       {phaseSpace, inside((*restorer).buildSpace)},
@@ -54,7 +61,8 @@ func inside(do func(*restorer, *process) error) func(*restorer, plan.Step) error
 	return func(r *restorer, s plan.Step) error {
 		p := r.byPid[s.Pid]
 		if p == nil {
-			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", s.Pid), "a step of the plan comes before it is made: %s", s.Text)
+			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", s.Pid),
+				"a step of the plan comes before it is made: %s", s.Text)
 		}
 		return do(r, p)
 	}

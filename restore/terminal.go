@@ -9,9 +9,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// takeTerminal gives the leader of a session its controlling terminal, its foreground group and its modes again, where the terminal of the restore stands
-// in for its own: if this command leads the session of that terminal itself, as below a terminal emulator or ssh, nobody else needs it. Below a shell, which
-// could never get it back, the processes are without job control (tty_ioctl(4), TIOCSCTTY).
+// takeTerminal gives the leader of a session its controlling terminal, its foreground group and its modes again, where
+// the terminal of the restore stands in for its own: if this command leads the session of that terminal itself, as
+// below a terminal emulator or ssh, nobody else needs it. Below a shell, which could never get it back, the processes
+// are without job control (tty_ioctl(4), TIOCSCTTY).
 func (r *restorer) takeTerminal(b *batch, p *process) {
 	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || r.o.Detach {
 		return
@@ -27,7 +28,8 @@ func (r *restorer) takeTerminal(b *batch, p *process) {
 	const steal = 1
 	b.call("take the controlling terminal", unix.SYS_IOCTL, fd, unix.TIOCSCTTY, steal)
 	if r.byPid[term.Foreground] != nil {
-		b.callWant(ignore, "set the foreground group", unix.SYS_IOCTL, fd, unix.TIOCSPGRP, inBytes(binary.LittleEndian.AppendUint32(nil, uint32(term.Foreground))))
+		b.callWant(ignore, "set the foreground group", unix.SYS_IOCTL, fd, unix.TIOCSPGRP,
+			inBytes(binary.LittleEndian.AppendUint32(nil, uint32(term.Foreground))))
 	}
 	b.callWant(ignore, "set the modes of the terminal", unix.SYS_IOCTL, fd, unix.TCSETS2, inBytes(term.Termios))
 }

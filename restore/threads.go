@@ -34,7 +34,8 @@ func (r *restorer) makeThreads(p *process) error {
 			}
 			return nil
 		}
-		b.callWant(want, fmt.Sprintf("create thread %d", tid), unix.SYS_CLONE3, inBytes(cloneArgs(flags, 0, setTid)[:cloneArgsSize]), cloneArgsSize)
+		b.callWant(want, fmt.Sprintf("create thread %d", tid), unix.SYS_CLONE3,
+			inBytes(cloneArgs(flags, 0, setTid)[:cloneArgsSize]), cloneArgsSize)
 		if len(b.data)+1024 > dataRoom {
 			b.flush() // before the next set_tid, which must be in the same batch as its call
 		}
@@ -79,7 +80,8 @@ func (r *restorer) setThreadState(p *process) error {
 		setSeccomp(b, rec)
 		setCreds(b, &rec.Creds, mine)
 		if rec.PDeathSig != 0 && !(r.o.Detach && i == 0 && p == r.procs[0]) {
-			// Last: a change of credentials clears it. A detached root gets a new parent at once, which must not kill it.
+			// Last: a change of credentials clears it. A detached root gets a new parent at once, which must not kill
+			// it.
 			b.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, rec.PDeathSig)
 		}
 		if err := b.done(); err != nil {
@@ -124,7 +126,8 @@ func setOne(b *batch, t *image.Thread) {
 		b.call("set the I/O flusher state", unix.SYS_PRCTL, prSetIOFlusher, 1, 0, 0, 0)
 	}
 	for which, ctrl := range t.SpecCtrl {
-		const settable, choices = unix.PR_SPEC_PRCTL, unix.PR_SPEC_DISABLE | unix.PR_SPEC_FORCE_DISABLE | unix.PR_SPEC_DISABLE_NOEXEC
+		const settable, choices = unix.PR_SPEC_PRCTL,
+			unix.PR_SPEC_DISABLE | unix.PR_SPEC_FORCE_DISABLE | unix.PR_SPEC_DISABLE_NOEXEC
 		if ctrl&settable != 0 && ctrl&choices != 0 {
 			b.call("set speculation control", unix.SYS_PRCTL, unix.PR_SET_SPECULATION_CTRL, which, ctrl&choices, 0, 0)
 		}
@@ -148,11 +151,13 @@ func schedule(t *image.Thread, tid int) error {
 		return fmt.Errorf("read the policy of thread %d: %w", t.Tid, err)
 	}
 	s := &t.Sched
-	if have.Policy != s.Policy || have.Nice != s.Nice || have.Priority != s.Priority || (have.Flags^s.Flags)&schedFlags != 0 || have.Runtime != s.Runtime ||
+	if have.Policy != s.Policy || have.Nice != s.Nice || have.Priority != s.Priority ||
+		(have.Flags^s.Flags)&schedFlags != 0 || have.Runtime != s.Runtime ||
 		have.Deadline != s.Deadline || have.Period != s.Period {
 		attr := unix.SchedAttr{
-			Size: unix.SizeofSchedAttr, Policy: s.Policy, Flags: s.Flags & schedFlags, Nice: s.Nice, Priority: s.Priority,
-			Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
+			Size: unix.SizeofSchedAttr, Policy: s.Policy, Flags: s.Flags & schedFlags, Nice: s.Nice,
+			Priority: s.Priority,
+			Runtime:  s.Runtime, Deadline: s.Deadline, Period: s.Period,
 		}
 		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil {
 			return fmt.Errorf("set the policy of thread %d: %w", t.Tid, err)
@@ -180,7 +185,10 @@ func clamp(t *image.Thread, tid int) error {
 	have, err := unix.SchedGetAttr(tid, 0)
 	if err == nil && (have.Util_min != c.Min || have.Util_max != c.Max) {
 		const keep, both = 0x08 | 0x10, 0x20 | 0x40 // SCHED_FLAG_KEEP_ALL, SCHED_FLAG_UTIL_CLAMP
-		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Flags: keep | both | t.Sched.Flags&schedFlags, Util_min: c.Min, Util_max: c.Max}
+		attr := unix.SchedAttr{
+			Size: unix.SizeofSchedAttr, Flags: keep | both | t.Sched.Flags&schedFlags,
+			Util_min: c.Min, Util_max: c.Max,
+		}
 		err = unix.SchedSetAttr(tid, &attr, 0)
 	}
 	if err != nil {
@@ -201,8 +209,9 @@ func cpuSet(words []uint64) unix.CPUSet {
 	return set
 }
 
-// setProcFiles sets from outside what only files below /proc/PID can set: the OOM score adjustment (proc_pid_oom_score_adj(5)), which
-// to lower needs CAP_SYS_RESOURCE, what a core dump holds (core(5)), and how nice a session is as a whole (sched(7)).
+// setProcFiles sets from outside what only files below /proc/PID can set: the OOM score adjustment
+// (proc_pid_oom_score_adj(5)), which to lower needs CAP_SYS_RESOURCE, what a core dump holds (core(5)), and how nice a
+// session is as a whole (sched(7)).
 func setProcFiles(p *process) error {
 	if p.rec.Autogroup != 0 && p.rec.Sid == p.rec.Pid {
 		name := fmt.Sprintf("/proc/%d/autogroup", p.pid)

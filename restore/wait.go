@@ -17,9 +17,9 @@ type waiter struct {
 	parent *parent
 }
 
-// Wait waits until the root process has ended and returns how. It is for restores that are not detached; the process is a child of
-// the caller, or in a pid namespace of its own a child of that namespace's init. Stops and continuations are not reported. When
-// ctx ends first Wait returns its error and the process runs on; it may be called again.
+// Wait waits until the root process has ended and returns how. It is for restores that are not detached; the process is
+// a child of the caller, or in a pid namespace of its own a child of that namespace's init. Stops and continuations are
+// not reported. When ctx ends first Wait returns its error and the process runs on; it may be called again.
 func (res *Result) Wait(ctx context.Context) (unix.WaitStatus, error) {
 	type end struct {
 		status unix.WaitStatus

@@ -14,8 +14,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// arena is memory for the copy of the target's pages, outside the Go heap: it is filled with pages before the freeze, so that no
-// page fault and no garbage collection falls into it, and given back piece by piece while the copy is encoded.
+// arena is memory for the copy of the target's pages, outside the Go heap: it is filled with pages before the freeze,
+// so that no page fault and no garbage collection falls into it, and given back piece by piece while the copy is
+// encoded.
 type arena struct {
 	mem  []byte
 	used int
@@ -27,7 +28,8 @@ func newArena(ready, size int) (*arena, error) {
 	if size == 0 {
 		return &arena{}, nil
 	}
-	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fault.New(fault.NoMemory, fmt.Sprintf("%d bytes", size), "mmap: %w", err)
 	}
@@ -35,7 +37,8 @@ func newArena(ready, size int) (*arena, error) {
 	// A kernel without huge pages says EINVAL; small ones do as well. A fork of ours must not copy it.
 	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	if ready > 0 {
-		if err := unix.Madvise(mem[:ready], unix.MADV_POPULATE_WRITE); err != nil && !errors.Is(err, unix.EINVAL) { // Linux 5.14
+		// Linux 5.14
+		if err := unix.Madvise(mem[:ready], unix.MADV_POPULATE_WRITE); err != nil && !errors.Is(err, unix.EINVAL) {
 			a.free()
 			return nil, fault.New(fault.NoMemory, fmt.Sprintf("%d bytes", ready), "make pages present: %w", err)
 		}
@@ -88,7 +91,8 @@ func memoryAvailable() (int64, error) {
 	return 0, errors.New("/proc/meminfo has no MemAvailable")
 }
 
-// estimate returns how many bytes a copy of the processes' own memory takes now: what is anonymous, shared or swapped out.
+// estimate returns how many bytes a copy of the processes' own memory takes now: what is anonymous, shared or swapped
+// out.
 func estimate(pids []int) (int64, error) {
 	var sum int64
 	for _, pid := range pids {

@@ -9,8 +9,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// brake slows a tree down that writes faster than it can be copied: it stops all of its threads for a part of the time, in slices that are no longer than the
-// final freeze may be. All that happens to the tree is that it is stopped and let go. docs/adr/0094 tells why this and not a forked copy.
+// brake slows a tree down that writes faster than it can be copied: it stops all of its threads for a part of the time,
+// in slices that are no longer than the final freeze may be. All that happens to the tree is that it is stopped and let
+// go. docs/adr/0094 tells why this and not a forked copy.
 //
 // Its methods are called by one goroutine. The stopping is done by another, with a tracer of its own.
 type brake struct {
@@ -78,7 +79,8 @@ func (b *brake) run(ctx context.Context, share float64) {
 	}
 }
 
-// stand is one slice. If a thread does not stop in time, or a process ends, the tree runs on, and the next slice may do better.
+// stand is one slice. If a thread does not stop in time, or a process ends, the tree runs on, and the next slice may do
+// better.
 func (b *brake) stand(ctx context.Context, until time.Time) {
 	t := ptrace.New()
 	defer t.Close() // detaches also what stops only after we have given up
@@ -121,5 +123,6 @@ func (b *brake) report(s *session) {
 	used := b.used
 	s.res.Brake = &used
 	s.note("it writes faster than it can be copied, so it was held back for %v during pre-copy, at most %v at once",
-		time.Duration(used.Total*1000).Round(time.Millisecond), time.Duration(used.Longest*1000).Round(100*time.Microsecond))
+		time.Duration(used.Total*1000).Round(time.Millisecond),
+		time.Duration(used.Longest*1000).Round(100*time.Microsecond))
 }

@@ -25,7 +25,8 @@ func TestBrake(t *testing.T) {
 			t.Fatalf("it cannot brake harder than %d times", i)
 		}
 		// A slice that comes too late does not count, and on a busy machine most do.
-		for before, end := b.slices(), time.Now().Add(patience); b.slices() == before && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for before, end := b.slices(), time.Now().Add(patience); b.slices() == before &&
+			time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		}
 	}
 	if b.harder() {
@@ -49,15 +50,18 @@ func (b *brake) slices() int {
 	return b.used.Slices
 }
 
-// TestHeldBack saves a program that rewrites its memory as fast as it can, under a bound. Where the machine is too slow for it, that is said, and the program
-// runs on.
+// TestHeldBack saves a program that rewrites its memory as fast as it can, under a bound. Where the machine is too slow
+// for it, that is said, and the program runs on.
 func TestHeldBack(t *testing.T) {
 	d := drive(t)
 	d.do("map 0 30000 0 anon")
 	d.do("write 0 0 30000")
 	d.do("churn 0")
 	t.Cleanup(func() { _ = d.cmd.Process.Kill() })
-	o := Options{Precopy: true, MaxFreeze: 100 * time.Millisecond, Stop: true, Compress: image.LevelFast, Dir: t.TempDir() + "/store"}
+	o := Options{
+		Precopy: true, MaxFreeze: 100 * time.Millisecond, Stop: true, Compress: image.LevelFast,
+		Dir: t.TempDir() + "/store",
+	}
 	res, err := Snap(t.Context(), d.pid(), o)
 	if errors.Is(err, &fault.Error{Code: fault.MaxFreeze}) {
 		t.Logf("%v", err)

@@ -8,10 +8,11 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 )
 
-// Uprobes are breakpoints that the kernel writes into the code of every process that maps a file; the page becomes the process's own, as if it had
-// changed it. Whoever the probe belongs to (a watch of ours on dlopen, bpftrace, perf), it is no part of the process: brought back without
-// the probe, the breakpoint would kill it. Of a watch of ours we know the breakpoints, and take them out of the copy. For those of others, a page of code
-// whose only differences from its file are breakpoints is taken for the file's.
+// Uprobes are breakpoints that the kernel writes into the code of every process that maps a file; the page becomes the
+// process's own, as if it had changed it. Whoever the probe belongs to (a watch of ours on dlopen, bpftrace, perf), it
+// is no part of the process: brought back without the probe, the breakpoint would kill it. Of a watch of ours we know
+// the breakpoints, and take them out of the copy. For those of others, a page of code whose only differences from its
+// file are breakpoints is taken for the file's.
 
 // maxBreakpoints is how many breakpoints in a page can be probes; a page with more was filled by the program.
 const maxBreakpoints = 64

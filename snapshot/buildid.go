@@ -10,8 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 )
 
-// addBuildIDs completes the mapped files that still have their names. It reads the files, so it is to run after the thaw; a file
-// that was replaced meanwhile gets none, and size and time tell restore about it.
+// addBuildIDs completes the mapped files that still have their names. It reads the files, so it is to run after the
+// thaw; a file that was replaced meanwhile gets none, and size and time tell restore about it.
 func addBuildIDs(st *image.State) {
 	known := map[inode]string{}
 	add := func(f *image.MappedFile) {

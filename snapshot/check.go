@@ -7,7 +7,8 @@ import (
 )
 
 // Check tells, without stopping or disturbing anything, what would keep the tree of pid from being saved: all of it, in
-// Report.Blockers, and what does without a watch in Report.Unseen. The error is for a pid that cannot be a target at all, and for an answer that could not be had.
+// Report.Blockers, and what does without a watch in Report.Unseen. The error is for a pid that cannot be a target at
+// all, and for an answer that could not be had.
 func Check(ctx context.Context, pid int) (Report, error) {
 	r := Report{Pid: pid}
 	if err := preflight(pid); err != nil {

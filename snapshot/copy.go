@@ -30,8 +30,8 @@ type copier struct {
 	failed   atomic.Bool
 }
 
-// copyJobs fills the buffers of all jobs that have one, with several workers if that pays. It stops at the first error, at the
-// deadline and when ctx is done.
+// copyJobs fills the buffers of all jobs that have one, with several workers if that pays. It stops at the first error,
+// at the deadline and when ctx is done.
 func copyJobs(ctx context.Context, jobs []job, deadline time.Time) error {
 	total := 0
 	for i := range jobs {
@@ -107,7 +107,8 @@ func (j *job) copyForced(buf []byte, done int) error {
 	for _, p := range j.parts {
 		if skip := max(0, min(done-at, p.size)); skip < p.size {
 			if err := th.Peek(p.addr+uint64(skip), buf[at+skip:at+p.size]); err != nil {
-				return fault.New(fault.PageRead, fmt.Sprintf("memory %x-%x of %s", p.addr, p.addr+uint64(p.size), j.from.name), "%w", err)
+				return fault.New(fault.PageRead,
+					fmt.Sprintf("memory %x-%x of %s", p.addr, p.addr+uint64(p.size), j.from.name), "%w", err)
 			}
 		}
 		at += p.size
@@ -115,7 +116,8 @@ func (j *job) copyForced(buf []byte, done int) error {
 	return nil
 }
 
-// copyFile reads from the object's file. What lies beyond its end, in its last page, is memory too if a mapping shows it.
+// copyFile reads from the object's file. What lies beyond its end, in its last page, is memory too if a mapping shows
+// it.
 func (j *job) copyFile(buf []byte) error {
 	at := 0
 	for _, p := range j.parts {
@@ -123,7 +125,8 @@ func (j *job) copyFile(buf []byte) error {
 		if err != nil && (!errors.Is(err, io.EOF) || n <= p.size-image.PageSize) {
 			return fault.New(fault.PageRead, j.from.name, "read %d bytes at %d: %w", p.size, p.addr, err)
 		}
-		if rest := buf[at+n : at+p.size]; len(rest) > 0 && fdtable.ReadBeyond(j.from.file, int64(p.addr)+int64(n), rest) != nil {
+		if rest := buf[at+n : at+p.size]; len(rest) > 0 &&
+			fdtable.ReadBeyond(j.from.file, int64(p.addr)+int64(n), rest) != nil {
 			clear(rest)
 		}
 		at += p.size
@@ -137,7 +140,8 @@ type pageSink interface {
 	Compare(space image.Space, addr uint64, data []byte, from image.Space, at uint64) error
 }
 
-// lender is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given back after.
+// lender is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given back
+// after.
 type lender struct {
 	to   *image.Writer
 	from *arena

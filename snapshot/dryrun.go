@@ -19,9 +19,10 @@ type PlanReport struct {
 	Plan     *plan.Plan
 }
 
-// Plan stops the tree of pid as Snap does, reads all of its state but memory, lets it run on, and tells what a restore of it would do here, and
-// everything that stands in the way. Nothing is written. The options that say how memory is saved have no meaning. The error is for a pid that cannot be
-// a target at all, and for an answer that could not be had.
+// Plan stops the tree of pid as Snap does, reads all of its state but memory, lets it run on, and tells what a restore
+// of it would do here, and everything that stands in the way. Nothing is written. The options that say how memory is
+// saved have no meaning. The error is for a pid that cannot be a target at all, and for an answer that could not be
+// had.
 func Plan(ctx context.Context, pid int, o Options) (*PlanReport, error) {
 	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
 	defer s.close()
@@ -66,7 +67,8 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		r.Pids = append(r.Pids, s.st.Processes[i].Pid)
 	}
 	if len(list) > 0 { // the state is not whole: what the plan would say of it is not what it will say
-		r.Plan.Notes = append(r.Plan.Notes, "what else a restore would do is told when nothing stands in the way of the snapshot")
+		r.Plan.Notes = append(r.Plan.Notes,
+			"what else a restore would do is told when nothing stands in the way of the snapshot")
 		return list, nil
 	}
 	if list, err = refusalsOf(s.complete(ctx)); err != nil || len(list) > 0 {

@@ -13,8 +13,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// DontDump in Options.Exclude stands for all memory that the program marked with MADV_DONTDUMP (madvise(2)). It has to be asked for: programs mark what must
-// not get into a core dump, the keys of OpenSSL's secure heap for example, and cannot do without it.
+// DontDump in Options.Exclude stands for all memory that the program marked with MADV_DONTDUMP (madvise(2)). It has to
+// be asked for: programs mark what must not get into a core dump, the keys of OpenSSL's secure heap for example, and
+// cannot do without it.
 const DontDump = "dontdump"
 
 // dontDumpFlag is the mark in VmFlags (proc_pid_smaps(5)).
@@ -35,7 +36,8 @@ func newExcluder(list []string) (excluder, error) {
 		case what == DontDump:
 			e.dontDump = true
 		case strings.Trim(name, "*") == "" || name == "[stack]":
-			return e, fault.New(fault.BadOption, what, "no program runs without that memory, or it is no name of a mapping")
+			return e, fault.New(fault.BadOption, what,
+				"no program runs without that memory, or it is no name of a mapping")
 		default:
 			parts := strings.Split(name, "*")
 			for i := range parts {
@@ -47,7 +49,8 @@ func newExcluder(list []string) (excluder, error) {
 	return e, nil
 }
 
-// plainName turns the name of anonymous memory as /proc/PID/maps has it, "[anon:NAME]", into that of an image, "anon:NAME".
+// plainName turns the name of anonymous memory as /proc/PID/maps has it, "[anon:NAME]", into that of an image,
+// "anon:NAME".
 func plainName(name string) string {
 	if inner, ok := strings.CutPrefix(name, "[anon:"); ok {
 		return "anon:" + strings.TrimSuffix(inner, "]")
@@ -59,7 +62,8 @@ func (e *excluder) any() bool { return e.dontDump || len(e.names) > 0 }
 
 // named reports whether a name is among those to be left out.
 func (e *excluder) named(name string) bool {
-	return name != "" && slices.ContainsFunc(e.names, func(pattern *regexp.Regexp) bool { return pattern.MatchString(name) })
+	return name != "" && slices.ContainsFunc(e.names,
+		func(pattern *regexp.Regexp) bool { return pattern.MatchString(name) })
 }
 
 // excludes reports whether the private pages of a mapping are left out. Code never is.
@@ -79,7 +83,8 @@ func (e *excluder) mark(p *image.Process) {
 	}
 }
 
-// before returns what would be left out of a process that runs, so that it need not be copied before the freeze, which decides.
+// before returns what would be left out of a process that runs, so that it need not be copied before the freeze, which
+// decides.
 func (e *excluder) before(pid int) ([]dirty.Span, error) {
 	if !e.any() {
 		return nil, nil
@@ -91,7 +96,10 @@ func (e *excluder) before(pid int) ([]dirty.Span, error) {
 	var out []dirty.Span
 	for i := range maps {
 		m := &maps[i]
-		v := image.VMA{Prot: m.Prot, Shared: m.Shared, Name: plainName(m.Name), Flags: m.Flags, File: image.MappedFile{Path: m.Name}}
+		v := image.VMA{
+			Prot: m.Prot, Shared: m.Shared, Name: plainName(m.Name), Flags: m.Flags,
+			File: image.MappedFile{Path: m.Name},
+		}
 		if e.excludes(&v) {
 			out = append(out, dirty.Span{Start: m.Start, End: m.End})
 		}

@@ -18,12 +18,15 @@ func TestExcluder(t *testing.T) {
 		v    image.VMA
 		want bool
 	}{
-		"by name":        {image.VMA{Prot: rw, Name: "anon:cache"}, true},
-		"another name":   {image.VMA{Prot: rw, Name: "anon:cached"}, false},
-		"by pattern":     {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin"}}, true},
-		"no match":       {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin.1"}}, false},
-		"shared":         {image.VMA{Prot: rw, Shared: true, Name: "anon:cache"}, false},
-		"code":           {image.VMA{Prot: unix.PROT_READ | unix.PROT_EXEC, File: image.MappedFile{Path: "/data/a.bin"}}, false},
+		"by name":      {image.VMA{Prot: rw, Name: "anon:cache"}, true},
+		"another name": {image.VMA{Prot: rw, Name: "anon:cached"}, false},
+		"by pattern":   {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin"}}, true},
+		"no match":     {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin.1"}}, false},
+		"shared":       {image.VMA{Prot: rw, Shared: true, Name: "anon:cache"}, false},
+		"code": {image.VMA{
+			Prot: unix.PROT_READ | unix.PROT_EXEC,
+			File: image.MappedFile{Path: "/data/a.bin"},
+		}, false},
 		"marked":         {image.VMA{Prot: rw, Flags: []string{"rd", "dd"}}, true},
 		"a marked stack": {image.VMA{Prot: rw, Name: "[stack]", Flags: []string{"dd"}}, false},
 		"nothing":        {image.VMA{Prot: rw}, false},

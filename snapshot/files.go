@@ -13,8 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any more: once the
-// tree runs on it may unmap them, and then nothing leads to them.
+// identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any
+// more: once the tree runs on it may unmap them, and then nothing leads to them.
 type identifier struct {
 	st       *image.State
 	known    map[image.MappedFile]image.MappedFile // as a source gave it -> complete
@@ -46,7 +46,10 @@ func (c *contents) close() {
 }
 
 func newIdentifier(st *image.State) *identifier {
-	id := &identifier{st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{}, ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{}}
+	id := &identifier{
+		st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{},
+		ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{},
+	}
 	for i := range st.Shmems {
 		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
 	}
@@ -88,7 +91,8 @@ func (id *identifier) identify() error {
 			}
 			if v.Shared && id.linked[v.File.Ghost] && (v.Has("mw") || !id.lower[v.File.Ghost]) {
 				id.blockers = append(id.blockers, fault.New(fault.Mapping, vmaName(p.Pid, v),
-					"%s no longer leads to the file it maps and shares, which lives on under another name (hard link)", v.File.Path).
+					"%s no longer leads to the file it maps and shares, which lives on under another name (hard link)",
+					v.File.Path).
 					WithRemedy("give the file a name in the directory where it was"))
 			}
 		}
@@ -142,7 +146,8 @@ func (id *identifier) file(f *image.MappedFile, link, object string) error {
 	var named unix.Stat_t
 	byName := unix.Stat(f.Path, &named)
 	if byName != nil || named.Dev != f.Dev || named.Ino != f.Ino {
-		// The kernel's tables number some file systems' files (btrfs, overlayfs) in another way than stat(2) does: ask stat.
+		// The kernel's tables number some file systems' files (btrfs, overlayfs) in another way than stat(2) does: ask
+		// stat.
 		var real unix.Stat_t
 		if err := unix.Stat(link, &real); err != nil {
 			return id.unreadable(object, f.Path, err)
@@ -167,7 +172,8 @@ func setFacts(f *image.MappedFile, st *unix.Stat_t) {
 // ghost records a mapped file whose name is gone or leads to another one.
 func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, object string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		id.blockers = append(id.blockers, fault.New(fault.Mapping, object, "it maps %s, which is no regular file and has lost its name", f.Path))
+		id.blockers = append(id.blockers,
+			fault.New(fault.Mapping, object, "it maps %s, which is no regular file and has lost its name", f.Path))
 		return nil
 	}
 	setFacts(f, st)
@@ -218,7 +224,8 @@ func (id *identifier) shmem(f *image.MappedFile, link, object string) (int, erro
 	if id.shmems[key] == 0 {
 		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid}
 		if name, ok := strings.CutPrefix(f.Path, "/memfd:"); ok {
-			s.Kind, s.Name = "memfd", name // sources have taken the kernel's " (deleted)" off; the name may end like that
+			// sources have taken the kernel's " (deleted)" off; the name may end like that
+			s.Kind, s.Name = "memfd", name
 		}
 		id.st.Shmems = append(id.st.Shmems, s)
 		id.shmems[key] = len(id.st.Shmems)
@@ -263,7 +270,8 @@ func (id *identifier) openRest() error {
 	return nil
 }
 
-// fileOf finds the description of a descriptor. Sources number descriptions in order, so it is nearly always at its place.
+// fileOf finds the description of a descriptor. Sources number descriptions in order, so it is nearly always at its
+// place.
 func (id *identifier) fileOf(fd image.FD) *image.File {
 	if i := fd.File - 1; i >= 0 && i < len(id.st.Files) && id.st.Files[i].ID == fd.File {
 		return &id.st.Files[i]
@@ -280,8 +288,8 @@ func (id *identifier) unreadable(object, path string, err error) error {
 	return fault.New(fault.MappedRead, object, "%s: %w", path, err)
 }
 
-// openInto opens link for reading as element i of list, unless it is open already. A link of /proc opens the file itself, whatever
-// became of its name, as a description of its own.
+// openInto opens link for reading as element i of list, unless it is open already. A link of /proc opens the file
+// itself, whatever became of its name, as a description of its own.
 func openInto(list *[]*os.File, i int, link, object string) error {
 	for len(*list) <= i {
 		*list = append(*list, nil)
@@ -297,7 +305,8 @@ func openInto(list *[]*os.File, i int, link, object string) error {
 	return nil
 }
 
-// changing tells whether the tree itself can write to a ghost: then its content must be copied while the tree stands still.
+// changing tells whether the tree itself can write to a ghost: then its content must be copied while the tree stands
+// still.
 func changing(st *image.State, ghost int) bool {
 	for i := range st.Files {
 		if f := &st.Files[i]; f.Ghost == ghost && f.Flags&unix.O_ACCMODE != unix.O_RDONLY {
@@ -306,7 +315,8 @@ func changing(st *image.State, ghost int) bool {
 	}
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {
-			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared && (v.Prot&unix.PROT_WRITE != 0 || v.Has("mw")) {
+			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared &&
+				(v.Prot&unix.PROT_WRITE != 0 || v.Has("mw")) {
 				return true
 			}
 		}
@@ -330,7 +340,8 @@ func dirBlockers(st *image.State) fault.List {
 			if err := unix.Stat(d.path, &named); err == nil && named.Dev == real.Dev && named.Ino == real.Ino {
 				continue
 			}
-			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid), "its %s directory %s was removed, or its name leads elsewhere now", d.what, d.path).
+			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid),
+				"its %s directory %s was removed, or its name leads elsewhere now", d.what, d.path).
 				WithRemedy("start the program in a directory that stays"))
 		}
 	}

@@ -139,8 +139,8 @@ func kill(t *testing.T, pid int, sig unix.Signal) {
 	}
 }
 
-// helperEnv makes the test binary a tool that takes a snapshot of the pid it names, into the store in the first argument, with the source in
-// the second.
+// helperEnv makes the test binary a tool that takes a snapshot of the pid it names, into the store in the first
+// argument, with the source in the second.
 const helperEnv = "SNAPSHOT_TEST_PID"
 
 func helper() int {

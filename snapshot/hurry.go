@@ -9,8 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// hurry has this goroutine run before others, and the garbage collector wait, until calm is called: while a process stands still for us. calm must be called by
-// the same goroutine; more than once does no harm.
+// hurry has this goroutine run before others, and the garbage collector wait, until calm is called: while a process
+// stands still for us. calm must be called by the same goroutine; more than once does no harm.
 func hurry() (calm func()) {
 	resume := collector.hold()
 	slow := ptrace.Hurry()
@@ -23,8 +23,8 @@ func hurry() (calm func()) {
 // collectorRoom is how much garbage, bytes, may gather while the collector waits; with more it runs.
 const collectorRoom = 128 << 20
 
-// collector is the garbage collector, which has one setting for all. Its workers take a processor each, and who allocates must help them: the state of a process
-// with 10,000 mappings takes 11 ms to read without it and 16 with.
+// collector is the garbage collector, which has one setting for all. Its workers take a processor each, and who
+// allocates must help them: the state of a process with 10,000 mappings takes 11 ms to read without it and 16 with.
 var collector pauser
 
 type pauser struct {
@@ -37,8 +37,9 @@ type pauser struct {
 	strict  int // the percentage outside of them
 }
 
-// lenientPercent is how much garbage, of what is in use, sets off the collector during a snapshot. Little is in use, and page maps and buffers are a few MiB:
-// at the usual 100% it would run several times in the 50 ms that a small image takes, and make them 55.
+// lenientPercent is how much garbage, of what is in use, sets off the collector during a snapshot. Little is in use,
+// and page maps and buffers are a few MiB: at the usual 100% it would run several times in the 50 ms that a small image
+// takes, and make them 55.
 const lenientPercent = 400
 
 // relax has the collector run less often until resume is called. Whoever holds it must do so between the two.
@@ -46,7 +47,8 @@ func (p *pauser) relax() (resume func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lenient++; p.lenient == 1 {
-		if p.strict = debug.SetGCPercent(lenientPercent); p.strict < 0 || p.strict > lenientPercent { // it was told so: GOGC
+		// it was told so: GOGC
+		if p.strict = debug.SetGCPercent(lenientPercent); p.strict < 0 || p.strict > lenientPercent {
 			debug.SetGCPercent(p.strict)
 		}
 	}

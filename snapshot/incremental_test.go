@@ -102,7 +102,8 @@ func (d *driven) settle() {
 	}
 }
 
-// run waits until the program has had the processor for that long, which on a busy machine is not how much time goes by.
+// run waits until the program has had the processor for that long, which on a busy machine is not how much time goes
+// by.
 func (d *driven) run(want time.Duration) {
 	d.t.Helper()
 	used := func() uint64 {
@@ -155,7 +156,8 @@ func (d *driven) step(r *rand.Rand) {
 	}
 }
 
-// TestIncrementalIsFull takes an incremental image and a full one of programs that stand still, again and again: they hold the same pages.
+// TestIncrementalIsFull takes an incremental image and a full one of programs that stand still, again and again: they
+// hold the same pages.
 func TestIncrementalIsFull(t *testing.T) {
 	for _, name := range []string{dirty.UffdWP, dirty.SoftDirty, dirty.Compare} {
 		tr, err := dirty.New(name)
@@ -184,8 +186,8 @@ func seeds(t *testing.T) uint64 {
 	return n
 }
 
-// incrementalIsFull mixes incremental snapshots with what comes between them in practice: a full one by the same tracker, one into another store,
-// one that is given up in the middle.
+// incrementalIsFull mixes incremental snapshots with what comes between them in practice: a full one by the same
+// tracker, one into another store, one that is given up in the middle.
 func incrementalIsFull(t *testing.T, tr dirty.Tracker, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 11))
 	d := drive(t)
@@ -231,7 +233,8 @@ func incrementalIsFull(t *testing.T, tr dirty.Tracker, seed uint64) {
 	}
 }
 
-// TestIncrementalOfAnother saves two processes into one store: neither image continues the other's, and the second says why.
+// TestIncrementalOfAnother saves two processes into one store: neither image continues the other's, and the second says
+// why.
 func TestIncrementalOfAnother(t *testing.T) {
 	store := filepath.Join(t.TempDir(), "store")
 	a, b := drive(t), drive(t)
@@ -251,7 +254,8 @@ func TestIncrementalOfAnother(t *testing.T) {
 			t.Errorf("snapshot %d: parent %q, want %q", i, res.Parent, last[d])
 		}
 		notes, beside := strings.Join(res.Notes, "\n"), i == 1 // the first of b, in a store that has one of a
-		if said := strings.Contains(notes, "the image is a full one"); said != beside || beside && !strings.Contains(notes, last[a]) {
+		if said := strings.Contains(notes, "the image is a full one"); said != beside || beside &&
+			!strings.Contains(notes, last[a]) {
 			t.Errorf("snapshot %d notes %q", i, notes)
 		}
 		last[d] = res.ID
@@ -298,8 +302,8 @@ func TestIncrementalWithoutParent(t *testing.T) {
 	}
 }
 
-// TestPrecopyOfAWriter saves a program that writes and gives pages back all the time, by pre-copy, and leaves it stopped: a full image of it at the
-// same stop, without pre-copy, is the same.
+// TestPrecopyOfAWriter saves a program that writes and gives pages back all the time, by pre-copy, and leaves it
+// stopped: a full image of it at the same stop, without pre-copy, is the same.
 func TestPrecopyOfAWriter(t *testing.T) {
 	if _, err := dirty.New(dirty.UffdWP); err != nil {
 		t.Logf("%v", err) // then there is no pre-copy, and what is compared are two images of the same make
@@ -353,7 +357,8 @@ func requireSamePages(t *testing.T, got, want *image.Reader) {
 		}
 	}
 	for i := range want.State().Shmems {
-		requireSameSpace(t, fmt.Sprintf("object %d", i), load(t, got, got.State().Shmems[i].Space), load(t, want, want.State().Shmems[i].Space))
+		requireSameSpace(t, fmt.Sprintf("object %d", i), load(t, got, got.State().Shmems[i].Space),
+			load(t, want, want.State().Shmems[i].Space))
 	}
 }
 

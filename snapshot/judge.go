@@ -24,8 +24,8 @@ type survey struct {
 	lost     []string // those of notes about what an image does not hold, which the plan does not know of
 }
 
-// takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold descriptors of it, which means to
-// read those of every process there is.
+// takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold
+// descriptors of it, which means to read those of every process there is.
 func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside, kill bool) (*survey, error) {
 	got, live, err := collectRunning(ctx, src, root, live)
 	if err != nil {
@@ -64,7 +64,8 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	return v, nil
 }
 
-// addDead adds to the state what the source does not tell of a tree: its zombies, and which sessions and groups have no leader.
+// addDead adds to the state what the source does not tell of a tree: its zombies, and which sessions and groups have no
+// leader.
 func (v *survey) addDead() error {
 	tree, err := findTree(v.st.Root)
 	if err != nil {
@@ -121,8 +122,8 @@ func still(root int, live []int, list fault.List) fault.List {
 	})
 }
 
-// secondLook is how long after a survey that found something in the way the next one is made: what was in the way may have been a child that came and
-// went.
+// secondLook is how long after a survey that found something in the way the next one is made: what was in the way may
+// have been a child that came and went.
 const secondLook = 30 * time.Millisecond
 
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
@@ -160,7 +161,8 @@ func (s *session) liveTree(ctx context.Context) ([]int, error) {
 	return m.live, err
 }
 
-// accept asks the plan about the state as a restore will read it. It is called before the image is published, and so before anything is killed.
+// accept asks the plan about the state as a restore will read it. It is called before the image is published, and so
+// before anything is killed.
 func (s *session) accept(st *image.State) error {
 	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap, Kill: s.opts.Kill})
 	s.res.Notes = append(s.res.Notes, p.Notes...)

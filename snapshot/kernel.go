@@ -44,7 +44,8 @@ func cpuModel() string {
 	return ""
 }
 
-// readMoment adds what belongs to the moment of the freeze: the clocks, the vDSO and the register sets of the root process.
+// readMoment adds what belongs to the moment of the freeze: the clocks, the vDSO and the register sets of the root
+// process.
 func readMoment(k *image.Kernel, root *image.Process) error {
 	var wall unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {

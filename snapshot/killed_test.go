@@ -16,8 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// TestKilledToolHarmsNobody kills the tool with SIGKILL at random moments. The target, which checks itself all the time, runs on with no
-// tracer, and the store holds whole images only.
+// TestKilledToolHarmsNobody kills the tool with SIGKILL at random moments. The target, which checks itself all the
+// time, runs on with no tracer, and the store holds whole images only.
 func TestKilledToolHarmsNobody(t *testing.T) {
 	tg := start(t, "idle", "busy")
 	store := filepath.Join(t.TempDir(), "store")

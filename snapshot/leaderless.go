@@ -10,8 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// leaderless lists the sessions and process groups of a tree whose leader has ended and which nobody else is in: nobody outside keeps them, so a restore
-// has to make them again. The tree may run; what it made since is its own.
+// leaderless lists the sessions and process groups of a tree whose leader has ended and which nobody else is in: nobody
+// outside keeps them, so a restore has to make them again. The tree may run; what it made since is its own.
 func leaderless(st *image.State) []int {
 	tree := map[int]bool{}
 	for i := range st.Processes {
@@ -40,8 +40,8 @@ func leaderless(st *image.State) []int {
 	return list
 }
 
-// heldOutside tells of processes outside a tree that are in a session or process group which one of the tree leads: while they are there, the kernel
-// does not give that id to a new process.
+// heldOutside tells of processes outside a tree that are in a session or process group which one of the tree leads:
+// while they are there, the kernel does not give that id to a new process.
 func heldOutside(st *image.State) []string {
 	tree := map[int]bool{}
 	for i := range st.Processes {

@@ -84,11 +84,13 @@ func (s *session) forgetEnded() error {
 	return nil
 }
 
-// addObjects plans the content of shared memory objects, of named memory, and of those ghosts that the tree itself can change.
+// addObjects plans the content of shared memory objects, of named memory, and of those ghosts that the tree itself can
+// change.
 func (s *session) addObjects() error {
 	for i := range s.st.Shmems {
 		o := &s.st.Shmems[i]
-		if err := s.addObject(o.Space, fmt.Sprintf("shared memory %s", o.Name), &o.Size, i, s.contents.shmems); err != nil {
+		if err := s.addObject(o.Space, fmt.Sprintf("shared memory %s", o.Name), &o.Size, i,
+			s.contents.shmems); err != nil {
 			return err
 		}
 	}
@@ -118,7 +120,10 @@ func (s *session) addObject(space image.Space, name string, size *int64, i int, 
 		return fault.New(fault.MappedRead, name, "%w", err)
 	}
 	*size = st.Size
-	if err := s.pages.addFile(&origin{space: space, file: files[i], name: name, parent: s.track.inodes[[2]uint64{uint64(st.Dev), st.Ino}]}, st.Size); err != nil {
+	if err := s.pages.addFile(&origin{
+		space: space, file: files[i], name: name,
+		parent: s.track.inodes[[2]uint64{uint64(st.Dev), st.Ino}],
+	}, st.Size); err != nil {
 		return fault.New(fault.MappedRead, name, "%w", err)
 	}
 	return nil
@@ -136,7 +141,8 @@ func (s *session) stream(ctx context.Context, deadline time.Time) error {
 			return err
 		}
 		if !deadline.IsZero() && time.Now().After(deadline) {
-			return fault.New(fault.MaxFreeze, "", "the memory does not fit into ours and has to be written during the freeze")
+			return fault.New(fault.MaxFreeze, "",
+				"the memory does not fit into ours and has to be written during the freeze")
 		}
 		if buf == nil {
 			buf = make([]byte, jobBytes)
@@ -177,7 +183,8 @@ func (s *session) encodeGhosts(ctx context.Context) error {
 			if i >= len(s.contents.ghosts) || s.contents.ghosts[i] == nil {
 				return fault.New(fault.MappedRead, g.Path, "no descriptor or mapping leads to it")
 			}
-			if err := quiet.addFile(&origin{space: g.Space, file: s.contents.ghosts[i], name: g.Path}, g.Size); err != nil {
+			if err := quiet.addFile(&origin{space: g.Space, file: s.contents.ghosts[i], name: g.Path},
+				g.Size); err != nil {
 				return fault.New(fault.MappedRead, g.Path, "%w", err)
 			}
 		}

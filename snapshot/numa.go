@@ -15,8 +15,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// addPolicies adds the memory policies of threads (set_mempolicy(2)) that have one. The kernel tells them in numa_maps only, as those of mappings that have none
-// of their own.
+// addPolicies adds the memory policies of threads (set_mempolicy(2)) that have one. The kernel tells them in numa_maps
+// only, as those of mappings that have none of their own.
 func addPolicies(processes []image.Process) error {
 	for i := range processes {
 		p := &processes[i]
@@ -24,7 +24,8 @@ func addPolicies(processes []image.Process) error {
 			continue
 		}
 		// What the sources have read of the vDSO, which nobody binds, is that of the process.
-		kernels := slices.IndexFunc(p.VMAs, func(v image.VMA) bool { return v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar })
+		kernels := slices.IndexFunc(p.VMAs,
+			func(v image.VMA) bool { return v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar })
 		for j := range p.Threads {
 			t := &p.Threads[j]
 			if t.NUMA != kstate.SomePolicy {
@@ -35,7 +36,8 @@ func addPolicies(processes []image.Process) error {
 				return err
 			}
 			t.NUMA = first
-			if j == 0 && kernels >= 0 && p.VMAs[0].NUMA != "" { // all were read, so that those of mappings are known, too
+			// all were read, so that those of mappings are known, too
+			if j == 0 && kernels >= 0 && p.VMAs[0].NUMA != "" {
 				t.NUMA = p.VMAs[kernels].NUMA
 			}
 		}
@@ -56,11 +58,12 @@ func followPolicy(p *image.Process) {
 	}
 }
 
-// policyBytes is enough for the head of a record of numa_maps and little enough for the kernel to stop after the first one: it walks the page tables of
-// each mapping that it tells of.
+// policyBytes is enough for the head of a record of numa_maps and little enough for the kernel to stop after the first
+// one: it walks the page tables of each mapping that it tells of.
 const policyBytes = 64
 
-// firstPolicy returns the policy that a thread gives to its first mapping, "" for the default and where there is no NUMA.
+// firstPolicy returns the policy that a thread gives to its first mapping, "" for the default and where there is no
+// NUMA.
 func firstPolicy(tid int) (string, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/numa_maps", tid)) // of a thread, too
 	if err != nil {

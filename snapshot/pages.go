@@ -38,7 +38,8 @@ type job struct {
 	buf   []byte // nil if the arena has no room: then it is copied and written at once
 }
 
-// Bounds of a job: small enough to spread over workers and to keep a deadline, large enough for one process_vm_readv call.
+// Bounds of a job: small enough to spread over workers and to keep a deadline, large enough for one process_vm_readv
+// call.
 const (
 	jobBytes = 4 << 20
 	jobParts = 512
@@ -50,14 +51,16 @@ type planner struct {
 	bytes int64
 }
 
-// add plans a run of pages, in pieces that fit into jobs. Runs of neighbouring mappings become one: the fewer parts, the faster the copy.
+// add plans a run of pages, in pieces that fit into jobs. Runs of neighbouring mappings become one: the fewer parts,
+// the faster the copy.
 func (pl *planner) add(from *origin, p part) {
 	pl.bytes += int64(p.size)
 	for p.size > 0 {
 		j := pl.room(from, p.forced)
 		piece := p
 		piece.size = min(p.size, jobBytes-j.size)
-		if last := len(j.parts) - 1; last >= 0 && j.parts[last].code == p.code && j.parts[last].addr+uint64(j.parts[last].size) == p.addr {
+		if last := len(j.parts) - 1; last >= 0 && j.parts[last].code == p.code &&
+			j.parts[last].addr+uint64(j.parts[last].size) == p.addr {
 			j.parts[last].size += piece.size
 		} else {
 			j.parts = append(j.parts, piece)
@@ -80,8 +83,8 @@ func (pl *planner) room(from *origin, forced bool) *job {
 	return &pl.jobs[len(pl.jobs)-1]
 }
 
-// addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and the zero page, a new
-// mapping brings by itself.
+// addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and
+// the zero page, a new mapping brings by itself.
 func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 	if len(p.VMAs) == 0 {
 		return nil
@@ -116,15 +119,17 @@ func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
 	return nil
 }
 
-// spanGap is the width of unmapped space, bytes, from which it is worth a walk of its own to leave it out. PAGEMAP_SCAN skips holes by
-// itself, but without it a walk reads eight bytes for each page, mapped or not, and an address space has 2^35 of them.
+// spanGap is the width of unmapped space, bytes, from which it is worth a walk of its own to leave it out. PAGEMAP_SCAN
+// skips holes by itself, but without it a walk reads eight bytes for each page, mapped or not, and an address space has
+// 2^35 of them.
 const spanGap = 4 << 20
 
-// anonWalk is how much anonymous memory, bytes, is worth a walk of its own: see pagemap.Content. To walk over as many pages that are not there takes less
-// than a call.
+// anonWalk is how much anonymous memory, bytes, is worth a walk of its own: see pagemap.Content. To walk over as many
+// pages that are not there takes less than a call.
 const anonWalk = 4 << 20
 
-// walks are the parts of the address space that mappings lie in, without the wide gaps between them, and cut where much anonymous memory begins and ends.
+// walks are the parts of the address space that mappings lie in, without the wide gaps between them, and cut where much
+// anonymous memory begins and ends.
 func walks(vmas []image.VMA) []dirty.Span {
 	var out []dirty.Span
 	// add appends a span, or joins it to the one before.
@@ -150,8 +155,9 @@ func memoryFault(pid int, err error) error {
 	return fault.New(fault.PageRead, pidName(pid), "%w", err)
 }
 
-// holdsContent tells whether private pages of a mapping belong into the image. Those of a droppable one (MAP_DROPPABLE, Linux 6.11)
-// do not, nor what the user wants left out: the kernel may drop them at any time, and it is where vgetrandom(2) keeps random numbers that must not come twice.
+// holdsContent tells whether private pages of a mapping belong into the image. Those of a droppable one (MAP_DROPPABLE,
+// Linux 6.11) do not, nor what the user wants left out: the kernel may drop them at any time, and it is where
+// vgetrandom(2) keeps random numbers that must not come twice.
 func holdsContent(v *image.VMA) bool {
 	if v.Excluded {
 		return false
@@ -189,7 +195,8 @@ func (pl *planner) addFile(from *origin, size int64) error {
 	})
 }
 
-// dataRuns calls sink with the page-aligned runs of a file that are not holes (lseek(2), SEEK_DATA), ascending and disjoint.
+// dataRuns calls sink with the page-aligned runs of a file that are not holes (lseek(2), SEEK_DATA), ascending and
+// disjoint.
 func dataRuns(f *os.File, size int64, sink func(start, end int64) error) error {
 	fd := int(f.Fd())
 	for at := int64(0); at < size; {

@@ -24,8 +24,9 @@ const (
 	restArena     = 80 << 20 // room for what pre-copy leaves; more is written under the freeze
 )
 
-// precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is still clean then. It goes
-// on in rounds, each of what was written during the one before, until little is left or it no longer gets less.
+// precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is
+// still clean then. It goes on in rounds, each of what was written during the one before, until little is left or it no
+// longer gets less.
 func (s *session) precopy(ctx context.Context, live []int) error {
 	t := &s.track
 	if t.tr == nil {
@@ -83,7 +84,8 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		case stuck == 0 && round < most:
 		case s.fits(t.rest + t.aside):
 			return rest, nil
-		case stuck < 2 && s.brake.hard > 0 && round < most: // what was written before it was held back counts in the round after
+		case stuck < 2 && s.brake.hard > 0 &&
+			round < most: // what was written before it was held back counts in the round after
 		case !s.brake.harder():
 			return rest, nil
 		default:
@@ -107,7 +109,8 @@ func (s *session) roundOfAll(ctx context.Context, first bool) error {
 	return nil
 }
 
-// lastRound is one more round as the last thing before the freeze: what was written while everything else was made ready.
+// lastRound is one more round as the last thing before the freeze: what was written while everything else was made
+// ready.
 func (s *session) lastRound(ctx context.Context) error {
 	if s.res.Rounds == 0 {
 		return nil
@@ -116,8 +119,8 @@ func (s *session) lastRound(ctx context.Context) error {
 	return s.roundOfAll(ctx, false)
 }
 
-// fits tells whether the rest can surely be copied in the time that a freeze may take. Pages that lie apart take three times as long as a copy in
-// one piece; the other half of the time is for the state.
+// fits tells whether the rest can surely be copied in the time that a freeze may take. Pages that lie apart take three
+// times as long as a copy in one piece; the other half of the time is for the state.
 func (s *session) fits(rest int64) bool {
 	return s.opts.MaxFreeze == 0 || 3*time.Duration(rest>>10)*freezePerByte <= s.opts.MaxFreeze/2
 }
@@ -130,7 +133,8 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		return 0, err
 	}
 	if first {
-		// Before any page is written. A process that executes another program from here on is noticed when the image is finished.
+		// Before any page is written. A process that executes another program from here on is noticed when the image is
+		// finished.
 		if t.aside, err = changedFiles(pid, maps, t.aside); err != nil {
 			return 0, err
 		}
@@ -142,7 +146,10 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 			return 0, err
 		}
 	}
-	c := &liveCopy{ctx: ctx, s: s, pid: pid, maps: maps, from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)}}
+	c := &liveCopy{
+		ctx: ctx, s: s, pid: pid, maps: maps,
+		from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)},
+	}
 	if t.base == "" {
 		c.from.parent = t.parent[pid].space // what is equal takes no room at least
 	}
@@ -164,7 +171,8 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 	return c.bytes, nil
 }
 
-// changedFiles adds to sum the bytes that a process has changed of private file mappings: those are not tracked, and copied under the freeze.
+// changedFiles adds to sum the bytes that a process has changed of private file mappings: those are not tracked, and
+// copied under the freeze.
 func changedFiles(pid int, maps []procfs.Map, sum int64) (int64, error) {
 	var spans []dirty.Span
 	for i := range maps {
@@ -300,13 +308,16 @@ func (s *session) tooMuch(need int64) error {
 		return nil
 	}
 	if s.res.Rounds > 0 {
-		return fault.New(fault.MaxFreeze, pidName(s.pid), "it writes faster than it can be copied: after %d rounds of pre-copy %d KiB are left, which would take about %v",
+		return fault.New(fault.MaxFreeze, pidName(s.pid),
+			"it writes faster than it can be copied: after %d rounds of pre-copy %d KiB are left, which would take about %v",
 			s.res.Rounds, need>>10, guess.Round(10*time.Microsecond))
 	}
-	return fault.New(fault.MaxFreeze, pidName(s.pid), "copying its %d KiB would take about %v", need>>10, guess.Round(10*time.Microsecond))
+	return fault.New(fault.MaxFreeze, pidName(s.pid), "copying its %d KiB would take about %v", need>>10,
+		guess.Round(10*time.Microsecond))
 }
 
-// planProcess decides which pages of a process are copied under the freeze, and which of those that are in the image are no longer true.
+// planProcess decides which pages of a process are copied under the freeze, and which of those that are in the image
+// are no longer true.
 func (s *session) planProcess(p *image.Process) error {
 	t := &s.track
 	if t.tr == nil {
@@ -367,7 +378,8 @@ func (s *session) planProcess(p *image.Process) error {
 	return g.close(t.tops[p.Pid])
 }
 
-// spanWalk is how far apart two runs are, bytes, that are better armed one by one: walking over as many pages takes as long as a call.
+// spanWalk is how far apart two runs are, bytes, that are better armed one by one: walking over as many pages takes as
+// long as a call.
 const spanWalk = 64 * image.PageSize
 
 // widen adds a run to ascending spans.

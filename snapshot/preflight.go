@@ -35,7 +35,8 @@ func preflight(pid int) error {
 		return err
 	}
 	if status.Tgid != pid {
-		return fault.New(fault.NoSuchPid, pidName(pid), "it is a thread of process %d", status.Tgid).WithRemedy("name process %d", status.Tgid)
+		return fault.New(fault.NoSuchPid, pidName(pid), "it is a thread of process %d", status.Tgid).
+			WithRemedy("name process %d", status.Tgid)
 	}
 	if err := notOurselves(pid); err != nil {
 		return err
@@ -55,8 +56,9 @@ func leaderEnded(pid, others int) *fault.Error {
 		WithRemedy("let the first thread wait for the others (pthread_exit in main cannot be saved)")
 }
 
-// runningThreads counts the threads of a process that are not about to end. The state of a process in /proc is that of its first thread: one whose first
-// thread has ended looks like a zombie though others run on, and one that is being killed may have threads left for a moment.
+// runningThreads counts the threads of a process that are not about to end. The state of a process in /proc is that of
+// its first thread: one whose first thread has ended looks like a zombie though others run on, and one that is being
+// killed may have threads left for a moment.
 func runningThreads(pid int) (n int) {
 	tids, err := procfs.Pid(pid).Tasks()
 	if err != nil {
@@ -74,8 +76,8 @@ func runningThreads(pid int) (n int) {
 	return n
 }
 
-// notOurselves refuses this process and its ancestors: stopping one of those could stop us (a shell waits for us, a terminal
-// multiplexer reads our output), and a tree that holds us cannot be saved by us.
+// notOurselves refuses this process and its ancestors: stopping one of those could stop us (a shell waits for us, a
+// terminal multiplexer reads our output), and a tree that holds us cannot be saved by us.
 func notOurselves(pid int) error {
 	for p := os.Getpid(); p > 0; {
 		if p == pid {

@@ -84,7 +84,8 @@ func TestNoRights(t *testing.T) {
 	tg.finish()
 }
 
-// TestRefusals has programs with one state each that cannot be saved. They are refused by name, by Check and by Snap, and run on.
+// TestRefusals has programs with one state each that cannot be saved. They are refused by name, by Check and by Snap,
+// and run on.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		mode string
@@ -121,7 +122,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestVforkIsRefusedSoon: the parent cannot be stopped while its vfork child runs, and must not be waited for with the child held.
+// TestVforkIsRefusedSoon: the parent cannot be stopped while its vfork child runs, and must not be waited for with the
+// child held.
 func TestVforkIsRefusedSoon(t *testing.T) {
 	tg := start(t, "idle", "vforked")
 	_, err := Snap(context.Background(), tg.pid(), Options{Dir: filepath.Join(t.TempDir(), "store")})

@@ -19,14 +19,17 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/regions"
 )
 
-// A program can mark regions in which no snapshot may be taken (include/bpfckpt.h). A watch sees its threads enter and leave them: then the tree
-// is stopped at a moment when none is in one. Without a watch it is only known that a program has regions, and it is refused.
+// A program can mark regions in which no snapshot may be taken (include/bpfckpt.h). A watch sees its threads enter and
+// leave them: then the tree is stopped at a moment when none is in one. Without a watch it is only known that a program
+// has regions, and it is refused.
 
 // Bounds of the wait for a tree to be outside of its regions.
 const (
 	regionPatience = 10 * time.Second
-	regionSettle   = time.Second          // that a watch must have been there: a region it came into has ended by then, if it is not a long one
-	regionPause    = 2 * time.Millisecond // between two freezes that found a thread in a region, at least; after a long one as long as that
+	// that a watch must have been there: a region it came into has ended by then, if it is not a long one
+	regionSettle = time.Second
+	// between two freezes that found a thread in a region, at least; after a long one as long as that
+	regionPause = 2 * time.Millisecond
 )
 
 // holder is the source that sees regions, nil if there is none, or they are to be ignored.
@@ -38,8 +41,8 @@ func (s *session) holder() kstate.Holder {
 	return h
 }
 
-// freezeOutside freezes the tree when no thread of it is in a region, and reads its state; with nobody to tell it just does. calm ends the hurry that
-// the freeze began, and may be called more than once.
+// freezeOutside freezes the tree when no thread of it is in a region, and reads its state; with nobody to tell it just
+// does. calm ends the hurry that the freeze began, and may be called more than once.
 func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 	h := s.holder()
 	if h != nil {
@@ -69,14 +72,15 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 		case time.Now().After(until):
 			return calm, heldFault(held.Threads[0], attempt)
 		}
-		if err := timed(&s.res.Phases.Wait, func() error { return pauseFor(ctx, max(regionPause, stood)) }); err != nil {
+		if err := timed(&s.res.Phases.Wait,
+			func() error { return pauseFor(ctx, max(regionPause, stood)) }); err != nil {
 			return calm, err
 		}
 	}
 }
 
-// awaitFirst waits for the tree to be outside before anything is begun: a program that stays in a region is told of before its pages are copied, and what
-// is known of those it wrote since the last image is kept.
+// awaitFirst waits for the tree to be outside before anything is begun: a program that stays in a region is told of
+// before its pages are copied, and what is known of those it wrote since the last image is kept.
 func (s *session) awaitFirst(ctx context.Context) error {
 	h := s.holder()
 	if h == nil {
@@ -88,7 +92,8 @@ func (s *session) awaitFirst(ctx context.Context) error {
 	return timed(&s.res.Phases.Wait, func() error { return s.awaitOutside(ctx, h, time.Now().Add(regionPatience)) })
 }
 
-// approach does what comes last before a freeze: it waits for the tree to be outside, and copies what was written meanwhile.
+// approach does what comes last before a freeze: it waits for the tree to be outside, and copies what was written
+// meanwhile.
 func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time) error {
 	ph := &s.res.Phases
 	wait := func() error {
@@ -153,7 +158,8 @@ func heldFault(t kstate.HeldThread, freezes int) error {
 	if freezes > 1 {
 		tries = fmt.Sprintf(", and each of %d times it was stopped a thread was in one again", freezes)
 	}
-	return fault.New(fault.Held, fmt.Sprintf("thread %d of pid %d", t.Tid, t.Pid), "it has been in a region%s for %v; it was waited for %v%s",
+	return fault.New(fault.Held, fmt.Sprintf("thread %d of pid %d", t.Tid, t.Pid),
+		"it has been in a region%s for %v; it was waited for %v%s",
 		nested, t.For.Round(time.Microsecond), regionPatience, tries)
 }
 
@@ -225,8 +231,8 @@ const regionRemedy = "begin a watch before it is in a region: bpfckpt watch %d -
 // errUnmapped says that a mapping, or its process, is gone.
 var errUnmapped = errors.New("it is not mapped any more")
 
-// hasRegions looks at a mapped file, by its link below map_files or, without the right to follow that, by its name. The error tells that it has regions,
-// or that this cannot be found out, or is errUnmapped.
+// hasRegions looks at a mapped file, by its link below map_files or, without the right to follow that, by its name. The
+// error tells that it has regions, or that this cannot be found out, or is errUnmapped.
 func hasRegions(link string, m *procfs.Map) error {
 	f, err := openRegular(link)
 	if errors.Is(err, fs.ErrPermission) {
@@ -282,7 +288,8 @@ func openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// refuseLateRegions looks at the files that the stopped tree had mapped as code and that it had not before: if one has regions, there will be no image.
+// refuseLateRegions looks at the files that the stopped tree had mapped as code and that it had not before: if one has
+// regions, there will be no image.
 func (s *session) refuseLateRegions() error {
 	if s.looked == nil {
 		return nil

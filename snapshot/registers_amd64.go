@@ -14,5 +14,6 @@ func xfeatures(xstate []byte) uint64 {
 	return binary.LittleEndian.Uint64(xstate[xfeaturesOffset:])
 }
 
-// breakpoint is the instruction int3, which uprobes write over the first byte of another (arch/x86/include/asm/uprobes.h).
+// breakpoint is the instruction int3, which uprobes write over the first byte of another
+// (arch/x86/include/asm/uprobes.h).
 const breakpoint = 0xcc

@@ -10,7 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// addScheduling adds what is the same question whoever the source is: the autogroups of sessions and, where the kernel has them, utilization clamps.
+// addScheduling adds what is the same question whoever the source is: the autogroups of sessions and, where the kernel
+// has them, utilization clamps.
 func addScheduling(processes []image.Process) error {
 	clamps := hasClamps()
 	for i := range processes {
@@ -38,7 +39,8 @@ func addScheduling(processes []image.Process) error {
 	return nil
 }
 
-// hasClamps tells whether the kernel clamps utilizations: then our own main thread has the largest one, unless somebody clamped that to zero.
+// hasClamps tells whether the kernel clamps utilizations: then our own main thread has the largest one, unless somebody
+// clamped that to zero.
 func hasClamps() bool {
 	attr, err := unix.SchedGetAttr(os.Getpid(), 0)
 	return err == nil && attr.Util_max != 0

@@ -66,8 +66,8 @@ type session struct {
 	expected int64  // and to be handed to it, before the freeze tells
 }
 
-// close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on every way out, a
-// panic included.
+// close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on
+// every way out, a panic included.
 func (s *session) close() {
 	s.brake.release()
 	s.track.close()
@@ -145,7 +145,8 @@ func (s *session) makeReady(live []int) error {
 	return nil
 }
 
-// begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the source.
+// begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the
+// source.
 func (s *session) begin(ctx context.Context) (live []int, err error) {
 	if err := preflight(s.pid); err != nil {
 		return nil, err
@@ -205,11 +206,13 @@ func allBlockers(ctx context.Context, pid int, list fault.List) error {
 
 // Shares of memory for the copy.
 const (
-	estimateSlack = 2 << 20                            // bytes beyond the estimate that are made ready
-	freezePerByte = 165 * time.Millisecond / (1 << 20) // per KiB of memory, a slow guess: one process_vm_readv pass at 165 ms/GiB
+	estimateSlack = 2 << 20 // bytes beyond the estimate that are made ready
+	// per KiB of memory, a slow guess: one process_vm_readv pass at 165 ms/GiB
+	freezePerByte = 165 * time.Millisecond / (1 << 20)
 )
 
-// reserve gets the buffers for the copy ready: for all memory of pids, and for what others are expected to write before the freeze.
+// reserve gets the buffers for the copy ready: for all memory of pids, and for what others are expected to write before
+// the freeze.
 func (s *session) reserve(pids []int, rest int64) error {
 	need, err := estimate(pids)
 	if err != nil {
@@ -230,16 +233,18 @@ func (s *session) reserve(pids []int, rest int64) error {
 	ready := min(need+need/16+estimateSlack, free/2)
 	room := 2 * ready
 	if s.track.tr != nil {
-		// A program may write much between the last round and the freeze, a garbage collector above all. Pages that are not present yet cost a fault
-		// each under the freeze, and nothing if they are not needed; to encode what has no room costs far more.
+		// A program may write much between the last round and the freeze, a garbage collector above all. Pages that are
+		// not present yet cost a fault each under the freeze, and nothing if they are not needed; to encode what has no
+		// room costs far more.
 		room = max(room, ready+restArena)
 	}
 	s.arena, err = newArena(int(ready), int(max(ready, min(room, free/2))))
 	return err
 }
 
-// freeze stops every thread of the tree. What keeps a thread from stopping may pass: a page that is being read, a parent in vfork(2) whose child
-// has not called execve yet. The tree is not held for that: everything runs on, and after a pause it is tried again.
+// freeze stops every thread of the tree. What keeps a thread from stopping may pass: a page that is being read, a
+// parent in vfork(2) whose child has not called execve yet. The tree is not held for that: everything runs on, and
+// after a pause it is tried again.
 func (s *session) freeze(ctx context.Context) error {
 	timeout := stopTimeout
 	if s.opts.MaxFreeze > 0 {
@@ -248,7 +253,8 @@ func (s *session) freeze(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		s.group, s.pids, s.frozenAt = nil, nil, time.Now()
 		err := s.freezeTree(ctx, timeout)
-		if f := new(fault.Error); timeout < stopTimeout && attempt == stopAttempts && errors.As(err, &f) && f.Code == fault.Freeze {
+		if f := new(fault.Error); timeout < stopTimeout && attempt == stopAttempts && errors.As(err, &f) &&
+			f.Code == fault.Freeze {
 			return fault.New(fault.MaxFreeze, f.Object, "%s", f.Cause)
 		}
 		if err == nil || attempt == stopAttempts || ctx.Err() != nil ||
@@ -295,7 +301,8 @@ func (s *session) freezeTree(ctx context.Context, timeout time.Duration) error {
 			}
 		}
 	}
-	return errors.Join(fault.New(fault.TreeMoves, pidName(s.pid), "processes were still appearing after %d rounds", treeRounds), s.letGo())
+	return errors.Join(fault.New(fault.TreeMoves, pidName(s.pid), "processes were still appearing after %d rounds",
+		treeRounds), s.letGo())
 }
 
 // letGo thaws whatever is stopped.
@@ -367,12 +374,13 @@ func (s *session) collect(ctx context.Context) error {
 	return plan.Distinct(list).OrNil()
 }
 
-// settleTries is how often the state is read until no timer runs out while it is. A timer whose signal is pending adds no other: it takes more than one
-// try only where several run out one after the other.
+// settleTries is how often the state is read until no timer runs out while it is. A timer whose signal is pending adds
+// no other: it takes more than one try only where several run out one after the other.
 const settleTries = 4
 
-// collectSettled reads the state, again if a timer ran out between the reading of what is pending and that of the timers: they run on while the tree
-// stands still. Such a timer would be seen as one that has done its work, and its signal not at all.
+// collectSettled reads the state, again if a timer ran out between the reading of what is pending and that of the
+// timers: they run on while the tree stands still. Such a timer would be seen as one that has done its work, and its
+// signal not at all.
 func (s *session) collectSettled(ctx context.Context) (list fault.List, err error) {
 	ph := &s.res.Phases
 	for try := 1; ; try++ {

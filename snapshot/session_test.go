@@ -15,8 +15,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 )
 
-// What a program that is copied while it runs writes after the last round has room, though pre-copy foresaw next to nothing: else it would be
-// encoded under the freeze.
+// What a program that is copied while it runs writes after the last round has room, though pre-copy foresaw next to
+// nothing: else it would be encoded under the freeze.
 func TestRoomForWhatIsWrittenLast(t *testing.T) {
 	tr, err := dirty.New("")
 	if err != nil {
@@ -34,7 +34,8 @@ func TestRoomForWhatIsWrittenLast(t *testing.T) {
 	}
 }
 
-// TestMemoryThatDoesNotFit takes a snapshot with no room for the copy at all: pages are written while the target stands still.
+// TestMemoryThatDoesNotFit takes a snapshot with no room for the copy at all: pages are written while the target stands
+// still.
 func TestMemoryThatDoesNotFit(t *testing.T) {
 	tg := start(t, "vmas", "shared-anon")
 	store := filepath.Join(t.TempDir(), "store")
@@ -67,7 +68,10 @@ func TestPanicLetsGo(t *testing.T) {
 	before := observe(t, tg.pid())
 	func() {
 		defer func() { _ = recover() }()
-		s := &session{pid: tg.pid(), opts: Options{Dir: filepath.Join(t.TempDir(), "store"), Source: "proc"}, res: &Result{}}
+		s := &session{
+			pid: tg.pid(), opts: Options{Dir: filepath.Join(t.TempDir(), "store"), Source: "proc"},
+			res: &Result{},
+		}
 		defer s.close()
 		if err := s.prepare(context.Background()); err != nil {
 			t.Fatal(err)

@@ -13,8 +13,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 )
 
-// namedMemory records a file that a mapping can change if it is memory in all but name: one of tmpfs, as shm_open(3) and sem_open(3) make them. Its content
-// belongs to the moment of the freeze as other memory does. A file under locks is left alone: it belongs together with others (a database with its log).
+// namedMemory records a file that a mapping can change if it is memory in all but name: one of tmpfs, as shm_open(3)
+// and sem_open(3) make them. Its content belongs to the moment of the freeze as other memory does. A file under locks
+// is left alone: it belongs together with others (a database with its log).
 func (id *identifier) namedMemory(v *image.VMA, link, object string) error {
 	key := inode{v.File.Dev, v.File.Ino}
 	if !fdtable.WritesFile(v) || id.named[key] {
@@ -25,7 +26,10 @@ func (id *identifier) namedMemory(v *image.VMA, link, object string) error {
 	if unix.Statfs(v.File.Path, &fs) != nil || fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
 		return nil
 	}
-	if slices.ContainsFunc(id.st.Files, func(f image.File) bool { return f.Dev == key.dev && f.Ino == key.ino && len(f.Locks) > 0 }) {
+	if slices.ContainsFunc(id.st.Files, func(f image.File) bool {
+		return f.Dev == key.dev && f.Ino == key.ino &&
+			len(f.Locks) > 0
+	}) {
 		return nil
 	}
 	if err := openInto(&id.contents.named, len(id.st.Named), link, object); err != nil {
@@ -47,7 +51,8 @@ type sharedObject struct {
 	writes       bool // the tree can change it
 }
 
-// heldObjects lists what of the tree would be two things if somebody outside had it too: shared memory and files without a name, mapped or open.
+// heldObjects lists what of the tree would be two things if somebody outside had it too: shared memory and files
+// without a name, mapped or open.
 func heldObjects(st *image.State) map[holders.File]*sharedObject {
 	all := map[holders.File]*sharedObject{}
 	get := func(dev, ino uint64, object, path string) *sharedObject {
@@ -81,7 +86,8 @@ func heldObjects(st *image.State) map[holders.File]*sharedObject {
 	return all
 }
 
-// sharedBlockers lists the memory that the tree shares with somebody outside: each of the two would go on with one of its own.
+// sharedBlockers lists the memory that the tree shares with somebody outside: each of the two would go on with one of
+// its own.
 func sharedBlockers(ctx context.Context, st *image.State) (fault.List, error) {
 	objects := heldObjects(st)
 	found, err := outsideHolders(ctx, st, objects, nil)
@@ -91,7 +97,8 @@ func sharedBlockers(ctx context.Context, st *image.State) (fault.List, error) {
 	return toldOf(objects, found), nil
 }
 
-// sharedOutside is sharedBlockers for the tree of a snapshot; besides, named memory that somebody else has as well is taken out of the image. The tree runs.
+// sharedOutside is sharedBlockers for the tree of a snapshot; besides, named memory that somebody else has as well is
+// taken out of the image. The tree runs.
 func (s *session) sharedOutside(ctx context.Context) (fault.List, error) {
 	objects := heldObjects(s.st)
 	found, err := outsideHolders(ctx, s.st, objects, s.st.Named)
@@ -106,7 +113,8 @@ func (s *session) sharedOutside(ctx context.Context) (fault.List, error) {
 			kept = append(kept, g)
 			continue
 		}
-		s.note("%s is memory that %s, outside the tree, has too: its content is not saved, and stays as it is then", g.Path, by[0].Text())
+		s.note("%s is memory that %s, outside the tree, has too: its content is not saved, and stays as it is then",
+			g.Path, by[0].Text())
 		if err := s.leaveOut(g.Space, g.Size); err != nil {
 			return nil, err
 		}
@@ -118,11 +126,14 @@ func (s *session) sharedOutside(ctx context.Context) (fault.List, error) {
 // leaveOut takes a content out of the image again.
 func (s *session) leaveOut(space image.Space, size int64) error {
 	s.pages.jobs = slices.DeleteFunc(s.pages.jobs, func(j job) bool { return j.from.space == space })
-	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/image.PageSize) // what found no room in the arena is written
+	// what found no room in the arena is written
+	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/image.PageSize)
 }
 
 // outsideHolders finds out who outside has shared or named memory.
-func outsideHolders(ctx context.Context, st *image.State, objects map[holders.File]*sharedObject, named []image.Ghost) (map[holders.File][]holders.Holder, error) {
+func outsideHolders(ctx context.Context, st *image.State, objects map[holders.File]*sharedObject,
+	named []image.Ghost,
+) (map[holders.File][]holders.Holder, error) {
 	files := map[holders.File]string{}
 	for file, o := range objects {
 		files[file] = o.path
@@ -156,7 +167,8 @@ func toldOf(objects map[holders.File]*sharedObject, found map[holders.File][]hol
 		if i < 0 {
 			continue // nobody changes it
 		}
-		list = append(list, fault.New(fault.Mapping, o.object, "%s is shared with %s, outside the tree: it would become two", o.path, by[i].Text()).
+		list = append(list, fault.New(fault.Mapping, o.object,
+			"%s is shared with %s, outside the tree: it would become two", o.path, by[i].Text()).
 			WithRemedy("save the process that started them both, or let one of them give it up"))
 	}
 	return list

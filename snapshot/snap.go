@@ -19,9 +19,9 @@ import (
 
 // Snap saves the tree of processes below and including pid to an image.
 //
-// The tree stands still only while its state is read; with Stop or Kill until the image is published. If anything fails, it runs on as
-// if nothing had happened, and no part of an image stays. Errors are *Error, or a fault.List of them if several things keep the tree
-// from being saved; when ctx ends early it is fault.Interrupt.
+// The tree stands still only while its state is read; with Stop or Kill until the image is published. If anything
+// fails, it runs on as if nothing had happened, and no part of an image stays. Errors are *Error, or a fault.List of
+// them if several things keep the tree from being saved; when ctx ends early it is fault.Interrupt.
 func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	start := time.Now()
 	if o.Dir == "" {
@@ -49,8 +49,9 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 // freezeAttempts is how many freezes may last longer than Options.MaxFreeze, and be given up, before the snapshot is.
 const freezeAttempts = 3
 
-// snapInTime tries again when a freeze was given up because it lasted too long: what should have fitted may have met a busy moment of the machine. So it
-// does when a process below the root ended while it stood still, which only SIGKILL does: without it the tree is as savable as before.
+// snapInTime tries again when a freeze was given up because it lasted too long: what should have fitted may have met a
+// busy moment of the machine. So it does when a process below the root ended while it stood still, which only SIGKILL
+// does: without it the tree is as savable as before.
 func snapInTime(ctx context.Context, pid int, o Options) (*Result, error) {
 	for attempt := 1; ; attempt++ {
 		r, overran, err := snapOnce(ctx, pid, o)
@@ -181,7 +182,8 @@ func (s *session) complete(ctx context.Context) error {
 	if err := s.refuseLateRegions(); err != nil {
 		return err
 	}
-	_ = s.learnBreakpoints(ctx) // those that came last; if the watch has ended since, what was known before the freeze has to do
+	// those that came last; if the watch has ended since, what was known before the freeze has to do
+	_ = s.learnBreakpoints(ctx)
 
 	// First: it tells which streams are re-attached.
 	outside := fdtable.Finish(ctx, fdtable.Input{State: s.st})
@@ -256,7 +258,8 @@ func (s *session) jobStopped(pid int) bool {
 // endTimeout is how long killed processes may take to end.
 const endTimeout = 5 * time.Second
 
-// awaitEnd waits until every process has ended: until it is a zombie, or reaped. Then its pid is as free as its parent lets it be.
+// awaitEnd waits until every process has ended: until it is a zombie, or reaped. Then its pid is as free as its parent
+// lets it be.
 func awaitEnd(pids []int) error {
 	end := time.Now().Add(endTimeout)
 	for _, pid := range pids {

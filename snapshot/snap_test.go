@@ -58,7 +58,8 @@ func load(t *testing.T, r *image.Reader, space image.Space) content {
 	return c
 }
 
-// page is what a process finds at a page after a restore: what the image has, else what the mapping's object has, else zeros.
+// page is what a process finds at a page after a restore: what the image has, else what the mapping's object has, else
+// zeros.
 func (c content) page(addr uint64, below func() []byte) []byte {
 	p, ok := c.pages[addr]
 	switch {
@@ -92,7 +93,8 @@ func sameMemory(t *testing.T, r *image.Reader, p *image.Process) {
 				continue // a guard, or beyond the end of the file
 			}
 			want := own.page(addr, below(t, r, v, addr, objects))
-			if !bytes.Equal(have, want) && !(isCode(v) && onlyBreakpoints(have, want)) { // others may have uprobes in our libraries
+			// others may have uprobes in our libraries
+			if !bytes.Equal(have, want) && !(isCode(v) && onlyBreakpoints(have, want)) {
 				t.Fatalf("page %x of mapping %x-%x (%s) differs from the image", addr, v.Start, v.End, v.Name)
 			}
 			compared++
@@ -143,10 +145,12 @@ func TestMemoryInImageIsMemoryOfTarget(t *testing.T) {
 		names  []string
 	}{
 		{"proc", []string{
-			"anon", "sparse", "many", "grows-down", "private-file", "shared-file", "shared-anon", "memfd", "memfd-unmapped", "prot-none",
+			"anon", "sparse", "many", "grows-down", "private-file", "shared-file", "shared-anon", "memfd",
+			"memfd-unmapped", "prot-none",
 			"guard", "advice", "deleted-file", "replaced-file", "truncated-file", "heap", "big",
 		}},
-		{"iter", []string{"many", "shared-anon", "memfd", "guard", "deleted-file"}}, // what sources could see in different ways
+		// what sources could see in different ways
+		{"iter", []string{"many", "shared-anon", "memfd", "guard", "deleted-file"}},
 	} {
 		for _, name := range c.names {
 			if testing.Short() && strings.Contains(long, name) {
@@ -159,13 +163,15 @@ func TestMemoryInImageIsMemoryOfTarget(t *testing.T) {
 				sameMemory(t, r, &r.State().Processes[0])
 				kill(t, tg.pid(), unix.SIGCONT)
 				tg.finish()
-				t.Logf("freeze %d us, wall %d us, %+v, %d pages, %d bytes", res.FreezeUS, res.WallUS, res.Phases, res.PagesWritten, res.BytesWritten)
+				t.Logf("freeze %d us, wall %d us, %+v, %d pages, %d bytes", res.FreezeUS, res.WallUS, res.Phases,
+					res.PagesWritten, res.BytesWritten)
 			})
 		}
 	}
 }
 
-// TestBreakpointsOfOthersAreNotSaved has a page of code with a breakpoint in it, which is left out, and one that the program changed.
+// TestBreakpointsOfOthersAreNotSaved has a page of code with a breakpoint in it, which is left out, and one that the
+// program changed.
 func TestBreakpointsOfOthersAreNotSaved(t *testing.T) {
 	tg := start(t, "idle", "patched")
 	var probed, changed uint64

@@ -1,12 +1,13 @@
 // Package snapshot saves running process trees to images.
 //
-// Snap looks for everything it can refuse before it stops anything, gets ready what can be got ready (the source of kernel state, the image,
-// buffers for the copy), stops all threads of the tree with ptrace, reads registers, kernel state, descriptors and memory, lets the tree go on, and
-// only then encodes, writes and publishes the image. Nothing of the target is ever written to, so whatever happens to this process, the
-// target runs on: the kernel detaches a tracer that dies.
+// Snap looks for everything it can refuse before it stops anything, gets ready what can be got ready (the source of
+// kernel state, the image, buffers for the copy), stops all threads of the tree with ptrace, reads registers, kernel
+// state, descriptors and memory, lets the tree go on, and only then encodes, writes and publishes the image. Nothing of
+// the target is ever written to, so whatever happens to this process, the target runs on: the kernel detaches a tracer
+// that dies.
 //
-// One Snap has one session, used by one goroutine; helpers copy memory and encode pages in parallel. The order of the phases is that of
-// the fields of Phases.
+// One Snap has one session, used by one goroutine; helpers copy memory and encode pages in parallel. The order of the
+// phases is that of the fields of Phases.
 package snapshot
 
 import (
@@ -27,27 +28,33 @@ type Options struct {
 	Dir      string      // the store, made if it does not exist; "" is "ckpt-PID"
 	Name     string      // name of the image in the store, "" for none
 	Compress image.Level // "" is the default of package image
-	// MaxFreeze is how long the tree may stand still, 0 for as long as it takes. A tree that writes faster than pre-copy copies is held back
-	// meanwhile, in slices that are no longer (Result.Brake).
+	// MaxFreeze is how long the tree may stand still, 0 for as long as it takes. A tree that writes faster than
+	// pre-copy copies is held back meanwhile, in slices that are no longer (Result.Brake).
 	MaxFreeze time.Duration
 	Stop      bool // leave the tree stopped (SIGSTOP) after the image is published
 	Kill      bool // kill the tree (SIGKILL) after the image is published
-	// Incremental takes pages from the parent image where they have not changed: unseen if Tracker knows that they have not been written since,
-	// else if they are equal.
+	// Incremental takes pages from the parent image where they have not changed: unseen if Tracker knows that they have
+	// not been written since, else if they are equal.
 	Incremental bool
-	// Precopy copies a tree of 32 MiB or more while it runs, so that it stands still for what it wrote last. It makes a userfaultfd in each process for
-	// as long as that takes (internal/dirty), which a plain snapshot does not: nothing is put into a process without being asked for.
+	// Precopy copies a tree of 32 MiB or more while it runs, so that it stands still for what it wrote last. It makes a
+	// userfaultfd in each process for as long as that takes (internal/dirty), which a plain snapshot does not: nothing
+	// is put into a process without being asked for.
 	Precopy bool
-	// Exclude names private memory whose content is left out of the image, and comes back as zeros or as what the mapped file has: names of mappings as
-	// /proc/PID/maps shows them ("[anon:cache]", "[heap]", a path), patterns of them with *, and DontDump.
+	// Exclude names private memory whose content is left out of the image, and comes back as zeros or as what the
+	// mapped file has: names of mappings as /proc/PID/maps shows them ("[anon:cache]", "[heap]", a path), patterns of
+	// them with *, and DontDump.
 	Exclude []string
-	// IgnoreRegions takes a snapshot also of a program that marks regions in which none may be taken (include/bpfckpt.h), wherever it is.
+	// IgnoreRegions takes a snapshot also of a program that marks regions in which none may be taken
+	// (include/bpfckpt.h), wherever it is.
 	IgnoreRegions bool
-	Source        string                  // where kernel state comes from: "iter", "proc", "" for the best that works
-	Root          procid.ID               `json:"-"` // the process that is meant, should another have its pid by now; zero: whoever has it
-	Progress      func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
-	Live          kstate.Source           `json:"-"` // the source to use instead of opening one, a watch's table; the caller closes it
-	Tracker       dirty.Tracker           `json:"-"` // tracks writes between this snapshot and the next; the caller keeps and closes it. nil: none, but for Precopy
+	Source        string // where kernel state comes from: "iter", "proc", "" for the best that works
+	// the process that is meant, should another have its pid by now; zero: whoever has it
+	Root     procid.ID               `json:"-"`
+	Progress func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine
+	// the source to use instead of opening one, a watch's table; the caller closes it
+	Live kstate.Source `json:"-"`
+	// tracks writes between this snapshot and the next; the caller keeps and closes it. nil: none, but for Precopy
+	Tracker dirty.Tracker `json:"-"`
 }
 
 // Result tells what a snapshot did. Times are microseconds.
@@ -72,8 +79,9 @@ type Result struct {
 	Notes        []string `json:"notes,omitempty"` // remarks for people
 }
 
-// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State are also those of stops in vain:
-// not all threads stopped in time, or one was in a region in which no snapshot may be taken.
+// Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State
+// are also those of stops in vain: not all threads stopped in time, or one was in a region in which no snapshot may be
+// taken.
 type Phases struct {
 	Prepare int64 `json:"prepare"` // checks, source, image and buffers, before anything is stopped
 	Attach  int64 `json:"attach"`  // getting ready to track writes; new processes stand still for it
@@ -105,5 +113,6 @@ type Report struct {
 	Source   string     `json:"source"`
 	Blockers fault.List `json:"blockers"` // everything that keeps the tree from being saved, empty if nothing does
 	Notes    []string   `json:"notes"`    // what will be different after a restore
-	Unseen   fault.List `json:"unseen"`   // regions in which no snapshot may be taken: they keep it from being saved unless there is a watch
+	// regions in which no snapshot may be taken: they keep it from being saved unless there is a watch
+	Unseen fault.List `json:"unseen"`
 }

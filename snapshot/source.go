@@ -26,8 +26,8 @@ func sources() []opener {
 	}
 }
 
-// opening starts openSource in the background and returns a function that waits for its result: loading BPF programs takes longer than all else
-// that comes before a freeze.
+// opening starts openSource in the background and returns a function that waits for its result: loading BPF programs
+// takes longer than all else that comes before a freeze.
 func opening(name string) func() (kstate.Source, error) {
 	open := sync.OnceValues(func() (kstate.Source, error) { return openSource(sources(), name) })
 	go func() { _, _ = open() }() // the result stays in open

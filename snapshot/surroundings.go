@@ -19,7 +19,8 @@ type surroundings struct {
 	label string                         // ours
 }
 
-// readSurroundings reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes it again.
+// readSurroundings reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes
+// it again.
 func readSurroundings(root int) (*surroundings, error) {
 	s := &surroundings{}
 	self := procfs.Pid(os.Getpid())
@@ -73,7 +74,8 @@ const (
 	kcmpSysVSem = 6
 )
 
-// kcmp compares a kernel object of two tasks: 0 if it is the same, 1 or 2 for an order, 3 for none (kcmp(2), CONFIG_KCMP).
+// kcmp compares a kernel object of two tasks: 0 if it is the same, 1 or 2 for an order, 3 for none (kcmp(2),
+// CONFIG_KCMP).
 func kcmp(a, b, what int) (int, error) {
 	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), uintptr(what), 0, 0, 0)
 	if errno != 0 {
@@ -94,8 +96,8 @@ var sharedObjects = []struct {
 	{kcmpSighand, "signal handlers", false},
 }
 
-// sharingAmong finds processes that share what only threads share: what vfork(2) and clone(2) with CLONE_VM and its like make.
-// Equal objects are neighbours in kcmp's order.
+// sharingAmong finds processes that share what only threads share: what vfork(2) and clone(2) with CLONE_VM and its
+// like make. Equal objects are neighbours in kcmp's order.
 func sharingAmong(pids []int) fault.List {
 	var list fault.List
 	for _, o := range sharedObjects {
@@ -129,7 +131,8 @@ func sharingWithin(pid int, tids []int) fault.List {
 		}
 		for _, tid := range tids {
 			if r, err := kcmp(pid, tid, o.what); err == nil && r != 0 {
-				list = append(list, fault.New(fault.Shared, threadName(pid, tid), "it has other %s than thread %d", o.name, pid))
+				list = append(list, fault.New(fault.Shared, threadName(pid, tid), "it has other %s than thread %d",
+					o.name, pid))
 				break
 			}
 		}
@@ -137,11 +140,12 @@ func sharingWithin(pid int, tids []int) fault.List {
 	return list
 }
 
-// comparesTasks tells whether a source says itself which threads share what, in which namespaces they are and what they would undo: those
-// that read the kernel's structures do.
+// comparesTasks tells whether a source says itself which threads share what, in which namespaces they are and what they
+// would undo: those that read the kernel's structures do.
 func comparesTasks(src kstate.Source) bool { return src.Name() != "proc" }
 
-// frozenBlockers looks again, at the stopped tree, at what outsideBlockers found in order, as far as the source does not.
+// frozenBlockers looks again, at the stopped tree, at what outsideBlockers found in order, as far as the source does
+// not.
 func (s *surroundings) frozenBlockers(src kstate.Source, pids []int) fault.List {
 	var list fault.List
 	if !comparesTasks(src) {
@@ -166,19 +170,21 @@ func undoBlockers(src kstate.Source, pids []int) fault.List {
 	var list fault.List
 	for _, pid := range pids {
 		if tids, err := procfs.Pid(pid).Tasks(); err == nil && mayUndo(tids) {
-			list = append(list, fault.New(fault.ProcessState, pidName(pid), "it may have SysV semaphore operations to undo (SEM_UNDO)").
+			list = append(list, fault.New(fault.ProcessState, pidName(pid),
+				"it may have SysV semaphore operations to undo (SEM_UNDO)").
 				WithRemedy("use semop without SEM_UNDO, or POSIX semaphores"))
 		}
 	}
 	return list
 }
 
-// kthreadd is the parent of the kernel's threads, in the first pid namespace: a task that never had a list of semaphore undos.
+// kthreadd is the parent of the kernel's threads, in the first pid namespace: a task that never had a list of semaphore
+// undos.
 const kthreadd = 2
 
-// mayUndo tells whether a thread may have semaphore operations to undo. One without a list has none, and where there is no semaphore
-// there is nothing to undo; but threads that share a list (CLONE_SYSVSEM, as pthread_create does) get one that is empty, and nothing
-// but the kernel's memory tells whether it still is.
+// mayUndo tells whether a thread may have semaphore operations to undo. One without a list has none, and where there is
+// no semaphore there is nothing to undo; but threads that share a list (CLONE_SYSVSEM, as pthread_create does) get one
+// that is empty, and nothing but the kernel's memory tells whether it still is.
 func mayUndo(tids []int) bool {
 	sets, err := os.ReadFile("/proc/sysvipc/sem")
 	if err != nil || !operated(string(sets)) {
@@ -192,8 +198,9 @@ func mayUndo(tids []int) bool {
 	return false
 }
 
-// operated tells whether anybody has ever done a semop(2) on a set of semaphores that exists: only then is there something to undo. text is
-// /proc/sysvipc/sem: a heading, then a line for each set, whose ninth field is the time of the last operation (proc_sysvipc(5)).
+// operated tells whether anybody has ever done a semop(2) on a set of semaphores that exists: only then is there
+// something to undo. text is /proc/sysvipc/sem: a heading, then a line for each set, whose ninth field is the time of
+// the last operation (proc_sysvipc(5)).
 func operated(text string) bool {
 	for i, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
 		const otime = 8
@@ -220,8 +227,8 @@ func tracedThreads(pid int, tids []int) fault.List {
 	return nil
 }
 
-// outsideBlockers lists what /proc and kcmp(2) tell of running processes that keeps them from being saved. A source tells much of it again
-// under the freeze; here it is found before anything is stopped.
+// outsideBlockers lists what /proc and kcmp(2) tell of running processes that keeps them from being saved. A source
+// tells much of it again under the freeze; here it is found before anything is stopped.
 func (s *surroundings) outsideBlockers(pids []int) fault.List {
 	list := sharingAmong(withParent(pids))
 	for _, pid := range pids {
@@ -252,8 +259,8 @@ const (
 	settlePause  = 4 * time.Millisecond
 )
 
-// settledBlockers is outsideBlockers, but waits a little for what passes: a child that has just been made by posix_spawn or vfork(2) shares its parent's
-// memory, and the parent cannot be stopped, until the child calls execve.
+// settledBlockers is outsideBlockers, but waits a little for what passes: a child that has just been made by
+// posix_spawn or vfork(2) shares its parent's memory, and the parent cannot be stopped, until the child calls execve.
 func (s *surroundings) settledBlockers(pids []int) fault.List {
 	list := s.outsideBlockers(pids)
 	for range settleRounds {
@@ -264,7 +271,8 @@ func (s *surroundings) settledBlockers(pids []int) fault.List {
 		before := list
 		// Of a program that starts many there is always one: it is in the way only if it stays.
 		list = slices.DeleteFunc(s.outsideBlockers(pids), func(e *fault.Error) bool {
-			return e.Code == fault.Shared && !slices.ContainsFunc(before, func(b *fault.Error) bool { return b.Error() == e.Error() })
+			return e.Code == fault.Shared &&
+				!slices.ContainsFunc(before, func(b *fault.Error) bool { return b.Error() == e.Error() })
 		})
 	}
 	return list

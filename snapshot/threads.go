@@ -117,7 +117,8 @@ func pending(th *ptrace.Thread, shared bool) ([]image.SigInfo, error) {
 	return list, nil
 }
 
-// ranOut tells whether signals have become pending since all was read: to a process, or to a thread that a timer is for.
+// ranOut tells whether signals have become pending since all was read: to a process, or to a thread that a timer is
+// for.
 func (s *session) ranOut(all []told) (news bool, err error) {
 	targets := map[int]bool{}
 	for i := range s.st.Processes {
@@ -164,7 +165,8 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 			th := &p.Threads[j]
 			t := byTid[th.Tid]
 			if t == nil || t.th.Pid != p.Pid {
-				return nil, fault.New(fault.TreeMoves, threadName(p.Pid, th.Tid), "it appeared while the tree was stopped")
+				return nil, fault.New(fault.TreeMoves, threadName(p.Pid, th.Tid),
+					"it appeared while the tree was stopped")
 			}
 			delete(byTid, th.Tid)
 			if j == 0 {
@@ -176,7 +178,8 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 			if t.wait != nil {
 				th.Restart = t.wait
 			}
-			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq, t.sud
+			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq,
+				t.sud
 			list = append(list, t.blockers...)
 			if th.Seccomp.Mode == seccompFilter {
 				if err := readFilters(t.th, th); err != nil {
@@ -194,8 +197,9 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 	return list, nil
 }
 
-// stopTold finds out whether the parent of a stopped process has waited for the stop. While a group is stopped the kernel keeps what it will tell the
-// parent where the exit status will be, and clears it when it has (wait_task_stopped, kernel/exit.c; do_task_stat, fs/proc/array.c).
+// stopTold finds out whether the parent of a stopped process has waited for the stop. While a group is stopped the
+// kernel keeps what it will tell the parent where the exit status will be, and clears it when it has
+// (wait_task_stopped, kernel/exit.c; do_task_stat, fs/proc/array.c).
 func stopTold(p *image.Process) error {
 	if p.Stopped == 0 {
 		return nil

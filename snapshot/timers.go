@@ -5,8 +5,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
 )
 
-// expired completes the repeating timers whose signal is pending where the source could not tell since when: at least one period
-// ended, the time that is left of the current one tells how long ago.
+// expired completes the repeating timers whose signal is pending where the source could not tell since when: at least
+// one period ended, the time that is left of the current one tells how long ago.
 func expired(p *image.Process) {
 	for i := range p.Timers {
 		t := &p.Timers[i]

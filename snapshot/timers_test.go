@@ -51,7 +51,8 @@ func TestTimerRunsOutMeanwhile(t *testing.T) {
 	defer src.Close()
 	_, r := snap(t, tg.pid(), Options{Live: &lateSource{Source: src, t: t}})
 	p := r.State().Processes[0]
-	waits := slices.ContainsFunc(p.Pending, func(info image.SigInfo) bool { return unix.Signal(info[0]) == unix.SIGALRM })
+	waits := slices.ContainsFunc(p.Pending,
+		func(info image.SigInfo) bool { return unix.Signal(info[0]) == unix.SIGALRM })
 	if !waits && p.ITimers[0].Value == 0 {
 		t.Error("neither the alarm nor its signal is in the image")
 	}

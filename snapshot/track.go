@@ -18,12 +18,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// precopyFrom is how much memory a tree must have for pre-copy to pay, bytes: a copy of less is a few milliseconds, and getting a process ready
-// stops it for one.
+// precopyFrom is how much memory a tree must have for pre-copy to pay, bytes: a copy of less is a few milliseconds, and
+// getting a process ready stops it for one.
 const precopyFrom = 32 << 20
 
-// precopyPerMapping is how much more it must be for each mapping, bytes: what is copied in the two microseconds that it takes to see whether a mapping
-// is still tracked.
+// precopyPerMapping is how much more it must be for each mapping, bytes: what is copied in the two microseconds that it
+// takes to see whether a mapping is still tracked.
 const precopyPerMapping = 16 << 10
 
 // tracking is what a session does with dirty page tracking. Without a tracker all of it is empty.
@@ -108,7 +108,8 @@ func (s *session) precopyPays(live []int) (bool, error) {
 	return need >= least, nil
 }
 
-// parent finds the image in the store that the new one continues: the last one of this process, or the one it was restored from.
+// parent finds the image in the store that the new one continues: the last one of this process, or the one it was
+// restored from.
 func (s *session) parent() (string, error) {
 	id := s.ids[s.pid]
 	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.pid, Start: id.Start}
@@ -145,7 +146,8 @@ func (s *session) create(parent string) error {
 		s.explainNoParent()
 	}
 	w, err := image.Create(s.opts.Dir, o)
-	if err != nil && s.track.base != "" && parent == s.track.base && errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
+	if err != nil && s.track.base != "" && parent == s.track.base &&
+		errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
 		s.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
 		s.track.base = ""
 		if o.Parent, err = s.parent(); err != nil {
@@ -193,7 +195,8 @@ func (s *session) note(format string, args ...any) {
 	s.res.Notes = append(s.res.Notes, fmt.Sprintf(format, args...))
 }
 
-// attach gets the tracker ready for every process of the tree; those that are not yet are stopped for it, a millisecond or so.
+// attach gets the tracker ready for every process of the tree; those that are not yet are stopped for it, a millisecond
+// or so.
 func (s *session) attach(ctx context.Context, live []int) error {
 	tr := s.track.tr
 	ready := func(pid int) bool {
@@ -228,7 +231,8 @@ func (t *tracking) space(pid int) image.Space {
 	return t.spaces[pid]
 }
 
-// keep takes every page of a process from the base, if there is one that has it. What has changed since is written, or discarded, on top.
+// keep takes every page of a process from the base, if there is one that has it. What has changed since is written, or
+// discarded, on top.
 func (s *session) keep(pid int) (kept bool, err error) {
 	t := &s.track
 	from, ok := t.parent[pid]
@@ -237,7 +241,8 @@ func (s *session) keep(pid int) (kept bool, err error) {
 		return false, nil
 	}
 	for _, r := range from.ranges {
-		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/image.PageSize, from.space, r.Start); err != nil {
+		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/image.PageSize, from.space,
+			r.Start); err != nil {
 			return false, err
 		}
 		t.tops[pid] = max(t.tops[pid], r.End)
@@ -294,9 +299,9 @@ func (t *tracking) close() {
 	}
 }
 
-// direct reports whether a process has files open for direct input and output. The device writes to the pages of such a read while no page
-// table entry says so: a page armed meanwhile would stay clean. Under the freeze no such read is under way, because its thread cannot be
-// stopped before it ends.
+// direct reports whether a process has files open for direct input and output. The device writes to the pages of such a
+// read while no page table entry says so: a page armed meanwhile would stay clean. Under the freeze no such read is
+// under way, because its thread cannot be stopped before it ends.
 func direct(pid int) bool {
 	d := procfs.Pid(pid)
 	fds, err := d.FDs()
@@ -304,7 +309,8 @@ func direct(pid int) bool {
 		return true // nothing is known
 	}
 	for _, fd := range fds {
-		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || !strings.HasPrefix(path, "/") {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil ||
+			!strings.HasPrefix(path, "/") {
 			continue // closed meanwhile; or a pipe, where the flag means packets
 		}
 		if info, err := d.FDInfo(fd); err == nil && info.Flags&unix.O_DIRECT != 0 {
@@ -314,7 +320,8 @@ func direct(pid int) bool {
 	return false
 }
 
-// withoutTracking takes the mark of our own tracking, or that of a watch, off the mappings: a restored process is not tracked.
+// withoutTracking takes the mark of our own tracking, or that of a watch, off the mappings: a restored process is not
+// tracked.
 func withoutTracking(st *image.State) {
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {

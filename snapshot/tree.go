@@ -38,8 +38,8 @@ func subject(err error) (pid int) {
 // isZombie tells whether a process has ended and waits for its parent, or is just being removed.
 func isZombie(s *procfs.Stat) bool { return s.State == 'Z' || s.State == 'X' }
 
-// findTree returns pid and all its descendants, parents before their children. The list is exact only while the tree is stopped:
-// /proc/PID/task/TID/children may miss some of the children of a running process (proc_tid_children(5)).
+// findTree returns pid and all its descendants, parents before their children. The list is exact only while the tree is
+// stopped: /proc/PID/task/TID/children may miss some of the children of a running process (proc_tid_children(5)).
 func findTree(pid int) ([]int, error) {
 	tree := []int{pid}
 	for i := 0; i < len(tree); i++ {
@@ -56,8 +56,8 @@ func findTree(pid int) ([]int, error) {
 	return tree, nil
 }
 
-// childrenOf lists the children of all threads of a process, zombies too. CONFIG_PROC_CHILDREN makes the file; a kernel without it
-// is refused, since children that are not seen would not be saved.
+// childrenOf lists the children of all threads of a process, zombies too. CONFIG_PROC_CHILDREN makes the file; a kernel
+// without it is refused, since children that are not seen would not be saved.
 func childrenOf(pid int) ([]int, error) {
 	tids, err := procfs.Pid(pid).Tasks()
 	if isGone(err) {
@@ -72,7 +72,8 @@ func childrenOf(pid int) ([]int, error) {
 		switch {
 		case isGone(err):
 		case errors.Is(err, fs.ErrNotExist):
-			return nil, fault.New(fault.NoSource, pidName(pid), "this kernel does not list children (CONFIG_PROC_CHILDREN)")
+			return nil, fault.New(fault.NoSource, pidName(pid),
+				"this kernel does not list children (CONFIG_PROC_CHILDREN)")
 		case err != nil:
 			return nil, err
 		}
@@ -82,8 +83,8 @@ func childrenOf(pid int) ([]int, error) {
 	return list, nil
 }
 
-// members are the processes of a tree: those that can be stopped, those that have ended and wait for their parent, and what is to be said of those that
-// are neither, since only their first thread has ended.
+// members are the processes of a tree: those that can be stopped, those that have ended and wait for their parent, and
+// what is to be said of those that are neither, since only their first thread has ended.
 type members struct {
 	live, zombies []int
 	refusals      fault.List

@@ -143,7 +143,8 @@ func TestChildrenComeAndGo(t *testing.T) {
 			o := Options{Source: source, Dir: filepath.Join(cmd.Dir, "store"), Compress: image.LevelNone}
 			_, err := Snap(t.Context(), cmd.Process.Pid, o)
 			// On a busy machine a child of vfork(2) may wait long for its turn to execute its program.
-			if err != nil && !errors.Is(err, &fault.Error{Code: fault.Shared}) && !errors.Is(err, &fault.Error{Code: fault.Freeze}) {
+			if err != nil && !errors.Is(err, &fault.Error{Code: fault.Shared}) &&
+				!errors.Is(err, &fault.Error{Code: fault.Freeze}) {
 				t.Errorf("source %q: %v", source, err)
 			}
 		}

@@ -18,9 +18,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// passing are the lines of a status that change by themselves: being stopped is a context switch, the page cache is everybody's, and before
-// Linux 6.2 counts of pages lag behind. The source proc maps a page of its own for a moment, which shows in the largest size there was.
-var passing = []string{"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", "SigQ", "VmHWM", "VmRSS", "RssFile", "RssAnon", "VmPeak"}
+// passing are the lines of a status that change by themselves: being stopped is a context switch, the page cache is
+// everybody's, and before Linux 6.2 counts of pages lag behind. The source proc maps a page of its own for a moment,
+// which shows in the largest size there was.
+var passing = []string{
+	"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", "SigQ", "VmHWM", "VmRSS", "RssFile",
+	"RssAnon", "VmPeak",
+}
 
 // waiting starts an idle target whose threads all wait.
 func waiting(t *testing.T) *target {
@@ -78,7 +82,8 @@ func observe(t *testing.T, pid int) map[string]string {
 		t.Fatal(err)
 	}
 	for _, tid := range tids {
-		// The registers of a system call, where the thread waits in it, and the stack pointer: what a lost restart would change.
+		// The registers of a system call, where the thread waits in it, and the stack pointer: what a lost restart
+		// would change.
 		read(fmt.Sprintf("task/%d/syscall", tid))
 		status := fmt.Sprintf("task/%d/status", tid)
 		read(status)
@@ -210,14 +215,42 @@ func TestFailedSnapshotLeavesNoTrace(t *testing.T) {
 		o    Options
 		want fault.Code
 	}{
-		{"full disk", context.Background(), Options{Source: "proc", Dir: full, Compress: image.LevelNone}, fault.StoreFull},
-		{"full disk, stopped", context.Background(), Options{Source: "proc", Dir: full, Compress: image.LevelNone, Stop: true}, fault.StoreFull},
-		{"full disk, killed", context.Background(), Options{Source: "proc", Dir: full, Compress: image.LevelNone, Kill: true}, fault.StoreFull},
-		{"unwritable directory", context.Background(), Options{Source: "proc", Dir: fixed + "/store"}, fault.StoreRights},
-		{"bad level", context.Background(), Options{Source: "proc", Dir: t.TempDir(), Compress: "much"}, fault.StoreOption},
+		{
+			"full disk", context.Background(),
+			Options{Source: "proc", Dir: full, Compress: image.LevelNone},
+			fault.StoreFull,
+		},
+		{
+			"full disk, stopped", context.Background(),
+			Options{Source: "proc", Dir: full, Compress: image.LevelNone, Stop: true},
+			fault.StoreFull,
+		},
+		{
+			"full disk, killed", context.Background(),
+			Options{Source: "proc", Dir: full, Compress: image.LevelNone, Kill: true},
+			fault.StoreFull,
+		},
+		{
+			"unwritable directory", context.Background(),
+			Options{Source: "proc", Dir: fixed + "/store"},
+			fault.StoreRights,
+		},
+		{
+			"bad level", context.Background(),
+			Options{Source: "proc", Dir: t.TempDir(), Compress: "much"},
+			fault.StoreOption,
+		},
 		{"bad source", context.Background(), Options{Source: "guess", Dir: t.TempDir()}, fault.BadOption},
-		{"stop and kill", context.Background(), Options{Source: "proc", Dir: t.TempDir(), Stop: true, Kill: true}, fault.BadOption},
-		{"no time", context.Background(), Options{Source: "proc", Dir: t.TempDir(), MaxFreeze: time.Nanosecond}, fault.MaxFreeze},
+		{
+			"stop and kill", context.Background(),
+			Options{Source: "proc", Dir: t.TempDir(), Stop: true, Kill: true},
+			fault.BadOption,
+		},
+		{
+			"no time", context.Background(),
+			Options{Source: "proc", Dir: t.TempDir(), MaxFreeze: time.Nanosecond},
+			fault.MaxFreeze,
+		},
 		{"interrupted", cancelled, Options{Source: "proc", Dir: t.TempDir()}, fault.Interrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -239,7 +272,8 @@ func TestInterruptAtEveryMoment(t *testing.T) {
 	interrupted, done := 0, 0
 	for wait := time.Duration(0); done < 2 && wait < time.Minute; wait = wait*3/2 + 400*time.Microsecond {
 		ctx, cancel := context.WithTimeout(context.Background(), wait)
-		_, err := Snap(ctx, tg.pid(), Options{Dir: store, Source: "proc"}) // most of the time is the snapshot's, not the loading of programs
+		// most of the time is the snapshot's, not the loading of programs
+		_, err := Snap(ctx, tg.pid(), Options{Dir: store, Source: "proc"})
 		cancel()
 		if err == nil {
 			done++

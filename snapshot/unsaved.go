@@ -10,7 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// notSaved tells what of processes an image does not hold, where it is another than ours: a restored process has what the restore command has.
+// notSaved tells what of processes an image does not hold, where it is another than ours: a restored process has what
+// the restore command has.
 func notSaved(st *image.State) []string {
 	var notes []string
 	for _, a := range []struct{ file, what string }{
@@ -40,7 +41,8 @@ func notSaved(st *image.State) []string {
 		if n := len(differ) - 1; n > 0 {
 			more = fmt.Sprintf(", and %d more have others than ours", n)
 		}
-		notes = append(notes, fmt.Sprintf("%s are not saved, %s%s: a restored process has those of the restore command", a.what, differ[0], more))
+		notes = append(notes, fmt.Sprintf("%s are not saved, %s%s: a restored process has those of the restore command",
+			a.what, differ[0], more))
 	}
 	return notes
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate/proc"
 )
 
-// TestSourcesAgree freezes each case of the test programs and holds the two sources against each other, field by field. What package
-// proc asks the process itself by system calls, the iterators read out of kernel memory.
+// TestSourcesAgree freezes each case of the test programs and holds the two sources against each other, field by field.
+// What package proc asks the process itself by system calls, the iterators read out of kernel memory.
 func TestSourcesAgree(t *testing.T) {
 	it := newIter(t)
 	other, err := proc.New()
@@ -51,13 +51,15 @@ func TestSourcesAgree(t *testing.T) {
 // tolerant lists what may differ: times that go on, and the time left that /proc does not tell.
 func tolerant() []cmp.Option {
 	near := func(name string, by float64) cmp.Option {
-		return cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == "."+name }, cmp.Comparer(func(a, b int64) bool {
-			return math.Abs(float64(a-b)) <= by && (a == 0) == (b == 0)
-		}))
+		return cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == "."+name },
+			cmp.Comparer(func(a, b int64) bool {
+				return math.Abs(float64(a-b)) <= by && (a == 0) == (b == 0)
+			}))
 	}
 	options := []cmp.Option{
 		cmpopts.IgnoreFields(image.Usage{}, "UTime", "STime", "Wall", "NVCSw", "NIvCSw", "MaxRSS"),
-		cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".MinFlt" }, cmp.Comparer(func(a, b uint64) bool { return max(a, b)-min(a, b) < 128 })),
+		cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".MinFlt" },
+			cmp.Comparer(func(a, b uint64) bool { return max(a, b)-min(a, b) < 128 })),
 		cmp.Comparer(func(a, b image.Restart) bool {
 			// What the kernel wrote for a sleeper is as of its interruption; the iterators count from a moment later.
 			sameLeft := math.Abs(float64(a.Left-b.Left)) <= 1e9 || !a.Exact || !b.Exact
@@ -70,7 +72,8 @@ func tolerant() []cmp.Option {
 		cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"), // a hint, as good as each can give it
 		cmp.Comparer(func(a, b *fault.Error) bool { return a.Error() == b.Error() }),
 	}
-	if guest() { // Linux 6.1 does not tell whether a process is registered for the global membarrier; then proc assumes it
+	// Linux 6.1 does not tell whether a process is registered for the global membarrier; then proc assumes it
+	if guest() {
 		options = append(options, cmpopts.IgnoreFields(image.MM{}, "Membarrier"))
 	}
 	return options

@@ -100,8 +100,8 @@ func (tb *table) fdEvent(g *group, e *bpf.WatchEvFd) *openFile {
 	return f
 }
 
-// opened takes a descriptor with the way it was opened, and returns the path that was given. One that the record has no room for is replaced
-// by where it led.
+// opened takes a descriptor with the way it was opened, and returns the path that was given. One that the record has no
+// room for is replaced by where it led.
 func (w *Watcher) opened(g *group, e *bpf.WatchEvOpen) (given string) {
 	given = cstring(e.Path[:])
 	f := w.table.fdEvent(g, &e.Fd)
@@ -157,7 +157,8 @@ func (w *Watcher) applyCall(g *group, e *bpf.WatchEvCall, name string) {
 	w.tellCall(g, e, name)
 }
 
-// changedDir finds the working directory after a chdir, by the link or, if the process is gone, by the text of the path.
+// changedDir finds the working directory after a chdir, by the link or, if the process is gone, by the text of the
+// path.
 func (w *Watcher) changedDir(g *group, given string) {
 	dir := w.link(g.pid, "cwd")
 	if dir == "" && given != "" {

@@ -72,7 +72,8 @@ func (b *builder) process(raw *rawProcess) (*image.Process, error) {
 func (b *builder) shared(raw *rawProcess, p *image.Process) error {
 	for i, a := range raw.actions.Action {
 		if a != (bpf.IterActionRec{}) {
-			p.Actions = append(p.Actions, image.SigAction{Signal: i + 1, Handler: a.Handler, Flags: a.Flags, Restorer: a.Restorer, Mask: a.Mask})
+			p.Actions = append(p.Actions,
+				image.SigAction{Signal: i + 1, Handler: a.Handler, Flags: a.Flags, Restorer: a.Restorer, Mask: a.Mask})
 		}
 	}
 	for i, l := range raw.process.Limits {
@@ -82,8 +83,8 @@ func (b *builder) shared(raw *rawProcess, p *image.Process) error {
 	return nil
 }
 
-// Flags of an mm (include/linux/mm_types.h). Above the dumpable bits they moved between releases: any of the ones in mmfSlow makes us
-// ask /proc.
+// Flags of an mm (include/linux/mm_types.h). Above the dumpable bits they moved between releases: any of the ones in
+// mmfSlow makes us ask /proc.
 const (
 	mmfDumpable = 3
 	mmfSlow     = 1<<24 | 1<<28 | 1<<29 | 1<<30 | 0xffffffff<<32
@@ -169,7 +170,8 @@ func auxv(r *bpf.IterMmRec) []byte {
 	return out
 }
 
-// membarrierBits pairs MEMBARRIER_STATE_* (include/linux/sched/mm.h) with MEMBARRIER_CMD_REGISTER_* (include/uapi/linux/membarrier.h).
+// membarrierBits pairs MEMBARRIER_STATE_* (include/linux/sched/mm.h) with MEMBARRIER_CMD_REGISTER_*
+// (include/uapi/linux/membarrier.h).
 var membarrierBits = []struct{ state, register uint32 }{
 	{1 << 3, 1 << 2}, // global expedited
 	{1 << 1, 1 << 4}, // private expedited
@@ -193,7 +195,8 @@ func (b *builder) exe(raw *rawProcess, p *image.Process) error {
 		return gone(raw.pid)
 	}
 	p.Exe.Dev, p.Exe.Ino = userDev(inode.Dev), inode.Ino
-	if inode.Bits&uint32(bpf.IterInodeBitINODE_UNLINKED) != 0 || inode.Magic == magicTmpfs && inode.Sflags&sbKernMount != 0 {
+	if inode.Bits&uint32(bpf.IterInodeBitINODE_UNLINKED) != 0 || inode.Magic == magicTmpfs &&
+		inode.Sflags&sbKernMount != 0 {
 		p.Exe.Path = strings.TrimSuffix(p.Exe.Path, " (deleted)")
 	}
 	if doubtful(inode) {
@@ -212,8 +215,8 @@ func restat(pid int, name string, f *image.MappedFile) error {
 	return nil
 }
 
-// usage adds up the threads that are gone and those that live, and scales the ticks to the run time as cputime_adjust of
-// kernel/sched/cputime.c does.
+// usage adds up the threads that are gone and those that live, and scales the ticks to the run time as cputime_adjust
+// of kernel/sched/cputime.c does.
 func (b *builder) usage(raw *rawProcess) image.Usage {
 	r := raw.process
 	u := r.Usage

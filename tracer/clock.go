@@ -32,8 +32,8 @@ func readClocks() clocks {
 	return c
 }
 
-// left is the time from now to the expiry of an armed timer: at least 1 ns, for 0 would mean disarmed. A periodic timer that has
-// expired and waits for its signal to be taken counts to its next period, as timer_gettime(2) says it.
+// left is the time from now to the expiry of an armed timer: at least 1 ns, for 0 would mean disarmed. A periodic timer
+// that has expired and waits for its signal to be taken counts to its next period, as timer_gettime(2) says it.
 func left(expires, now, interval int64) int64 {
 	if expires <= now && interval > 0 {
 		expires += ((now-expires)/interval + 1) * interval

@@ -12,8 +12,8 @@ import (
 
 // codeProbes are the uprobes of a watch, on functions in the files that followed processes have mapped as code.
 //
-// A uprobe is a breakpoint in the code of every process that maps the file. A snapshot of a page with one would bring the breakpoint
-// back without the probe, so it is told of them (kstate.Prober).
+// A uprobe is a breakpoint in the code of every process that maps the file. A snapshot of a page with one would bring
+// the breakpoint back without the probe, so it is told of them (kstate.Prober).
 type codeProbes struct {
 	dl      *dlProbes // nil: dlopen is not followed
 	regions *regionProbes
@@ -22,8 +22,8 @@ type codeProbes struct {
 
 type fileID struct{ dev, ino uint64 }
 
-// look finds the files among the mapped ones of a process that are to be probed and probes those that are new; it reports whether there
-// were any.
+// look finds the files among the mapped ones of a process that are to be probed and probes those that are new; it
+// reports whether there were any.
 func (c *codeProbes) look(pid int) (fresh bool) {
 	delete(c.due, pid)
 	dir := procfs.Pid(pid)
@@ -102,7 +102,8 @@ func (c *codeProbes) Close() {
 	closeAll(links)
 }
 
-// openCode opens a file that is mapped, and calls f. Nothing but regular files is opened: opening a device may do something.
+// openCode opens a file that is mapped, and calls f. Nothing but regular files is opened: opening a device may do
+// something.
 func openCode(path string, f func(*os.File) error) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

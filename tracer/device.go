@@ -6,7 +6,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 )
 
-// userDev turns the kernel's dev_t (include/linux/kdev_t.h: major << 20 | minor) into the one of stat(2) (new_encode_dev).
+// userDev turns the kernel's dev_t (include/linux/kdev_t.h: major << 20 | minor) into the one of stat(2)
+// (new_encode_dev).
 func userDev(dev uint32) uint64 {
 	major, minor := dev>>20, dev&(1<<20-1)
 	return uint64(minor&0xff | major<<8 | minor&^0xff<<12)
@@ -21,8 +22,8 @@ const (
 	sbKernMount = 1 << 22 // a mount that no user made: shared anonymous memory, pipes, sockets, anonymous inodes
 )
 
-// plainFS are the file systems whose inodes stat(2) reports with the super block's device and the inode's own number. Others
-// (overlay, btrfs, network file systems) have answers of their own, and are asked.
+// plainFS are the file systems whose inodes stat(2) reports with the super block's device and the inode's own number.
+// Others (overlay, btrfs, network file systems) have answers of their own, and are asked.
 var plainFS = map[uint64]bool{
 	magicTmpfs: true,
 	0xEF53:     true, // ext2, ext3, ext4

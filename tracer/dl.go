@@ -16,8 +16,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 )
 
-// dlProbes are the uprobes on dlopen, dlmopen and dlclose of the libraries that followed processes map: the C library or, before
-// glibc 2.34, libdl; with musl the dynamic linker.
+// dlProbes are the uprobes on dlopen, dlmopen and dlclose of the libraries that followed processes map: the C library
+// or, before glibc 2.34, libdl; with musl the dynamic linker.
 type dlProbes struct {
 	programs map[string]*ebpf.Program // by symbol
 	known    map[fileID]bool          // files that have been looked at
@@ -28,18 +28,23 @@ type dlProbes struct {
 
 func newDLProbes(ps *probes) *dlProbes {
 	return &dlProbes{
-		programs: map[string]*ebpf.Program{"dlopen": ps.objs.OnDlopen, "dlmopen": ps.objs.OnDlmopen, "dlclose": ps.objs.OnDlclose},
-		known:    map[fileID]bool{},
+		programs: map[string]*ebpf.Program{
+			"dlopen": ps.objs.OnDlopen, "dlmopen": ps.objs.OnDlmopen,
+			"dlclose": ps.objs.OnDlclose,
+		},
+		known: map[fileID]bool{},
 	}
 }
 
-// libraryName reports whether a file may have dlopen: libc.so.6, libc-2.31.so, libdl.so.2, ld-musl-x86_64.so.1, libc.musl-x86_64.so.1.
+// libraryName reports whether a file may have dlopen: libc.so.6, libc-2.31.so, libdl.so.2, ld-musl-x86_64.so.1,
+// libc.musl-x86_64.so.1.
 func libraryName(path string) bool {
 	base := filepath.Base(path)
 	if !strings.Contains(base, ".so") {
 		return false
 	}
-	return slices.ContainsFunc([]string{"libc.", "libc-", "libdl.", "libdl-", "ld-musl-"}, func(p string) bool { return strings.HasPrefix(base, p) })
+	return slices.ContainsFunc([]string{"libc.", "libc-", "libdl.", "libdl-", "ld-musl-"},
+		func(p string) bool { return strings.HasPrefix(base, p) })
 }
 
 // look probes a library, if it has not been looked at, and reports whether it was new and had something to probe.
@@ -82,8 +87,8 @@ func (d *dlProbes) attach(f *os.File, id fileID) (any bool) {
 	return any
 }
 
-// functions returns the offsets in an ELF file of the dynamic symbols among names, each once: a symbol may have several versions (glibc has kept the
-// dlopen of before 2.34).
+// functions returns the offsets in an ELF file of the dynamic symbols among names, each once: a symbol may have several
+// versions (glibc has kept the dlopen of before 2.34).
 func functions(f *os.File, names map[string]*ebpf.Program) (map[string][]uint64, error) {
 	file, err := elf.NewFile(f)
 	if err != nil {

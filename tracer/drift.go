@@ -21,8 +21,8 @@ func (d Difference) String() string {
 	return fmt.Sprintf("pid %d %s: table %s, kernel %s", d.Pid, d.Field, d.Table, d.Real)
 }
 
-// Compare brings the table up to date and compares it with a pass of iterators, field by field. On processes that run and change
-// their state meanwhile it can find differences that are none.
+// Compare brings the table up to date and compares it with a pass of iterators, field by field. On processes that run
+// and change their state meanwhile it can find differences that are none.
 func (w *Watcher) Compare(ctx context.Context) ([]Difference, error) {
 	var out []Difference
 	var failed error
@@ -74,7 +74,8 @@ func (c *comparison) add(field string, table, real any) {
 }
 
 func (s segment) String() string {
-	return fmt.Sprintf("%x-%x flags %x offset %x file %x:%d %s", s.start, s.end, s.flags, s.off, s.file.dev, s.file.ino, s.name)
+	return fmt.Sprintf("%x-%x flags %x offset %x file %x:%d %s", s.start, s.end, s.flags, s.off, s.file.dev, s.file.ino,
+		s.name)
 }
 
 // maps compares mappings.

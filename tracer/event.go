@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 )
 
-// Event is one change of state of a followed process, as `bpfckpt watch` shows it. Which fields are set depends on Kind.
+// Event is one change of state of a followed process, as `bpfckpt watch` shows it. Which fields are set depends on
+// Kind.
 type Event struct {
 	Time int64  `json:"time"`  // CLOCK_MONOTONIC when the watch took it, with all that was there then, ns
 	Kind string `json:"event"` // the system call, or fork, thread, exec, exit, dlopen, dlclose, lost
@@ -72,28 +73,47 @@ func (e *Event) String() string {
 
 // callNames are the names of the calls that are told of.
 var callNames = map[uint16]string{
-	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_MREMAP: "mremap", unix.SYS_MPROTECT: "mprotect", unix.SYS_BRK: "brk",
-	unix.SYS_MADVISE: "madvise", unix.SYS_OPEN: "open", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2", unix.SYS_CREAT: "creat",
-	unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP: "dup", unix.SYS_DUP2: "dup2", unix.SYS_DUP3: "dup3",
-	unix.SYS_FCNTL: "fcntl", unix.SYS_IOCTL: "ioctl", unix.SYS_PIPE: "pipe", unix.SYS_PIPE2: "pipe2", unix.SYS_SOCKET: "socket",
-	unix.SYS_SOCKETPAIR: "socketpair", unix.SYS_ACCEPT: "accept", unix.SYS_ACCEPT4: "accept4", unix.SYS_EPOLL_CREATE: "epoll_create",
-	unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl", unix.SYS_EVENTFD: "eventfd", unix.SYS_EVENTFD2: "eventfd2",
+	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_MREMAP: "mremap", unix.SYS_MPROTECT: "mprotect",
+	unix.SYS_BRK:     "brk",
+	unix.SYS_MADVISE: "madvise", unix.SYS_OPEN: "open", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2",
+	unix.SYS_CREAT: "creat",
+	unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP: "dup", unix.SYS_DUP2: "dup2",
+	unix.SYS_DUP3:  "dup3",
+	unix.SYS_FCNTL: "fcntl", unix.SYS_IOCTL: "ioctl", unix.SYS_PIPE: "pipe", unix.SYS_PIPE2: "pipe2",
+	unix.SYS_SOCKET:     "socket",
+	unix.SYS_SOCKETPAIR: "socketpair", unix.SYS_ACCEPT: "accept", unix.SYS_ACCEPT4: "accept4",
+	unix.SYS_EPOLL_CREATE:  "epoll_create",
+	unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl", unix.SYS_EVENTFD: "eventfd",
+	unix.SYS_EVENTFD2:       "eventfd2",
 	unix.SYS_TIMERFD_CREATE: "timerfd_create", unix.SYS_SIGNALFD: "signalfd", unix.SYS_SIGNALFD4: "signalfd4",
-	unix.SYS_INOTIFY_INIT: "inotify_init", unix.SYS_INOTIFY_INIT1: "inotify_init1", unix.SYS_INOTIFY_ADD_WATCH: "inotify_add_watch",
-	unix.SYS_INOTIFY_RM_WATCH: "inotify_rm_watch", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_IO_URING_SETUP: "io_uring_setup",
-	unix.SYS_RT_SIGACTION: "rt_sigaction", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask", unix.SYS_SIGALTSTACK: "sigaltstack",
-	unix.SYS_SETRLIMIT: "setrlimit", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_CHDIR: "chdir", unix.SYS_FCHDIR: "fchdir",
-	unix.SYS_CHROOT: "chroot", unix.SYS_UMASK: "umask", unix.SYS_PRCTL: "prctl", unix.SYS_MLOCK: "mlock", unix.SYS_MUNLOCK: "munlock",
-	unix.SYS_MLOCKALL: "mlockall", unix.SYS_MUNLOCKALL: "munlockall", unix.SYS_MLOCK2: "mlock2", unix.SYS_MBIND: "mbind",
-	unix.SYS_SHMAT: "shmat", unix.SYS_SHMDT: "shmdt", unix.SYS_RECVMSG: "recvmsg", unix.SYS_RECVMMSG: "recvmmsg", unix.SYS_SETPGID: "setpgid",
-	unix.SYS_SETSID: "setsid", unix.SYS_PERSONALITY: "personality", unix.SYS_UNSHARE: "unshare", unix.SYS_SETNS: "setns",
-	unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_USERFAULTFD: "userfaultfd", unix.SYS_PIDFD_OPEN: "pidfd_open", unix.SYS_PIDFD_GETFD: "pidfd_getfd",
-	unix.SYS_PERF_EVENT_OPEN: "perf_event_open", unix.SYS_BPF: "bpf", unix.SYS_SECCOMP: "seccomp", unix.SYS_FANOTIFY_INIT: "fanotify_init",
-	unix.SYS_OPEN_BY_HANDLE_AT: "open_by_handle_at", unix.SYS_OPEN_TREE: "open_tree", unix.SYS_FSOPEN: "fsopen", unix.SYS_FSMOUNT: "fsmount",
-	unix.SYS_FSPICK: "fspick", unix.SYS_MQ_OPEN: "mq_open", unix.SYS_MEMFD_SECRET: "memfd_secret", unix.SYS_PKEY_MPROTECT: "pkey_mprotect",
+	unix.SYS_INOTIFY_INIT: "inotify_init", unix.SYS_INOTIFY_INIT1: "inotify_init1",
+	unix.SYS_INOTIFY_ADD_WATCH: "inotify_add_watch",
+	unix.SYS_INOTIFY_RM_WATCH:  "inotify_rm_watch", unix.SYS_MEMFD_CREATE: "memfd_create",
+	unix.SYS_IO_URING_SETUP: "io_uring_setup",
+	unix.SYS_RT_SIGACTION:   "rt_sigaction", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask",
+	unix.SYS_SIGALTSTACK: "sigaltstack",
+	unix.SYS_SETRLIMIT:   "setrlimit", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_CHDIR: "chdir",
+	unix.SYS_FCHDIR: "fchdir",
+	unix.SYS_CHROOT: "chroot", unix.SYS_UMASK: "umask", unix.SYS_PRCTL: "prctl", unix.SYS_MLOCK: "mlock",
+	unix.SYS_MUNLOCK:  "munlock",
+	unix.SYS_MLOCKALL: "mlockall", unix.SYS_MUNLOCKALL: "munlockall", unix.SYS_MLOCK2: "mlock2",
+	unix.SYS_MBIND: "mbind",
+	unix.SYS_SHMAT: "shmat", unix.SYS_SHMDT: "shmdt", unix.SYS_RECVMSG: "recvmsg", unix.SYS_RECVMMSG: "recvmmsg",
+	unix.SYS_SETPGID: "setpgid",
+	unix.SYS_SETSID:  "setsid", unix.SYS_PERSONALITY: "personality", unix.SYS_UNSHARE: "unshare",
+	unix.SYS_SETNS:      "setns",
+	unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_USERFAULTFD: "userfaultfd", unix.SYS_PIDFD_OPEN: "pidfd_open",
+	unix.SYS_PIDFD_GETFD:     "pidfd_getfd",
+	unix.SYS_PERF_EVENT_OPEN: "perf_event_open", unix.SYS_BPF: "bpf", unix.SYS_SECCOMP: "seccomp",
+	unix.SYS_FANOTIFY_INIT:     "fanotify_init",
+	unix.SYS_OPEN_BY_HANDLE_AT: "open_by_handle_at", unix.SYS_OPEN_TREE: "open_tree", unix.SYS_FSOPEN: "fsopen",
+	unix.SYS_FSMOUNT: "fsmount",
+	unix.SYS_FSPICK:  "fspick", unix.SYS_MQ_OPEN: "mq_open", unix.SYS_MEMFD_SECRET: "memfd_secret",
+	unix.SYS_PKEY_MPROTECT:    "pkey_mprotect",
 	unix.SYS_REMAP_FILE_PAGES: "remap_file_pages", unix.SYS_PROCESS_MADVISE: "process_madvise", unix.SYS_MSEAL: "mseal",
-	unix.SYS_LANDLOCK_CREATE_RULESET: "landlock_create_ruleset", unix.SYS_SET_MEMPOLICY_HOME_NODE: "set_mempolicy_home_node",
-	unix.SYS_MAP_SHADOW_STACK: "map_shadow_stack", 0: "signal",
+	unix.SYS_LANDLOCK_CREATE_RULESET: "landlock_create_ruleset",
+	unix.SYS_SET_MEMPOLICY_HOME_NODE: "set_mempolicy_home_node",
+	unix.SYS_MAP_SHADOW_STACK:        "map_shadow_stack", 0: "signal",
 }
 
 func callName(nr uint16) string {
@@ -104,7 +124,8 @@ func callName(nr uint16) string {
 }
 
 var limitNames = [16]string{
-	"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending", "msgqueue", "nice", "rtprio", "rttime",
+	"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
+	"msgqueue", "nice", "rtprio", "rttime",
 }
 
 // tell hands an event out.
@@ -171,7 +192,10 @@ func (w *Watcher) tellFD(g *group, r *bpf.WatchEvFd, given string) {
 		return
 	}
 	fd := int(r.Fd)
-	e := &Event{Kind: callName(r.Head.Nr), FD: &fd, Flags: r.Flags, Cloexec: r.Bits&uint32(bpf.WatchFdBitFD_CLOEXEC) != 0, Path: given}
+	e := &Event{
+		Kind: callName(r.Head.Nr), FD: &fd, Flags: r.Flags,
+		Cloexec: r.Bits&uint32(bpf.WatchFdBitFD_CLOEXEC) != 0, Path: given,
+	}
 	switch r.Head.Nr {
 	case unix.SYS_DUP, unix.SYS_DUP2, unix.SYS_DUP3:
 		e.From = new(int(r.Args[0]))
@@ -188,13 +212,19 @@ func (w *Watcher) tellFD(g *group, r *bpf.WatchEvFd, given string) {
 
 func (w *Watcher) tellAction(r *bpf.WatchEvAction) {
 	if w.opts.OnEvent != nil {
-		w.tell(&r.Head, &Event{Kind: callName(r.Head.Nr), Signal: int(r.Signal), Addr: r.Action.Handler, Flags: uint32(r.Action.Flags)})
+		w.tell(&r.Head, &Event{
+			Kind: callName(r.Head.Nr), Signal: int(r.Signal), Addr: r.Action.Handler,
+			Flags: uint32(r.Action.Flags),
+		})
 	}
 }
 
 func (w *Watcher) tellLimit(r *bpf.WatchEvLimit) {
 	if w.opts.OnEvent != nil {
-		w.tell(&r.Head, &Event{Kind: callName(r.Head.Nr), Limit: limitNames[r.Resource], Cur: r.Limit.Cur, Max: r.Limit.Max})
+		w.tell(&r.Head, &Event{
+			Kind: callName(r.Head.Nr), Limit: limitNames[r.Resource], Cur: r.Limit.Cur,
+			Max: r.Limit.Max,
+		})
 	}
 }
 

@@ -45,8 +45,8 @@ var fexitPrograms = map[bpf.WatchCallKind]string{
 // errPartly means that some functions of interest cannot be had.
 var errPartly = errors.New("not all functions of system calls can be told apart")
 
-// attachFexit attaches a program to the function of every call of interest that one can be attached to, and returns the other calls that
-// this kernel has; unless partly is set there may be none. On error nothing stays attached.
+// attachFexit attaches a program to the function of every call of interest that one can be attached to, and returns the
+// other calls that this kernel has; unless partly is set there may be none. On error nothing stays attached.
 func (ps *probes) attachFexit(kinds []uint8, constants map[string]any, partly bool) (others []int, err error) {
 	spec, err := bpf.LoadFexit()
 	if err != nil {
@@ -83,8 +83,9 @@ func (ps *probes) attachFexit(kinds []uint8, constants map[string]any, partly bo
 	return others, nil
 }
 
-// fexitTargets replaces the programs of spec by one for each call of interest whose function the kernel's types name once. Debian's 6.1
-// names 29 of them twice, with types that differ in nothing of interest; later kernels leave such functions out.
+// fexitTargets replaces the programs of spec by one for each call of interest whose function the kernel's types name
+// once. Debian's 6.1 names 29 of them twice, with types that differ in nothing of interest; later kernels leave such
+// functions out.
 func fexitTargets(spec *ebpf.CollectionSpec, kinds []uint8) (others []int, err error) {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// This file is what iterators do not give: links and names of /proc, and system calls that take the id of a thread. None of it
-// touches the target.
+// This file is what iterators do not give: links and names of /proc, and system calls that take the id of a thread.
+// None of it touches the target.
 
 // places reads the links and texts of a process that has memory.
 func places(p *image.Process) (err error) {
@@ -61,7 +61,8 @@ func ioprio(tid int) (int, error) {
 	return int(v), nil
 }
 
-// advisedOnly tells whether the kernel knows PR_THP_DISABLE_EXCEPT_ADVISED (prctl(2), Linux 6.18). It is tried on ourselves, for a moment.
+// advisedOnly tells whether the kernel knows PR_THP_DISABLE_EXCEPT_ADVISED (prctl(2), Linux 6.18). It is tried on
+// ourselves, for a moment.
 var advisedOnly = sync.OnceValue(func() bool {
 	const set, get, exceptAdvised = unix.PR_SET_THP_DISABLE, unix.PR_GET_THP_DISABLE, 2
 	was, err := unix.PrctlRetInt(get, 0, 0, 0, 0)

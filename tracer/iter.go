@@ -20,8 +20,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// Iter is the source "iter": one pass of BPF iterators over the threads, mappings and descriptors of each thread group. It is not
-// safe for concurrent use.
+// Iter is the source "iter": one pass of BPF iterators over the threads, mappings and descriptors of each thread group.
+// It is not safe for concurrent use.
 type Iter struct {
 	passes
 	progs bpf.IterPrograms
@@ -29,8 +29,8 @@ type Iter struct {
 
 var _ kstate.Source = (*Iter)(nil)
 
-// NewIter loads the iterators. Faults: E_BPF_RIGHTS, E_BPF_NO_BTF and E_BPF_LOAD (class KernelLacks) if this kernel or our rights
-// do not allow it; a caller then falls back to the proc source.
+// NewIter loads the iterators. Faults: E_BPF_RIGHTS, E_BPF_NO_BTF and E_BPF_LOAD (class KernelLacks) if this kernel or
+// our rights do not allow it; a caller then falls back to the proc source.
 func NewIter() (*Iter, error) {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.BPFNoBTF, "kernel", "/sys/kernel/btf/vmlinux is not there")
@@ -38,8 +38,9 @@ func NewIter() (*Iter, error) {
 	if err := identityMap(); err != nil {
 		return nil, err
 	}
-	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK; they are too old anyway, and then the load below says so. The package
-	// rlimit of cilium/ebpf, which would lift it, makes BPF maps at every start of a program that links it.
+	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK; they are too old anyway, and then the load below says
+	// so. The package rlimit of cilium/ebpf, which would lift it, makes BPF maps at every start of a program that links
+	// it.
 	var objs bpf.IterObjects
 	if err := bpf.LoadIterObjects(&objs, nil); err != nil {
 		return nil, loadFault("iterators", err)
@@ -48,11 +49,15 @@ func NewIter() (*Iter, error) {
 		progs: objs.IterPrograms,
 		passes: passes{
 			task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast,
-			wait: &waitProgram{prog: objs.WaitCancelled, waits: objs.Waits, level: objs.WaitLevel, tracer: objs.WaitTracer},
+			wait: &waitProgram{
+				prog: objs.WaitCancelled, waits: objs.Waits, level: objs.WaitLevel,
+				tracer: objs.WaitTracer,
+			},
 		},
 	}
 	objs.Waits = nil
-	if err := objs.IterMaps.Close(); err != nil { // but for what we keep, the programs and variables hold what they need
+	// but for what we keep, the programs and variables hold what they need
+	if err := objs.IterMaps.Close(); err != nil {
 		return nil, fault.New(fault.BPFLoad, "iterators", "close maps: %w", err)
 	}
 	if err := it.probe(); err != nil {
@@ -62,7 +67,8 @@ func NewIter() (*Iter, error) {
 	return it, nil
 }
 
-// probe runs one pass over ourselves: it shows that the kernel takes a target, and warms what a first pass has to set up.
+// probe runs one pass over ourselves: it shows that the kernel takes a target, and warms what a first pass has to set
+// up.
 func (it *Iter) probe() error {
 	if _, err := it.read(it.task, iterTarget{pid: uint32(os.Getpid())}, nil); err != nil {
 		return fault.New(fault.BPFLoad, "iterators", "run over one process: %w", err)
@@ -98,7 +104,8 @@ func refusal() string {
 	if len(missing) > 0 {
 		return strings.Join(missing, " and ") + " missing"
 	}
-	if text, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && !strings.Contains(string(text), "[none]") {
+	if text, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil &&
+		!strings.Contains(string(text), "[none]") {
 		return "it is locked down (kernel_lockdown(7)): " + strings.TrimSpace(string(text))
 	}
 	return "not permitted; a security module or seccomp filter may forbid it"
@@ -111,7 +118,8 @@ func identityMap() error {
 		return fault.New(fault.ProcRead, "/proc/self/uid_map", "%w", err)
 	}
 	var inside, outside, count uint64
-	if _, err := fmt.Sscan(string(b), &inside, &outside, &count); err != nil || inside != 0 || outside != 0 || count != 1<<32-1 {
+	if _, err := fmt.Sscan(string(b), &inside, &outside, &count); err != nil || inside != 0 || outside != 0 ||
+		count != 1<<32-1 {
 		return fault.New(fault.BPFRights, "bpfckpt", "it runs in a user namespace")
 	}
 	return nil

@@ -55,13 +55,15 @@ func checkMaps(t *testing.T, p *image.Process) {
 		}
 		name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 		want := image.VMA{
-			Start: s.Start, End: s.End, Prot: s.Prot, Shared: s.Shared, Offset: s.Offset, Flags: flags, Pkey: s.ProtectionKey,
+			Start: s.Start, End: s.End, Prot: s.Prot, Shared: s.Shared, Offset: s.Offset, Flags: flags,
+			Pkey: s.ProtectionKey,
 			Name: name,
 		}
 		have := v
 		have.Kind, have.File, have.NUMA = "", image.MappedFile{}, ""
 		have.Name = strings.TrimSuffix(strings.TrimPrefix(have.Name, "["), "]")
-		have.Flags = slices.DeleteFunc(slices.Clone(have.Flags), func(f string) bool { return f == "lf" && !slices.Contains(flags, f) })
+		have.Flags = slices.DeleteFunc(slices.Clone(have.Flags),
+			func(f string) bool { return f == "lf" && !slices.Contains(flags, f) })
 		if v.Kind == image.VMASysV || v.Kind == image.VMADevice || v.Kind == image.VMAOther {
 			have.Name, want.Name = "", ""
 		}
@@ -85,7 +87,8 @@ func checkMapped(t *testing.T, pid int, s *procfs.Smap, v *image.VMA) {
 	if st.Dev != v.File.Dev || st.Ino != v.File.Ino {
 		t.Errorf("mapping %s: file %d:%d, stat says %d:%d", s.Key(), v.File.Dev, v.File.Ino, st.Dev, st.Ino)
 	}
-	if link, err := dir.Link("map_files/" + s.Key()); err == nil && strings.TrimSuffix(link, " (deleted)") != v.File.Path {
+	if link, err := dir.Link("map_files/" + s.Key()); err == nil &&
+		strings.TrimSuffix(link, " (deleted)") != v.File.Path {
 		t.Errorf("mapping %s: path %q, the link says %q", s.Key(), v.File.Path, link)
 	}
 }
@@ -152,7 +155,8 @@ func checkStatus(t *testing.T, p *image.Process) {
 			UID: status.UID[0], EUID: status.UID[1], SUID: status.UID[2], FSUID: status.UID[3],
 			GID: status.GID[0], EGID: status.GID[1], SGID: status.GID[2], FSGID: status.GID[3],
 			Groups: status.Groups, Securebits: th.Creds.Securebits,
-			CapInh: status.CapInh, CapPrm: status.CapPrm, CapEff: status.CapEff, CapBnd: status.CapBnd, CapAmb: status.CapAmb,
+			CapInh: status.CapInh, CapPrm: status.CapPrm, CapEff: status.CapEff, CapBnd: status.CapBnd,
+			CapAmb: status.CapAmb,
 		}
 		if d := cmp.Diff(want, th.Creds, cmpEmptyGroups()); d != "" {
 			t.Errorf("credentials of thread %d (-status +iter):\n%s", th.Tid, d)
@@ -179,7 +183,8 @@ func checkStatus(t *testing.T, p *image.Process) {
 		}
 		say := row{
 			stat.Comm, stat.Nice, stat.Policy, stat.RTPriority, status.NoNewPrivs, status.Seccomp, status.Umask,
-			stat.PPid, stat.Pgrp, stat.Session, stat.TTY, stat.StartCode, stat.StartStack, stat.ArgStart, stat.EnvEnd, stat.StartBrk,
+			stat.PPid, stat.Pgrp, stat.Session, stat.TTY, stat.StartCode, stat.StartStack, stat.ArgStart, stat.EnvEnd,
+			stat.StartBrk,
 		}
 		if d := cmp.Diff(say, have); d != "" {
 			t.Errorf("thread %d (-proc +iter):\n%s", th.Tid, d)
@@ -214,7 +219,8 @@ func checkSmall(t *testing.T, p *image.Process) {
 	}
 	for i, want := range timers {
 		have := p.Timers[i]
-		if have.ID != want.ID || have.Signo != want.Signo || have.Value != want.Value || have.Notify != want.Notify || have.Clock != want.Clock {
+		if have.ID != want.ID || have.Signo != want.Signo || have.Value != want.Value || have.Notify != want.Notify ||
+			have.Clock != want.Clock {
 			t.Errorf("timer %+v instead of %+v", have, want)
 		}
 	}
@@ -251,7 +257,8 @@ func TestUsage(t *testing.T) {
 	}
 	const tick = int64(time.Second / 100)
 	// stat cuts each of the two to whole ticks.
-	if have, want := p.Usage.UTime+p.Usage.STime, int64(stat.UTime+stat.STime)*tick; have < want || have >= want+2*tick {
+	if have, want := p.Usage.UTime+p.Usage.STime, int64(stat.UTime+stat.STime)*tick; have < want ||
+		have >= want+2*tick {
 		t.Errorf("CPU time %d ns, stat says %d", have, want)
 	}
 	if p.Usage.MinFlt != stat.MinFlt || p.Usage.MajFlt != stat.MajFlt {

@@ -54,7 +54,8 @@ var eventTypes = map[string]any{
 	"rlimit_rec":    bpf.WatchRlimitRec{},
 }
 
-// TestRecordLayout holds every record type against the BTF of the compiled object: sizes, and the offset of each member.
+// TestRecordLayout holds every record type against the BTF of the compiled object: sizes, and the offset of each
+// member.
 func TestRecordLayout(t *testing.T) {
 	for name, value := range recordTypes {
 		checkLayout(t, loadSpec(t, bpf.LoadIter), name, reflect.TypeOf(value))
@@ -72,7 +73,8 @@ func TestRecordLayoutComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 		c, ok := typ.(*btf.Struct)
-		if !ok || !strings.HasPrefix(c.Name, "ev_") && !strings.HasSuffix(c.Name, "_rec") && !strings.HasPrefix(c.Name, "watch") ||
+		if !ok || !strings.HasPrefix(c.Name, "ev_") && !strings.HasSuffix(c.Name, "_rec") &&
+			!strings.HasPrefix(c.Name, "watch") ||
 			c.Name == "cpu_itimer_rec" { // a part of process_rec, not a type in Go
 			continue
 		}

@@ -59,7 +59,8 @@ func (tb *table) mapEvent(e *mapChange) {
 		tb.mapTurn(m, e)
 		return
 	}
-	i, _ := slices.BinarySearchFunc(m.pending, e.TurnFirst, func(p *mapChange, turn uint64) int { return compare(p.TurnFirst, turn) })
+	i, _ := slices.BinarySearchFunc(m.pending, e.TurnFirst,
+		func(p *mapChange, turn uint64) int { return compare(p.TurnFirst, turn) })
 	m.pending = slices.Insert(m.pending, i, new(*e))
 	tb.mapPending(m)
 }
@@ -102,14 +103,17 @@ func (tb *table) mapTurn(m *memory, e *mapChange) {
 	}
 }
 
-// turnAdvices are the advices that madvise takes the lock of the mm for writing for (mm/madvise.c, get_lock_mode), in every release.
+// turnAdvices are the advices that madvise takes the lock of the mm for writing for (mm/madvise.c, get_lock_mode), in
+// every release.
 var turnAdvices = []uint64{
-	unix.MADV_NORMAL, unix.MADV_RANDOM, unix.MADV_SEQUENTIAL, unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_MERGEABLE, unix.MADV_UNMERGEABLE,
-	unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_DONTDUMP, unix.MADV_DODUMP, unix.MADV_WIPEONFORK, unix.MADV_KEEPONFORK,
+	unix.MADV_NORMAL, unix.MADV_RANDOM, unix.MADV_SEQUENTIAL, unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_MERGEABLE,
+	unix.MADV_UNMERGEABLE,
+	unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_DONTDUMP, unix.MADV_DODUMP, unix.MADV_WIPEONFORK,
+	unix.MADV_KEEPONFORK,
 }
 
-// tookTurn reports whether a call took a turn for certain. If there was one since the last event, of a process with one thread, it is that then;
-// otherwise it may as well be that of a stack that grew before a call that took none.
+// tookTurn reports whether a call took a turn for certain. If there was one since the last event, of a process with one
+// thread, it is that then; otherwise it may as well be that of a stack that grew before a call that took none.
 func tookTurn(e *mapChange) bool {
 	if e.Head.Ret < 0 && e.Head.Ret >= -4095 {
 		return false
@@ -218,7 +222,8 @@ func (tb *table) mprotect(m *memory, e *mapChange) bool {
 	parts, whole := m.segs.within(from, to)
 	prot := e.Args[2] & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC)
 	for _, p := range parts {
-		// Whether such a mapping stays accounted depends on whether it was ever touched (mm/mprotect.c, mprotect_fixup).
+		// Whether such a mapping stays accounted depends on whether it was ever touched (mm/mprotect.c,
+		// mprotect_fixup).
 		if prot&vmWrite == 0 && p.flags&vmAccount != 0 && p.file == (fileKey{}) {
 			return false
 		}

@@ -21,7 +21,8 @@ type turnCase struct {
 	pending   int
 }
 
-// TestWhoseTurn applies to a table single changes of mappings, those the kernel has only counted and those that were seen.
+// TestWhoseTurn applies to a table single changes of mappings, those the kernel has only counted and those that were
+// seen.
 func TestWhoseTurn(t *testing.T) {
 	const page, kernelEnd = 0x10000, 1<<kernelTurnBits - 1
 	event := func(nr uint16, turn uint64, bits bpf.WatchMapBit, args ...uint64) bpf.WatchEvMap {
@@ -39,21 +40,52 @@ func TestWhoseTurn(t *testing.T) {
 	two := munmap(6, exact)
 	two.TurnLast, two.Turns = 7, 2
 	for _, c := range []turnCase{
-		{name: "the next turn, of the only thread", threads: 1, turn: 5, event: munmap(6, count), want: 6, applied: true},
-		{name: "of one of two threads", threads: 2, turn: 5, event: munmap(6, count), want: 6, stale: true, contended: true},
+		{
+			name: "the next turn, of the only thread", threads: 1, turn: 5, event: munmap(6, count), want: 6,
+			applied: true,
+		},
+		{
+			name: "of one of two threads", threads: 2, turn: 5, event: munmap(6, count), want: 6, stale: true,
+			contended: true,
+		},
 		{name: "one of two, seen", threads: 2, turn: 5, event: munmap(6, exact), want: 6, applied: true},
-		{name: "a turn before it that nobody told of", threads: 1, turn: 4, event: munmap(6, count), want: 6, stale: true},
+		{
+			name: "a turn before it that nobody told of", threads: 1, turn: 4, event: munmap(6, count), want: 6,
+			stale: true,
+		},
 		{name: "the same, seen: another may come", threads: 2, turn: 4, event: munmap(6, exact), want: 4, pending: 1},
 		{name: "what was read has it", threads: 1, turn: 6, event: munmap(6, count), want: 6},
 		{name: "a call that failed", threads: 1, turn: 5, event: failed, want: 6, stale: true},
-		{name: "advice that takes no turn", threads: 1, turn: 5, event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTNEED), want: 6, stale: true},
-		{name: "advice that takes one", threads: 1, turn: 5, event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTFORK), want: 6},
-		{name: "advice about nothing", threads: 1, turn: 5, event: event(unix.SYS_MADVISE, 6, count, page, 0, unix.MADV_DONTFORK), want: 6, stale: true},
-		{name: "protection of nothing", threads: 1, turn: 5, event: event(unix.SYS_MPROTECT, 6, count, page, 0), want: 6, stale: true},
-		{name: "a lock on memory", threads: 1, turn: 5, event: event(unix.SYS_MLOCK, 6, count, page, pageSize), want: 6, stale: true},
+		{
+			name: "advice that takes no turn", threads: 1, turn: 5,
+			event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTNEED), want: 6, stale: true,
+		},
+		{
+			name: "advice that takes one", threads: 1, turn: 5,
+			event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTFORK), want: 6,
+		},
+		{
+			name: "advice about nothing", threads: 1, turn: 5,
+			event: event(unix.SYS_MADVISE, 6, count, page, 0, unix.MADV_DONTFORK), want: 6, stale: true,
+		},
+		{
+			name: "protection of nothing", threads: 1, turn: 5, event: event(unix.SYS_MPROTECT, 6, count, page, 0),
+			want: 6, stale: true,
+		},
+		{
+			name: "a lock on memory", threads: 1, turn: 5, event: event(unix.SYS_MLOCK, 6, count, page, pageSize),
+			want:  6,
+			stale: true,
+		},
 		{name: "two turns", threads: 1, turn: 5, event: two, want: 7, stale: true},
-		{name: "the kernel's count begins again", threads: 1, turn: 1<<33 + kernelEnd, event: munmap(0, count), want: 1<<33 + kernelEnd + 1, applied: true},
-		{name: "an old one after that", threads: 1, turn: 1<<33 + kernelEnd + 1, event: munmap(kernelEnd, count), want: 1<<33 + kernelEnd + 1},
+		{
+			name: "the kernel's count begins again", threads: 1, turn: 1<<33 + kernelEnd, event: munmap(0, count),
+			want: 1<<33 + kernelEnd + 1, applied: true,
+		},
+		{
+			name: "an old one after that", threads: 1, turn: 1<<33 + kernelEnd + 1, event: munmap(kernelEnd, count),
+			want: 1<<33 + kernelEnd + 1,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tb := newTable()
@@ -66,8 +98,10 @@ func TestWhoseTurn(t *testing.T) {
 			m.turn, m.stale = c.turn, false
 			m.segs.put(segment{start: page, end: page + pageSize, flags: vmRead})
 			tb.mapEvent(&mapChange{WatchEvMap: c.event})
-			if m.turn != c.want || m.stale != c.stale || (len(m.segs) == 0) != c.applied || tb.contended != c.contended || len(m.pending) != c.pending {
-				t.Errorf("turn %d, stale %v, %d mappings, contended %v, %d wait; want %+v", m.turn, m.stale, len(m.segs), tb.contended, len(m.pending), c)
+			if m.turn != c.want || m.stale != c.stale || (len(m.segs) == 0) != c.applied ||
+				tb.contended != c.contended || len(m.pending) != c.pending {
+				t.Errorf("turn %d, stale %v, %d mappings, contended %v, %d wait; want %+v", m.turn, m.stale,
+					len(m.segs), tb.contended, len(m.pending), c)
 			}
 		})
 	}
@@ -85,7 +119,10 @@ func protected() (tb *table, event func(n uint64) mapChange) {
 		m.segs.put(segment{start: 0x7f0000000000 + i<<16, end: 0x7f0000000000 + i<<16 + 3*pageSize, flags: vmRead})
 	}
 	return tb, func(n uint64) mapChange {
-		e := mapChange{WatchEvMap: bpf.WatchEvMap{Mm: 1, Turns: 1, TurnFirst: n, TurnLast: n, Bits: uint32(bpf.WatchMapBitMAP_SEEN)}}
+		e := mapChange{WatchEvMap: bpf.WatchEvMap{
+			Mm: 1, Turns: 1, TurnFirst: n, TurnLast: n,
+			Bits: uint32(bpf.WatchMapBitMAP_SEEN),
+		}}
 		e.Head.Nr, e.Head.Pid = unix.SYS_MPROTECT, 7
 		e.Args = [6]uint64{from + pageSize, pageSize, vmRead | n%2*vmWrite}
 		e.Vma = bpf.WatchVmaState{Start: from + pageSize, End: from + 2*pageSize, Flags: e.Args[2]}

@@ -8,8 +8,8 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// AttachNothing attaches a program that does nothing to the tracepoint by which a watch sees the ends of system calls: what calls then cost more is
-// the kernel's own share of what a watch costs. It ends with Close.
+// AttachNothing attaches a program that does nothing to the tracepoint by which a watch sees the ends of system calls:
+// what calls then cost more is the kernel's own share of what a watch costs. It ends with Close.
 //
 // Faults: E_BPF_LOAD, E_BPF_RIGHTS.
 func AttachNothing() (io.Closer, error) {

@@ -4,8 +4,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// passes are loaded iterators: each method runs one over a thread group. They are not safe for concurrent use, and two passes of one
-// set must not overlap.
+// passes are loaded iterators: each method runs one over a thread group. They are not safe for concurrent use, and two
+// passes of one set must not overlap.
 type passes struct {
 	task, vma, file *ebpf.Program
 	mappedLast      *ebpf.Variable
@@ -13,7 +13,8 @@ type passes struct {
 	buf             []byte // what the iterators write; grows to the largest pass
 }
 
-// threads reads the threads of one thread group and what they share, but mappings and descriptors. E_TARGET_GONE if there is none.
+// threads reads the threads of one thread group and what they share, but mappings and descriptors. E_TARGET_GONE if
+// there is none.
 func (ps *passes) threads(pid int) (*rawProcess, error) {
 	raw := &rawProcess{pid: pid}
 	out, err := ps.read(ps.task, iterTarget{pid: uint32(pid)}, nil)

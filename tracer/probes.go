@@ -113,7 +113,8 @@ func (ps *probes) attachLock() error {
 	return nil
 }
 
-// setTurnPath tells the probe of the lock of an mm what its tracepoint passes on this kernel: mm, write, success, or mm, path, write, success.
+// setTurnPath tells the probe of the lock of an mm what its tracepoint passes on this kernel: mm, write, success, or
+// mm, path, write, success.
 func setTurnPath(spec *ebpf.CollectionSpec) error {
 	const name = "btf_trace_mmap_lock_acquire_returned"
 	kernel, err := btf.LoadKernelSpec()
@@ -154,10 +155,10 @@ func (ps *probes) attach(prog *ebpf.Program) error {
 	return err
 }
 
-// attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to functions, else by
-// the tracepoint that all calls of all processes pass. Where only some functions can be had that is better too: all have to pay for the
-// tracepoint then, and to take a program off a function takes the kernel a tenth of a second. With partly set, for tests, the tracepoint
-// looks only at the calls that are left.
+// attachCalls has the ends of system calls seen: of just those of interest, where the kernel lets programs attach to
+// functions, else by the tracepoint that all calls of all processes pass. Where only some functions can be had that is
+// better too: all have to pay for the tracepoint then, and to take a program off a function takes the kernel a tenth of
+// a second. With partly set, for tests, the tracepoint looks only at the calls that are left.
 func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]any, partly bool) error {
 	var kinds [512]uint8
 	if err := spec.Variables["call_kinds"].Get(&kinds); err != nil {
@@ -199,7 +200,10 @@ func pidLevel() (uint32, error) {
 func (ps *probes) passes() *passes {
 	return &passes{
 		task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast,
-		wait: &waitProgram{prog: ps.objs.WaitCancelled, waits: ps.objs.Waits, level: ps.objs.WaitLevel, tracer: ps.objs.WaitTracer},
+		wait: &waitProgram{
+			prog: ps.objs.WaitCancelled, waits: ps.objs.Waits, level: ps.objs.WaitLevel,
+			tracer: ps.objs.WaitTracer,
+		},
 	}
 }
 
@@ -234,7 +238,8 @@ func (ps *probes) Close() {
 	ps.objs.Close()
 }
 
-// closeAll closes links at the same time: for a uprobe the kernel waits a tenth of a second until nobody can be in it any more.
+// closeAll closes links at the same time: for a uprobe the kernel waits a tenth of a second until nobody can be in it
+// any more.
 func closeAll(links []link.Link) {
 	var wg sync.WaitGroup
 	for _, l := range links {

@@ -13,7 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 )
 
-// TestVerifier loads every program on this kernel, each by itself, and prints how many instructions the verifier went through for it.
+// TestVerifier loads every program on this kernel, each by itself, and prints how many instructions the verifier went
+// through for it.
 func TestVerifier(t *testing.T) {
 	for _, object := range []struct {
 		name string
@@ -109,7 +110,12 @@ func TestDecisions(t *testing.T) {
 		{"mprotect is where it was asked for", objs.UnitPlace, [6]uint64{0x5000, 4096}, unix.SYS_MPROTECT, 0, 0x5000},
 		{"madvise too", objs.UnitPlace, [6]uint64{0x6000, 4096}, unix.SYS_MADVISE, 0, 0x6000},
 		{"brk is below its end", objs.UnitPlace, [6]uint64{0x9000}, unix.SYS_BRK, 0x9000, 0x8fff},
-		{"a message with control data may bring descriptors", objs.UnitReceived, [6]uint64{3, addressOf(with)}, 0, 1, 1},
+		{
+			"a message with control data may bring descriptors", objs.UnitReceived,
+			[6]uint64{3, addressOf(with)},
+			0, 1,
+			1,
+		},
 		{"one without does not", objs.UnitReceived, [6]uint64{3, addressOf(without)}, 0, 1, 0},
 	} {
 		arg := unitUnitArg{Nr: c.nr, Ret: c.ret}

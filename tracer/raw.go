@@ -99,8 +99,9 @@ func (r *rawProcess) takeVMAs(b []byte) error {
 	})
 }
 
-// uprobesName is the mapping in which the kernel steps over the instructions that uprobes replaced. No thread ever stops in it, and the
-// kernel makes a new one when there are uprobes; so it is no part of the state, whoever's the uprobes were.
+// uprobesName is the mapping in which the kernel steps over the instructions that uprobes replaced. No thread ever
+// stops in it, and the kernel makes a new one when there are uprobes; so it is no part of the state, whoever's the
+// uprobes were.
 const uprobesName = "[uprobes]"
 
 // takeFDs reads the output of iter_file.

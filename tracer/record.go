@@ -50,11 +50,12 @@ func eachRecord(b []byte, f func(kind bpf.IterRecKind, fixed, tail []byte) error
 	return nil
 }
 
-// maxPass bounds what one pass may write, bytes: 10 million mappings or descriptors. It is a net under the loop that reads.
+// maxPass bounds what one pass may write, bytes: 10 million mappings or descriptors. It is a net under the loop that
+// reads.
 const maxPass = 1 << 30
 
-// readIter runs an iterator program over target and returns all it wrote, in buf, which grows as needed and is handed back. It ends
-// early at a piece, as one read(2) returns it, that more does not want.
+// readIter runs an iterator program over target and returns all it wrote, in buf, which grows as needed and is handed
+// back. It ends early at a piece, as one read(2) returns it, that more does not want.
 func readIter(prog int, target iterTarget, buf []byte, more func(piece []byte) bool) (out, grown []byte, err error) {
 	fd, err := openIter(prog, target)
 	if err != nil {
@@ -83,9 +84,10 @@ func readIter(prog int, target iterTarget, buf []byte, more func(piece []byte) b
 	}
 }
 
-// ascending returns a function for readIter that wants pieces as long as mappings come in ascending order. The kernel's iterator over the
-// mappings of one thread does not end once its output has filled a buffer: where it should end it finds the thread again, and goes on
-// after the mapping at which the last buffer was full (kernel/bpf/task_iter.c, task_vma_seq_get_next; seen on Linux 6.18).
+// ascending returns a function for readIter that wants pieces as long as mappings come in ascending order. The kernel's
+// iterator over the mappings of one thread does not end once its output has filled a buffer: where it should end it
+// finds the thread again, and goes on after the mapping at which the last buffer was full (kernel/bpf/task_iter.c,
+// task_vma_seq_get_next; seen on Linux 6.18).
 func ascending() func(piece []byte) bool {
 	last := uint64(0)
 	return func(piece []byte) bool {

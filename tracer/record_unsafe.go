@@ -44,7 +44,8 @@ const (
 // iterTarget is the task member of union bpf_iter_link_info (Linux 6.1): exactly one of the three is set.
 type iterTarget struct{ tid, pid, pidfd uint32 }
 
-// openIter links an iterator program to a target and returns a descriptor whose reads run it. The link is gone with the descriptor.
+// openIter links an iterator program to a target and returns a descriptor whose reads run it. The link is gone with the
+// descriptor.
 func openIter(prog int, target iterTarget) (int, error) {
 	create := struct {
 		prog, target, attachType, flags uint32

@@ -18,10 +18,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/regions"
 )
 
-// regionProbes are the uprobes on the functions of include/bpfckpt.h, in all files of followed processes that have them.
+// regionProbes are the uprobes on the functions of include/bpfckpt.h, in all files of followed processes that have
+// them.
 //
-// What is counted (bpf/probe_hold.h) is exact for a thread that was outside of all regions at a time when the probes were there already. That
-// is known of threads that were born since, and of programs that were executed since. Of the others it is told that it is not.
+// What is counted (bpf/probe_hold.h) is exact for a thread that was outside of all regions at a time when the probes
+// were there already. That is known of threads that were born since, and of programs that were executed since. Of the
+// others it is told that it is not.
 type regionProbes struct {
 	hold, release *ebpf.Program
 	known         map[codeID]codeFile
@@ -54,7 +56,8 @@ type codeUse struct {
 
 func newRegionProbes(ps *probes, atStart bool) *regionProbes {
 	return &regionProbes{
-		hold: ps.objs.OnHold, release: ps.objs.OnRelease, known: map[codeID]codeFile{}, procs: map[int]*codeUse{}, atStart: atStart,
+		hold: ps.objs.OnHold, release: ps.objs.OnRelease, known: map[codeID]codeFile{}, procs: map[int]*codeUse{},
+		atStart: atStart,
 	}
 }
 
@@ -125,7 +128,8 @@ func (r *regionProbes) attach(f *os.File, id fileID) (bool, error) {
 		prog *ebpf.Program
 	}{{"bpfckpt_release", marks.Release, r.release}, {"bpfckpt_hold", marks.Hold, r.hold}} {
 		for _, offset := range kind.at {
-			if err := r.probe(ex, kind.name, kind.prog, kstate.Breakpoint{Dev: id.dev, Ino: id.ino, Offset: int64(offset)}); err != nil {
+			if err := r.probe(ex, kind.name, kind.prog,
+				kstate.Breakpoint{Dev: id.dev, Ino: id.ino, Offset: int64(offset)}); err != nil {
 				return true, err
 			}
 		}

@@ -45,7 +45,8 @@ func heldBy(t testing.TB, src *WatchSource, pids ...int) kstate.Held {
 	return h
 }
 
-// TestHeld follows a thread into two regions and out of them: with a ring that holds everything, and one that loses most.
+// TestHeld follows a thread into two regions and out of them: with a ring that holds everything, and one that loses
+// most.
 func TestHeld(t *testing.T) {
 	for _, ring := range []int{0, smallRing} {
 		tg, src := regionsOf(t, "never", WatchOptions{RingBytes: ring})
@@ -57,7 +58,8 @@ func TestHeld(t *testing.T) {
 			h := heldBy(t, src, tg.pid)
 			return len(h.Threads) == 1 && h.Threads[0].Depth == 2
 		})
-		if h := heldBy(t, src, tg.pid).Threads[0]; h.Pid != tg.pid || h.Tid != tg.pid || h.For <= 0 || h.For > time.Hour {
+		if h := heldBy(t, src, tg.pid).Threads[0]; h.Pid != tg.pid || h.Tid != tg.pid || h.For <= 0 ||
+			h.For > time.Hour {
 			t.Errorf("which thread, since when: %+v", h)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -76,13 +78,15 @@ func TestHeld(t *testing.T) {
 
 // TestHeldAtStart: a watch that is there before the first instruction knows everything.
 func TestHeldAtStart(t *testing.T) {
-	tg, src := regionsOf(t, "never", WatchOptions{AtStart: true, NoDL: true}) // the program has not come to its first region
+	// the program has not come to its first region
+	tg, src := regionsOf(t, "never", WatchOptions{AtStart: true, NoDL: true})
 	if h := heldBy(t, src, tg.pid); len(h.Threads)+len(h.Unsure) != 0 {
 		t.Errorf("%+v", h)
 	}
 }
 
-// TestHeldFrozen stops a program again and again, and holds what is told against its memory: outside of regions the counters of each thread are equal.
+// TestHeldFrozen stops a program again and again, and holds what is told against its memory: outside of regions the
+// counters of each thread are equal.
 func TestHeldFrozen(t *testing.T) {
 	tg, src := regionsOf(t, "threads", WatchOptions{})
 	src.Guard()

@@ -14,9 +14,10 @@ import (
 
 // This file keeps the table true: what events cannot tell, or were lost, is read from the kernel by iterators.
 //
-// A pass over mappings knows the turn it was taken at. A pass over descriptors or threads does not, so the order is: look how many records
-// were lost, take all there are, then read. An event in the ring that is older than the pass would otherwise undo part of it, and the later
-// event about the same slot that puts it right may be one of those lost. Events newer than the pass bring newer states.
+// A pass over mappings knows the turn it was taken at. A pass over descriptors or threads does not, so the order is:
+// look how many records were lost, take all there are, then read. An event in the ring that is older than the pass
+// would otherwise undo part of it, and the later event about the same slot that puts it right may be one of those lost.
+// Events newer than the pass bring newer states.
 
 // tidy is what there is to do now and then.
 func (w *Watcher) tidy() {
@@ -47,8 +48,9 @@ func (w *Watcher) catchUp() {
 	w.tellLost(lost - w.lostSeen)
 	w.lostSeen = lost
 	w.findGroups()
-	// Processes share descriptions, and with them the flags that fcntl(2) sets. The one that set them may have closed its descriptor since, or
-	// ended, so that reading it again shows nothing; and how it came by the description may be lost too.
+	// Processes share descriptions, and with them the flags that fcntl(2) sets. The one that set them may have closed
+	// its descriptor since, or ended, so that reading it again shows nothing; and how it came by the description may be
+	// lost too.
 	for _, g := range w.table.groups {
 		g.stale |= partFDs
 	}
@@ -56,7 +58,8 @@ func (w *Watcher) catchUp() {
 	w.dropEnded() // again: of some the birth was among what was drained, and the end is lost
 }
 
-// findGroups compares the thread groups with those the probes follow, and marks what was lost of each, but for descriptors.
+// findGroups compares the thread groups with those the probes follow, and marks what was lost of each, but for
+// descriptors.
 func (w *Watcher) findGroups() {
 	var pid int32
 	var v bpf.WatchWatchedGroup
@@ -75,7 +78,8 @@ func (w *Watcher) findGroups() {
 		if lost&^(bpf.WatchLostPartLOST_FDS|bpf.WatchLostPartLOST_MAPS) != 0 {
 			g.stale |= partRest
 		}
-		if m := w.table.mms[g.mm]; m != nil && lost&(bpf.WatchLostPartLOST_MAPS|bpf.WatchLostPartLOST_TASKS|bpf.WatchLostPartLOST_OTHER) != 0 {
+		if m := w.table.mms[g.mm]; m != nil &&
+			lost&(bpf.WatchLostPartLOST_MAPS|bpf.WatchLostPartLOST_TASKS|bpf.WatchLostPartLOST_OTHER) != 0 {
 			m.stale = true
 		}
 	}
@@ -93,7 +97,8 @@ func (w *Watcher) dropEnded() {
 	}
 }
 
-// turns marks the mappings that had turns no event told of. It is right only when no followed thread is in a system call.
+// turns marks the mappings that had turns no event told of. It is right only when no followed thread is in a system
+// call.
 func (w *Watcher) turns() {
 	for id, m := range w.table.mms {
 		if now, err := w.probes.turnsOf(id); err != nil || m.near(now) != m.turn {
@@ -242,7 +247,8 @@ func (w *Watcher) readRest(g *group, raw *rawProcess) {
 		}
 	}
 	if m := w.table.mms[g.mm]; m != nil && len(g.threads) < len(old) {
-		m.stale = true // what is in the ring of a thread that is gone could be taken for the doing of the one that is left
+		// what is in the ring of a thread that is gone could be taken for the doing of the one that is left
+		m.stale = true
 	}
 	g.stale &^= partRest
 	g.versions.Rest++

@@ -19,8 +19,9 @@ type dirKey struct {
 // maxDirs bounds what is remembered of directories.
 const maxDirs = 4096
 
-// resolve finds where an open led. By the time we come to it the descriptor may be closed, or the process gone; the file's last name and
-// its directory's inode, which the record has, then lead there: through directories seen before, or by following the path again.
+// resolve finds where an open led. By the time we come to it the descriptor may be closed, or the process gone; the
+// file's last name and its directory's inode, which the record has, then lead there: through directories seen before,
+// or by following the path again.
 func (w *Watcher) resolve(g *group, e *bpf.WatchEvOpen, given string) string {
 	inode := (*bpf.IterInodeRec)(&e.Fd.Inode)
 	leaf := cstring(e.Leaf[:])

@@ -14,8 +14,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 )
 
-// ring reads the ring of bpf/ring.h in batches: where they end is looked up once, and how far the reader is is told once for many records.
-// Both positions are of cache lines that every writer needs.
+// ring reads the ring of bpf/ring.h in batches: where they end is looked up once, and how far the reader is is told
+// once for many records. Both positions are of cache lines that every writer needs.
 type ring struct {
 	memory        []byte // the mapped map
 	records       []byte // of it
@@ -32,7 +32,8 @@ const (
 	ringHead    = 8 // of each record: its size with this, 0 until it is whole
 )
 
-// waker is the kernel's ring buffer by which writers wake the reader (kernel/bpf/ringbuf.c). Of what is in it nothing is read.
+// waker is the kernel's ring buffer by which writers wake the reader (kernel/bpf/ringbuf.c). Of what is in it nothing
+// is read.
 type waker struct {
 	consumer, producer []byte // the mapped positions
 }
@@ -48,12 +49,14 @@ func openRing(m, wakes *ebpf.Map, size int) (_ *ring, err error) {
 			r.Close()
 		}
 	}()
-	if r.memory, err = unix.Mmap(m.FD(), 0, int(ringMapBytes(size)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	if r.memory, err = unix.Mmap(m.FD(), 0, int(ringMapBytes(size)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map the ring: %w", err)
 	}
 	r.lieIn(r.memory)
 	page := os.Getpagesize()
-	if r.waker.consumer, err = unix.Mmap(wakes.FD(), 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	if r.waker.consumer, err = unix.Mmap(wakes.FD(), 0, page, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map what wakes the reader: %w", err)
 	}
 	if r.waker.producer, err = unix.Mmap(wakes.FD(), int64(page), page, unix.PROT_READ, unix.MAP_SHARED); err != nil {
@@ -67,7 +70,8 @@ func openRing(m, wakes *ebpf.Map, size int) (_ *ring, err error) {
 	}
 	for _, fd := range []int{wakes.FD(), r.event} {
 		// Edge-triggered: what lies in the ring without anybody having been woken can wait for more.
-		if err = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}); err != nil {
+		if err = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd,
+			&unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}); err != nil {
 			return nil, fmt.Errorf("watch the ring: %w", err)
 		}
 	}
@@ -90,7 +94,8 @@ func (w waker) forget() {
 	}
 }
 
-// wait returns true when a writer or wake has woken the reader, false when nobody has for so long. One goroutine at a time may wait.
+// wait returns true when a writer or wake has woken the reader, false when nobody has for so long. One goroutine at a
+// time may wait.
 func (r *ring) wait(limit time.Duration) (bool, error) {
 	var events [2]unix.EpollEvent
 	n, err := unix.EpollWait(r.epoll, events[:], int(limit.Milliseconds()))
@@ -120,7 +125,8 @@ func (r *ring) each(upTo uint64, f func(record []byte)) error {
 		at := r.read & (r.size - 1)
 		n := (*atomic.Uint64)(unsafe.Pointer(&r.records[at])).Load()
 		if n == 0 {
-			// A probe is filling it in, which takes less than giving up the processor would; unless it had to give up its own.
+			// A probe is filling it in, which takes less than giving up the processor would; unless it had to give up
+			// its own.
 			if spins++; spins%4096 == 0 {
 				time.Sleep(20 * time.Microsecond)
 			}

@@ -5,7 +5,8 @@ import (
 	"sort"
 )
 
-// segment is a mapping as the table keeps it: what the kernel keeps as one vm_area_struct, or part of one, or several alike.
+// segment is a mapping as the table keeps it: what the kernel keeps as one vm_area_struct, or part of one, or several
+// alike.
 type segment struct {
 	start, end uint64
 	flags      uint64  // vm_flags without soft-dirty
@@ -30,7 +31,8 @@ func (s segments) at(addr uint64) int {
 
 // follows reports whether b continues a, so that the two could be one.
 func (a *segment) follows(b *segment) bool {
-	return a.end == b.start && a.flags == b.flags && a.file == b.file && a.name == b.name && (a.file == (fileKey{}) || a.off+(a.end-a.start) == b.off)
+	return a.end == b.start && a.flags == b.flags && a.file == b.file && a.name == b.name &&
+		(a.file == (fileKey{}) || a.off+(a.end-a.start) == b.off)
 }
 
 // cut returns the part of a segment within [from, to).
@@ -114,8 +116,8 @@ func (s segments) within(from, to uint64) (parts segments, whole bool) {
 	return parts, at >= to
 }
 
-// normal returns segments with all like neighbours joined: the kernel cannot join every two mappings that are alike, nor does
-// it always keep apart what we do.
+// normal returns segments with all like neighbours joined: the kernel cannot join every two mappings that are alike,
+// nor does it always keep apart what we do.
 func (s segments) normal() segments {
 	out := make(segments, 0, len(s))
 	for _, seg := range s {

@@ -64,7 +64,10 @@ func TestSegmentsOffsets(t *testing.T) {
 	var s segments
 	s.put(segment{start: 0x1000, end: 0x5000, file: fileKey{1, 7}, off: 0x10000})
 	s.remove(0x2000, 0x3000)
-	want := segments{{start: 0x1000, end: 0x2000, file: fileKey{1, 7}, off: 0x10000}, {start: 0x3000, end: 0x5000, file: fileKey{1, 7}, off: 0x12000}}
+	want := segments{
+		{start: 0x1000, end: 0x2000, file: fileKey{1, 7}, off: 0x10000},
+		{start: 0x3000, end: 0x5000, file: fileKey{1, 7}, off: 0x12000},
+	}
 	if !slices.Equal(s, want) {
 		t.Errorf("%+v", s)
 	}

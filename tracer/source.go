@@ -13,8 +13,9 @@ import (
 
 // Source returns the source "watch": the table of w. It shares the watch, which outlives it.
 //
-// Under a freeze it reads again what changes without a call (times, positions of files, pending state) and the parts that have changed; the
-// mappings, the largest part, only if their turn is another than at the last reading. What it reads it also compares with the table.
+// Under a freeze it reads again what changes without a call (times, positions of files, pending state) and the parts
+// that have changed; the mappings, the largest part, only if their turn is another than at the last reading. What it
+// reads it also compares with the table.
 func (w *Watcher) Source() *WatchSource { return &WatchSource{w: w} }
 
 // WatchSource is a kstate.Source on top of a Watcher.

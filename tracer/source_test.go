@@ -17,8 +17,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// TestWatchSourceUnderChurn freezes a random workload again and again in the middle of its calls. Each time the table must equal the
-// kernel's state, and what the watch makes of it must be what the iterators alone make.
+// TestWatchSourceUnderChurn freezes a random workload again and again in the middle of its calls. Each time the table
+// must equal the kernel's state, and what the watch makes of it must be what the iterators alone make.
 func TestWatchSourceUnderChurn(t *testing.T) {
 	for _, ring := range []int{0, smallRing} {
 		t.Run("ring "+strconv.Itoa(ring), func(t *testing.T) {
@@ -71,14 +71,16 @@ func compareFrozen(t *testing.T, tg *target, w *Watcher, it *Iter, prepare bool)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := append(tolerant(), cmpopts.IgnoreFields(image.File{}, "Opened"), cmpopts.IgnoreFields(image.Process{}, "Libraries"),
+	options := append(tolerant(), cmpopts.IgnoreFields(image.File{}, "Opened"),
+		cmpopts.IgnoreFields(image.Process{}, "Libraries"),
 		cmpopts.IgnoreFields(kstate.Collected{}, "Events", "Lost", "Drift"))
 	if d := cmp.Diff(want, have, options...); d != "" {
 		t.Errorf("iter (-) and watch (+) differ:\n%.4000s", d)
 	}
 }
 
-// TestWatchSourceKeepsMappings shows that mappings are not read again when nothing changed them, and are when something did.
+// TestWatchSourceKeepsMappings shows that mappings are not read again when nothing changed them, and are when something
+// did.
 func TestWatchSourceKeepsMappings(t *testing.T) {
 	tg := start(t, "vmas", "many")
 	w := watchTarget(t, tg, WatchOptions{})
@@ -119,7 +121,8 @@ func checkBreakpoints(t *testing.T, src *WatchSource, p *image.Process) {
 		for i := range p.VMAs {
 			v := &p.VMAs[i]
 			at := v.Start + uint64(b.Offset) - v.Offset
-			if v.File.Dev != b.Dev || v.File.Ino != b.Ino || v.Prot&unix.PROT_EXEC == 0 || uint64(b.Offset) < v.Offset || at >= v.End {
+			if v.File.Dev != b.Dev || v.File.Ino != b.Ino || v.Prot&unix.PROT_EXEC == 0 ||
+				uint64(b.Offset) < v.Offset || at >= v.End {
 				continue
 			}
 			code := make([]byte, 1)
@@ -153,7 +156,10 @@ func TestOpenedAs(t *testing.T) {
 	path := func(name string) string { return filepath.Join(tg.dir, name) }
 	for num, want := range map[int]*image.Opened{
 		50: {Given: "sub/../file", Resolved: path("file"), Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o640},
-		51: {Given: "./below", Resolved: path("sub/below"), Flags: unix.O_RDWR | unix.O_CREAT | unix.O_APPEND, Mode: 0o604},
+		51: {
+			Given: "./below", Resolved: path("sub/below"), Flags: unix.O_RDWR | unix.O_CREAT | unix.O_APPEND,
+			Mode: 0o604,
+		},
 		52: {Given: path("long"), Resolved: path("long"), Flags: unix.O_WRONLY | unix.O_CREAT, Mode: 0o600},
 	} {
 		i := slices.IndexFunc(c.Processes[0].FDs, func(fd image.FD) bool { return fd.Num == num })

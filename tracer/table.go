@@ -33,7 +33,8 @@ type table struct {
 
 func newTable() *table {
 	return &table{
-		groups: map[int]*group{}, mms: map[uint64]*memory{}, files: map[uint64]*openFile{}, mapped: map[fileKey]mappedFile{},
+		groups: map[int]*group{}, mms: map[uint64]*memory{}, files: map[uint64]*openFile{},
+		mapped:   map[fileKey]mappedFile{},
 		turnBits: 64,
 	}
 }
@@ -123,7 +124,8 @@ type memory struct {
 // mapKind is what decides the flags of an anonymous mapping.
 type mapKind struct{ prot, flags uint64 }
 
-// near completes the number of a turn of which only the lower bits are known: it is the one closest to the last that was taken in.
+// near completes the number of a turn of which only the lower bits are known: it is the one closest to the last that
+// was taken in.
 func (m *memory) near(turn uint64) uint64 {
 	unknown := 64 - m.turnBits
 	return m.turn + uint64(int64((turn-m.turn)<<unknown)>>unknown)
@@ -132,7 +134,10 @@ func (m *memory) near(turn uint64) uint64 {
 func (tb *table) group(pid int) *group {
 	g := tb.groups[pid]
 	if g == nil {
-		g = &group{pid: pid, fds: map[int]slot{}, threads: map[int]*thread{}, inotify: map[watchKey]string{}, stale: partAll}
+		g = &group{
+			pid: pid, fds: map[int]slot{}, threads: map[int]*thread{}, inotify: map[watchKey]string{},
+			stale: partAll,
+		}
 		tb.groups[pid] = g
 	}
 	return g

@@ -59,7 +59,8 @@ type target struct {
 	said []string // before READY
 }
 
-// start runs a program in a directory of its own and waits for READY. It is killed, with its descendants, at the end of the test.
+// start runs a program in a directory of its own and waits for READY. It is killed, with its descendants, at the end of
+// the test.
 func start(t testing.TB, name string, args ...string) *target {
 	t.Helper()
 	dir := t.TempDir()

@@ -45,7 +45,8 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 		Tid: tid, Comm: cstring(r.Comm[:]), AltStack: altStack(r), ClearChildTID: r.ClearChildTid, Sched: sched(r),
 		NoNewPrivs: r.AtomicFlags&pfaNoNewPrivs != 0, Seccomp: image.Seccomp{Mode: int(r.SeccompMode)},
 		PDeathSig: int(r.PdeathSignal), TimerSlack: r.TimerSlack, Personality: r.Personality,
-		MCEKill: mceKill(r.TaskFlags), IOFlusher: r.TaskFlags&pfIOFlusher == pfIOFlusher, SpecCtrl: specCtrl(r.AtomicFlags),
+		MCEKill: mceKill(r.TaskFlags), IOFlusher: r.TaskFlags&pfIOFlusher == pfIOFlusher,
+		SpecCtrl: specCtrl(r.AtomicFlags),
 	}
 	if r.RobustList != 0 {
 		t.RobustList, t.RobustListLen = r.RobustList, robustHeadSize
@@ -69,8 +70,10 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 	}
 	b.threadBlockers(raw.pid, r)
 	if raw.creds[r.Cred].Lsm != 0 && landlockFirst() {
-		b.out.Blockers = append(b.out.Blockers, fault.New(fault.ThreadState, threadOf(raw.pid, r), "it is in a Landlock sandbox, whose rules the kernel does not tell").
-			WithRemedy("start the program without the sandbox, or run bpfckpt in the same one"))
+		b.out.Blockers = append(b.out.Blockers,
+			fault.New(fault.ThreadState, threadOf(raw.pid, r),
+				"it is in a Landlock sandbox, whose rules the kernel does not tell").
+				WithRemedy("start the program without the sandbox, or run bpfckpt in the same one"))
 	}
 	b.noteKeyrings(raw, r)
 	return t, nil
@@ -83,18 +86,22 @@ const (
 	keyringSession
 )
 
-// noteKeyrings tells of keyrings that a restored thread does not have (keyrings(7)): there is no way to make one again with the serial numbers of its keys.
+// noteKeyrings tells of keyrings that a restored thread does not have (keyrings(7)): there is no way to make one again
+// with the serial numbers of its keys.
 func (b *builder) noteKeyrings(raw *rawProcess, r *bpf.IterThreadRec) {
 	for _, k := range []struct {
 		bit  uint32
 		what string
 	}{
-		{keyringThread, "the keyring of a thread"}, {keyringProcess, "the keyring of the process"}, {keyringSession, "the session keyring, which is another than that of bpfckpt"},
+		{keyringThread, "the keyring of a thread"},
+		{keyringProcess, "the keyring of the process"},
+		{keyringSession, "the session keyring, which is another than that of bpfckpt"},
 	} {
 		if raw.creds[r.Cred].Keyrings&k.bit == 0 {
 			continue
 		}
-		note := fmt.Sprintf("pid %d: %s is not saved: after a restore it has that of the restore command, or none", raw.pid, k.what)
+		note := fmt.Sprintf("pid %d: %s is not saved: after a restore it has that of the restore command, or none",
+			raw.pid, k.what)
 		if !slices.Contains(b.out.Notes, note) {
 			b.out.Notes = append(b.out.Notes, note)
 		}
@@ -141,7 +148,8 @@ func mceKill(flags uint64) int {
 	return 0 // PR_MCE_KILL_LATE
 }
 
-// specCtrl is what prctl(PR_GET_SPECULATION_CTRL) reports of the misfeatures a thread has had disabled, by PR_SPEC_* number; nil if none.
+// specCtrl is what prctl(PR_GET_SPECULATION_CTRL) reports of the misfeatures a thread has had disabled, by PR_SPEC_*
+// number; nil if none.
 func specCtrl(flags uint64) []uint32 {
 	mode := func(disable, noExec, force uint64) uint32 {
 		switch {
@@ -154,7 +162,8 @@ func specCtrl(flags uint64) []uint32 {
 		}
 		return 0
 	}
-	modes := []uint32{mode(pfaSSBDisable, pfaSSBNoExec, pfaSSBForce), mode(pfaIBDisable, 0, pfaIBForce)} // PR_SPEC_STORE_BYPASS, _INDIRECT_BRANCH
+	// PR_SPEC_STORE_BYPASS, _INDIRECT_BRANCH
+	modes := []uint32{mode(pfaSSBDisable, pfaSSBNoExec, pfaSSBForce), mode(pfaIBDisable, 0, pfaIBForce)}
 	for len(modes) > 0 && modes[len(modes)-1] == 0 {
 		modes = modes[:len(modes)-1]
 	}
@@ -221,21 +230,27 @@ func (b *builder) interrupted(r *bpf.IterThreadRec, t *image.Thread) {
 		flags := uint32(w[restartFutexVal] >> 32)
 		t.Restart = &image.Restart{
 			Kind: "futex", Addr: w[restartFutexAddr], Val: uint32(w[restartFutexVal]), Flags: flags,
-			Bitset: uint32(w[restartFutexBitset]), Left: max(int64(w[restartFutexTime])-b.now[futexClock(flags)], 0), Exact: true,
+			Bitset: uint32(w[restartFutexBitset]), Left: max(int64(w[restartFutexTime])-b.now[futexClock(flags)], 0),
+			Exact: true,
 		}
 	case "do_restart_poll":
-		t.Restart = &image.Restart{Kind: "poll", Addr: w[restartPollFDs], Val: uint32(w[restartPollN]), Left: -1, Exact: true}
+		t.Restart = &image.Restart{
+			Kind: "poll", Addr: w[restartPollFDs], Val: uint32(w[restartPollN]), Left: -1,
+			Exact: true,
+		}
 		if w[restartPollN]>>32 != 0 {
 			deadline := int64(w[restartPollSec])*1e9 + int64(w[restartPollNsec])
 			t.Restart.Left = max(deadline-b.now[unix.CLOCK_MONOTONIC], 0)
 		}
 	default:
-		b.block(fault.ThreadState, threadName(t.Tid), "its system call would be continued by %s, which this version does not know", fn)
+		b.block(fault.ThreadState, threadName(t.Tid),
+			"its system call would be continued by %s, which this version does not know", fn)
 	}
 }
 
-// futexClock tells the clock of a futex deadline from the kernel's FLAGS_*. The bits moved in Linux 6.7 (kernel/futex/futex.h); the
-// flag that there is a timeout is set in every restart block and tells which: 0x40 now, 0x04 before.
+// futexClock tells the clock of a futex deadline from the kernel's FLAGS_*. The bits moved in Linux 6.7
+// (kernel/futex/futex.h); the flag that there is a timeout is set in every restart block and tells which: 0x40 now,
+// 0x04 before.
 func futexClock(flags uint32) int32 {
 	const hasTimeout, clockRT, oldClockRT = 0x40, 0x20, 0x02
 	realtime := flags & oldClockRT
@@ -256,8 +271,9 @@ var layoutsTIF = []layoutTIF{
 	{1 << 14, 1 << 15, 1 << 16},
 }
 
-// faulting finds whether rdtsc and cpuid fault in a stopped thread. The bits moved between releases, and only their order is
-// in BTF's reach: none. But a thread that does not run has its FPU registers in memory, so TIF_NEED_FPU_LOAD tells the layout.
+// faulting finds whether rdtsc and cpuid fault in a stopped thread. The bits moved between releases, and only their
+// order is in BTF's reach: none. But a thread that does not run has its FPU registers in memory, so TIF_NEED_FPU_LOAD
+// tells the layout.
 func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *image.Thread) {
 	var found *layoutTIF
 	var any uint64
@@ -272,7 +288,8 @@ func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *image.Thread) {
 	case found != nil:
 		t.TSCSignal, t.CPUIDFault = r.Tif&found.noTSC != 0, r.Tif&found.noCPUID != 0
 	case r.Tif&any != 0:
-		b.block(fault.ThreadState, threadOf(pid, r), "its flags %#x are laid out in a way this version does not know", r.Tif)
+		b.block(fault.ThreadState, threadOf(pid, r), "its flags %#x are laid out in a way this version does not know",
+			r.Tif)
 	}
 }
 
@@ -288,7 +305,8 @@ var threadBits = []struct {
 	{bpf.IterThreadBitTHREAD_TLS_ARRAY, "it has segment descriptors of its own (set_thread_area)"},
 }
 
-// nsNames are the namespaces of enum ns_bit that must be ours. A time namespace can be made again: package snapshot sees to it.
+// nsNames are the namespaces of enum ns_bit that must be ours. A time namespace can be made again: package snapshot
+// sees to it.
 var nsNames = []struct {
 	bit  bpf.IterNsBit
 	name string

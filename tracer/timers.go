@@ -58,12 +58,14 @@ func (b *builder) timer(raw *rawProcess, r *bpf.IterTimerRec) image.PosixTimer {
 	now, ok := b.timerNow(raw, r)
 	switch {
 	case !ok:
-		b.block(fault.ProcessState, pidName(raw.pid), "timer %d counts on clock %d, which belongs to another process", t.ID, t.Clock)
+		b.block(fault.ProcessState, pidName(raw.pid), "timer %d counts on clock %d, which belongs to another process",
+			t.ID, t.Clock)
 	case r.Notify == sigevNone && r.Interval == 0 && int64(r.Expires) <= now:
 		// It ran out, and no one is told.
 	default:
 		t.Left = left(int64(r.Expires), now, t.Interval)
-		dated := r.Clock == unix.CLOCK_REALTIME && r.BaseClock == unix.CLOCK_REALTIME // a relative one is on CLOCK_MONOTONIC (common_hrtimer_arm)
+		// a relative one is on CLOCK_MONOTONIC (common_hrtimer_arm)
+		dated := r.Clock == unix.CLOCK_REALTIME && r.BaseClock == unix.CLOCK_REALTIME
 		if dated {
 			t.Date = now + t.Left
 		}

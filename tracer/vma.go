@@ -25,11 +25,13 @@ const (
 	vmHighest  = 36 // from here on, releases differ
 )
 
-// vmFlagNames are the names of fs/proc/task_mmu.c, show_smap_vma_flags, by bit. Soft-dirty is left out: it says nothing of what to
-// rebuild.
+// vmFlagNames are the names of fs/proc/task_mmu.c, show_smap_vma_flags, by bit. Soft-dirty is left out: it says nothing
+// of what to rebuild.
 var vmFlagNames = [32]string{
-	0: "rd", 1: "wr", 2: "ex", 3: "sh", 4: "mr", 5: "mw", 6: "me", 7: "ms", 8: "gd", 9: "um", 10: "pf", 11: "gu", 12: "uw", 13: "lo", 14: "io",
-	15: "sr", 16: "rr", 17: "dc", 18: "de", 19: "lf", 20: "ac", 21: "nr", 22: "ht", 23: "sf", 24: "ar", 25: "wf", 26: "dd", 28: "mm",
+	0: "rd", 1: "wr", 2: "ex", 3: "sh", 4: "mr", 5: "mw", 6: "me", 7: "ms", 8: "gd", 9: "um", 10: "pf", 11: "gu",
+	12: "uw", 13: "lo", 14: "io",
+	15: "sr", 16: "rr", 17: "dc", 18: "de", 19: "lf", 20: "ac", 21: "nr", 22: "ht", 23: "sf", 24: "ar", 25: "wf",
+	26: "dd", 28: "mm",
 	29: "hg", 30: "nh", 31: "mg",
 }
 
@@ -42,7 +44,8 @@ func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
 		r := &raw.vmas[i]
 		v := image.VMA{
 			Start: r.Start, End: r.End, Shared: r.Flags&vmMayShare != 0, Offset: r.Pgoff * pageSize,
-			Prot: uint32(r.Flags & (vmRead | vmWrite | vmExec)), Pkey: int(r.Flags >> pkeyShift & 15), Flags: names.of(r.Flags),
+			Prot: uint32(r.Flags & (vmRead | vmWrite | vmExec)), Pkey: int(r.Flags >> pkeyShift & 15),
+			Flags: names.of(r.Flags),
 		}
 		policies = policies || r.Bits&uint32(bpf.IterVmaBitVMA_POLICY) != 0
 		high = high || r.Flags>>vmHighest != 0
@@ -188,7 +191,8 @@ func numaPolicies(p *image.Process) error {
 		return fmt.Errorf("memory policies: %w", err)
 	}
 	for _, n := range list {
-		i, found := slices.BinarySearchFunc(p.VMAs, n.Start, func(v image.VMA, start uint64) int { return compare(v.Start, start) })
+		i, found := slices.BinarySearchFunc(p.VMAs, n.Start,
+			func(v image.VMA, start uint64) int { return compare(v.Start, start) })
 		if found && n.Policy != "default" {
 			p.VMAs[i].NUMA = n.Policy
 		}
@@ -213,13 +217,15 @@ func (b *builder) highFlags(raw *rawProcess, p *image.Process) error {
 		return fmt.Errorf("mapping flags: %w", err)
 	}
 	for _, s := range list {
-		i, found := slices.BinarySearchFunc(p.VMAs, s.Start, func(v image.VMA, start uint64) int { return compare(v.Start, start) })
+		i, found := slices.BinarySearchFunc(p.VMAs, s.Start,
+			func(v image.VMA, start uint64) int { return compare(v.Start, start) })
 		if !found || raw.vmas[i].Flags>>vmHighest == 0 {
 			continue
 		}
 		flags := slices.DeleteFunc(slices.Clone(s.Flags), func(f string) bool { return f == "sd" })
 		if slices.Contains(flags, "??") {
-			b.block(fault.VMAFlag, fmt.Sprintf("mapping %x-%x of pid %d", s.Start, s.End, raw.pid), "its flags are %#x", raw.vmas[i].Flags)
+			b.block(fault.VMAFlag, fmt.Sprintf("mapping %x-%x of pid %d", s.Start, s.End, raw.pid), "its flags are %#x",
+				raw.vmas[i].Flags)
 		}
 		slices.Sort(flags)
 		p.VMAs[i].Flags = flags

@@ -56,7 +56,10 @@ func (p *waitProgram) begin() (*waits, error) {
 	if err := p.tracer.Set(int32(os.Getpid())); err != nil {
 		return nil, fault.New(fault.BPFLoad, "waits", "%w", err)
 	}
-	if w.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog, AttachType: ebpf.AttachTraceRawTp}); err != nil {
+	if w.link, err = link.AttachTracing(link.TracingOptions{
+		Program:    p.prog,
+		AttachType: ebpf.AttachTraceRawTp,
+	}); err != nil {
 		return nil, loadFault("waits", err)
 	}
 	return w, nil

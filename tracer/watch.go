@@ -16,21 +16,24 @@ import (
 
 // WatchOptions say how to watch. The zero value is a good one.
 type WatchOptions struct {
-	RingBytes int          // size of the ring, a power of two from 4 KiB to 256 MiB, bytes; 0: 4 MiB
-	NoDL      bool         // no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
-	AtStart   bool         // the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
-	OnEvent   func(*Event) // called for every event, in order; must not block, nor keep the event
-	partly    bool         // for tests: attach to functions also where not all can be had
-	turns     turnSource   // for tests: how the order of changes of mappings is found out
+	RingBytes int // size of the ring, a power of two from 4 KiB to 256 MiB, bytes; 0: 4 MiB
+	// no probes on dlopen and dlclose: they patch the code of the library in every process that maps it
+	NoDL bool
+	// the process is stopped before its first instruction: it is in no region of include/bpfckpt.h
+	AtStart bool
+	OnEvent func(*Event) // called for every event, in order; must not block, nor keep the event
+	partly  bool         // for tests: attach to functions also where not all can be had
+	turns   turnSource   // for tests: how the order of changes of mappings is found out
 }
 
 // turnSource is where the turns of an mm come from (bpf/turn.h).
 type turnSource int
 
 const (
-	bestTurns   turnSource = iota // from the kernel's count, and the probe of its lock once threads share one that they change; or as the last
-	probedTurns                   // the probe is attached from the beginning
-	ownTurns                      // and counts: as it is where the kernel does not
+	// from the kernel's count, and the probe of its lock once threads share one that they change; or as the last
+	bestTurns   turnSource = iota
+	probedTurns            // the probe is attached from the beginning
+	ownTurns               // and counts: as it is where the kernel does not
 )
 
 const (
@@ -93,8 +96,9 @@ type Stats struct {
 	Regions  int    `json:"regions"`  // probes on functions that mark regions (include/bpfckpt.h)
 }
 
-// Watch begins to follow a process and its descendants, those there are and those to come. The state is read once before it returns.
-// Nothing is pinned: when the holder of the Watcher ends, however it ends, the kernel takes the probes away.
+// Watch begins to follow a process and its descendants, those there are and those to come. The state is read once
+// before it returns. Nothing is pinned: when the holder of the Watcher ends, however it ends, the kernel takes the
+// probes away.
 //
 // Faults: those of NewIter, E_NO_SUCH_PID, and E_BAD_OPTION for the size of the ring.
 func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
@@ -110,7 +114,8 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 		opts.RingBytes = defaultRing
 	}
 	if n := opts.RingBytes; n < minRing || n > maxRing || n&(n-1) != 0 {
-		return nil, fault.New(fault.BadOption, "ring", "%d bytes are no power of two from %d to %d", n, minRing, maxRing)
+		return nil, fault.New(fault.BadOption, "ring", "%d bytes are no power of two from %d to %d", n, minRing,
+			maxRing)
 	}
 	ps, err := loadProbes(opts)
 	if err != nil {
@@ -151,7 +156,8 @@ func (w *Watcher) begin(ctx context.Context) error {
 		}
 		fresh := 0
 		for _, pid := range descendants(w.root) {
-			// A thread that is born of one not yet followed may be passed over: once more finds it, for then its parent is.
+			// A thread that is born of one not yet followed may be passed over: once more finds it, for then its parent
+			// is.
 			for range 2 {
 				if _, err := w.iter.read(w.probes.objs.IterFollow, iterTarget{pid: uint32(pid)}, nil); err != nil {
 					return readFault(pid, err)
@@ -229,8 +235,8 @@ func (w *Watcher) run() {
 	}
 }
 
-// watchLock has turns seen from now on, if the count alone does not do any more. Here and not as events are applied, for that is also done while the
-// tree stands still; and while others may use the table, for it takes milliseconds.
+// watchLock has turns seen from now on, if the count alone does not do any more. Here and not as events are applied,
+// for that is also done while the tree stands still; and while others may use the table, for it takes milliseconds.
 func (w *Watcher) watchLock() {
 	due := false
 	w.locked(func() { due = w.table.contended && !w.probes.lockAttached && w.err == nil })
@@ -288,8 +294,8 @@ func (w *Watcher) take(upTo uint64) {
 // drain applies everything that was in the ring when it was called.
 func (w *Watcher) drain() { w.take(w.ring.end()) }
 
-// do runs f while nobody else uses the table: on the caller's goroutine, for during a freeze to wake another takes longer than most of what
-// there is to do.
+// do runs f while nobody else uses the table: on the caller's goroutine, for during a freeze to wake another takes
+// longer than most of what there is to do.
 func (w *Watcher) do(ctx context.Context, f func()) error {
 	select {
 	case w.using <- struct{}{}:

@@ -51,7 +51,8 @@ const (
 	smallRing = 4096      // loses most
 )
 
-// churnSteps is how many steps the random workload makes, of 1.3 recorded calls each; BPFCKPT_CHURN sets another number.
+// churnSteps is how many steps the random workload makes, of 1.3 recorded calls each; BPFCKPT_CHURN sets another
+// number.
 func churnSteps(t testing.TB) int {
 	t.Helper()
 	if text := os.Getenv("BPFCKPT_CHURN"); text != "" {
@@ -125,8 +126,8 @@ func TestLostEnds(t *testing.T) {
 	}
 }
 
-// TestLostFlags loses that a child changed the flags of a description it shares with its parent, and then closed its descriptor: nothing of the
-// parent's own was lost, and yet its descriptor is another.
+// TestLostFlags loses that a child changed the flags of a description it shares with its parent, and then closed its
+// descriptor: nothing of the parent's own was lost, and yet its descriptor is another.
 func TestLostFlags(t *testing.T) {
 	tg := start(t, "flags")
 	w := watchTarget(t, tg, WatchOptions{RingBytes: smallRing})
@@ -137,9 +138,9 @@ func TestLostFlags(t *testing.T) {
 	}
 }
 
-// TestChurn runs random workloads of many threads and forks, or of one thread and forks, a million state-changing calls each, and holds the table
-// against an iterator pass and /proc: no field differs, neither when every call is told of nor when most records are lost, however the order of
-// changes of mappings is found out.
+// TestChurn runs random workloads of many threads and forks, or of one thread and forks, a million state-changing calls
+// each, and holds the table against an iterator pass and /proc: no field differs, neither when every call is told of
+// nor when most records are lost, however the order of changes of mappings is found out.
 func TestChurn(t *testing.T) {
 	for _, c := range []struct {
 		seed, threads int
@@ -253,11 +254,13 @@ func checkHandlers(t *testing.T, p *image.Process) {
 		}
 	}
 	if caught != status.SigCgt || ignored != status.SigIgn {
-		t.Errorf("pid %d: caught %x ignored %x, status says %x and %x", p.Pid, caught, ignored, status.SigCgt, status.SigIgn)
+		t.Errorf("pid %d: caught %x ignored %x, status says %x and %x", p.Pid, caught, ignored, status.SigCgt,
+			status.SigIgn)
 	}
 }
 
-// checkDrift compares the table with the kernel while the tree stands still: what a program does after it says that it is done is its own affair.
+// checkDrift compares the table with the kernel while the tree stands still: what a program does after it says that it
+// is done is its own affair.
 func checkDrift(t *testing.T, root int, w *Watcher) {
 	t.Helper()
 	tr := ptrace.New()
@@ -280,7 +283,8 @@ func checkDrift(t *testing.T, root int, w *Watcher) {
 	}
 }
 
-// TestEveryTurn makes many changes of one mapping: every one is told of, whatever the kernel passes to the probe of the lock.
+// TestEveryTurn makes many changes of one mapping: every one is told of, whatever the kernel passes to the probe of the
+// lock.
 func TestEveryTurn(t *testing.T) {
 	const changes = 500
 	tg := start(t, "protect", strconv.Itoa(changes))
@@ -303,7 +307,8 @@ func TestEveryTurn(t *testing.T) {
 // turnSources are all of them.
 var turnSources = map[string]turnSource{"best": bestTurns, "probed": probedTurns, "own": ownTurns}
 
-// TestGrowingStack runs a program whose stack grows before calls that take no turn: the turn of the one is not taken for that of the other.
+// TestGrowingStack runs a program whose stack grows before calls that take no turn: the turn of the one is not taken
+// for that of the other.
 func TestGrowingStack(t *testing.T) {
 	for name, turns := range turnSources {
 		t.Run(name, func(t *testing.T) {
@@ -353,7 +358,8 @@ func until(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// methods are the ways to see system calls, as WatchOptions has them: as the kernel best allows, and by functions wherever they can be had.
+// methods are the ways to see system calls, as WatchOptions has them: as the kernel best allows, and by functions
+// wherever they can be had.
 var methods = map[string]bool{"best": false, "functions": true}
 
 // TestEvents watches a program that makes one call of each kind, and an execve, and looks for what is told of each.
@@ -379,7 +385,10 @@ func testEvents(t *testing.T, partly bool) {
 		match func(e *Event) bool
 	}{
 		{"mmap", func(e *Event) bool { return e.Kind == "mmap" && e.Len == 12345 && e.Prot == "rw-p" }},
-		{"mmap of a file", func(e *Event) bool { return e.Kind == "mmap" && e.Len == 54321 && e.Prot == "r--s" && e.Path == file }},
+		{"mmap of a file", func(e *Event) bool {
+			return e.Kind == "mmap" && e.Len == 54321 && e.Prot == "r--s" &&
+				e.Path == file
+		}},
 		{"munmap", func(e *Event) bool { return e.Kind == "munmap" && e.Len == 12345 }},
 		{"mprotect", func(e *Event) bool { return e.Kind == "mprotect" && e.Prot == "r--" && e.Len == 4096 }},
 		{"mremap", func(e *Event) bool { return e.Kind == "mremap" && e.Len == 40960 && e.OldLen == 8192 }},
@@ -390,7 +399,10 @@ func testEvents(t *testing.T, partly bool) {
 			return e.Kind == "dup2" && e.FD != nil && *e.FD == 77 && e.From != nil && e.Opened == file
 		}},
 		{"pipe", func(e *Event) bool { return e.Kind == "pipe2" && e.Cloexec }},
-		{"sigaction", func(e *Event) bool { return e.Kind == "rt_sigaction" && e.Signal == int(unix.SIGUSR1) && e.Addr > 1 }},
+		{"sigaction", func(e *Event) bool {
+			return e.Kind == "rt_sigaction" && e.Signal == int(unix.SIGUSR1) &&
+				e.Addr > 1
+		}},
 		{"sigaltstack", func(e *Event) bool { return e.Kind == "sigaltstack" }},
 		{"setrlimit", func(e *Event) bool { return e.Kind == "prlimit64" && e.Limit == "core" && e.Cur == 4321 }},
 		{"chdir", func(e *Event) bool { return e.Kind == "chdir" && e.Path == "/tmp" && e.Opened == "/tmp" }},
@@ -408,10 +420,19 @@ func testEvents(t *testing.T, partly bool) {
 		{"dlclose", func(e *Event) bool { return e.Kind == "dlclose" && filepath.Base(e.Path) == "libm.so.6" }},
 		{"thread", func(e *Event) bool { return e.Kind == "thread" }},
 		{"fork", func(e *Event) bool { return e.Kind == "fork" && e.Pid == tg.pid }},
-		{"a call of the child", func(e *Event) bool { return e.Kind == "openat" && e.Pid != tg.pid && e.Path == "/dev/null" }},
+		{"a call of the child", func(e *Event) bool {
+			return e.Kind == "openat" && e.Pid != tg.pid &&
+				e.Path == "/dev/null"
+		}},
 		{"execve", func(e *Event) bool { return e.Kind == "exec" && e.Pid != tg.pid && e.Comm == "true" }},
-		{"end of the child", func(e *Event) bool { return e.Kind == "exit" && e.Pid != tg.pid && e.Status == "exit 0" }},
-		{"end of the program", func(e *Event) bool { return e.Kind == "exit" && e.Pid == tg.pid && e.Status == "exit 3" }},
+		{"end of the child", func(e *Event) bool {
+			return e.Kind == "exit" && e.Pid != tg.pid &&
+				e.Status == "exit 0"
+		}},
+		{"end of the program", func(e *Event) bool {
+			return e.Kind == "exit" && e.Pid == tg.pid &&
+				e.Status == "exit 3"
+		}},
 	} {
 		if strings.HasPrefix(want.what, "dl") && s.DL == 0 && guest() {
 			continue // programs of the kernel matrix have no C library to probe

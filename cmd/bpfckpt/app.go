@@ -47,7 +47,9 @@ type call struct {
 // verbs is the whole command line, in the order of the help.
 func verbs() []*verb {
 	return []*verb{
-		watchVerb(), snapVerb(), restoreVerb(), runVerb(), logVerb(), inspectVerb(), diffVerb(), verifyVerb(), squashVerb(), pruneVerb(), rmVerb(), checkVerb(), selftestVerb(), benchVerb(), explainVerb(), completionVerb(), helpVerb(),
+		watchVerb(), snapVerb(), restoreVerb(), runVerb(), logVerb(), inspectVerb(), diffVerb(), verifyVerb(),
+		squashVerb(), pruneVerb(), rmVerb(), checkVerb(), selftestVerb(), benchVerb(), explainVerb(),
+		completionVerb(), helpVerb(),
 	}
 }
 
@@ -62,7 +64,8 @@ type choiceFlag struct {
 	values []string
 }
 
-// choice returns a flag that takes one of values; the first is the default. The usage names the value in backquotes, as for other flags.
+// choice returns a flag that takes one of values; the first is the default. The usage names the value in backquotes, as
+// for other flags.
 func choice(name, usage string, values ...string) cli.Flag {
 	usage += " (" + strings.Join(values, ", ") + "; default: " + values[0] + ")"
 	f := &cli.StringFlag{Name: name, Value: values[0], Usage: usage}
@@ -70,7 +73,8 @@ func choice(name, usage string, values ...string) cli.Flag {
 		if slices.Contains(values, value) {
 			return nil
 		}
-		return fault.New(fault.BadUsage, "--"+name, "%q is not one of %s%s", value, strings.Join(values, ", "), didYouMean(value, values)).
+		return fault.New(fault.BadUsage, "--"+name, "%q is not one of %s%s", value, strings.Join(values, ", "),
+			didYouMean(value, values)).
 			WithRemedy("see `bpfckpt %s --help`", cx.Command.Name)
 	}
 	return &choiceFlag{f, values}
@@ -93,7 +97,8 @@ func newApp(table []*verb, u *ui) *cli.App {
 
 func (v *verb) command(u *ui) *cli.Command {
 	return &cli.Command{
-		Name: v.name, Usage: v.short, ArgsUsage: v.operands, Description: v.help(), Flags: v.allFlags(), Hidden: v.hidden,
+		Name: v.name, Usage: v.short, ArgsUsage: v.operands, Description: v.help(), Flags: v.allFlags(),
+		Hidden:          v.hidden,
 		HideHelpCommand: true, CustomHelpTemplate: verbHelp,
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return v.flagError(err) },
 		Action: func(cx *cli.Context) error {
@@ -121,7 +126,8 @@ func (v *verb) countOperands(args []string) error {
 func (v *verb) help() string {
 	var b strings.Builder
 	usage := strings.TrimSpace("bpfckpt " + v.name + " [FLAGS] " + v.operands)
-	fmt.Fprintf(&b, "bpfckpt %s - %s\n\nUSAGE:\n   %s\n\n%s\n\nFLAGS:\n%s\nEXAMPLES:\n", v.name, v.short, usage, v.long, v.flagTable())
+	fmt.Fprintf(&b, "bpfckpt %s - %s\n\nUSAGE:\n   %s\n\n%s\n\nFLAGS:\n%s\nEXAMPLES:\n", v.name, v.short, usage, v.long,
+		v.flagTable())
 	for _, e := range v.examples {
 		fmt.Fprintf(&b, "   %s\n      %s\n", e.command, e.does)
 	}

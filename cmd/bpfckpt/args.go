@@ -11,8 +11,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// urfave/cli v2 stops at the first argument: flags after it are neither parsed nor rejected. So the command line is read here
-// first: flags are moved before the arguments, and what is unknown or incomplete is named.
+// urfave/cli v2 stops at the first argument: flags after it are neither parsed nor rejected. So the command line is
+// read here first: flags are moved before the arguments, and what is unknown or incomplete is named.
 
 // invocation is a command line in the order urfave/cli wants it.
 type invocation struct {
@@ -63,8 +63,8 @@ func wantsJSON(args []string) bool {
 	return false
 }
 
-// parseArgs finds the verb and puts its flags before its arguments. Everything after "--" stays an argument, and so does, for a verb
-// that takes a command line, everything after the first argument.
+// parseArgs finds the verb and puts its flags before its arguments. Everything after "--" stays an argument, and so
+// does, for a verb that takes a command line, everything after the first argument.
 func parseArgs(table []*verb, args []string) (invocation, error) {
 	rest := args[1:]
 	if len(rest) == 0 {

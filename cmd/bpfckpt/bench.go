@@ -23,7 +23,8 @@ import (
 // benchKinds are the benchmarks by name.
 var benchKinds = map[string]func(c *call, o bench.Options) (*bench.Plan, error){
 	"overhead": func(c *call, o bench.Options) (*bench.Plan, error) {
-		return bench.OverheadPlan(c.ctx, benchWatch, bench.OverheadOptions{Dir: o.Dir, Command: c.args[1:], Only: o.Only, Nothing: benchNothing})
+		return bench.OverheadPlan(c.ctx, benchWatch,
+			bench.OverheadOptions{Dir: o.Dir, Command: c.args[1:], Only: o.Only, Nothing: benchNothing})
 	},
 	"snap": func(c *call, o bench.Options) (*bench.Plan, error) {
 		return bench.SnapPlan(c.ctx, benchSnap, benchTracking, o)
@@ -35,7 +36,8 @@ var benchKinds = map[string]func(c *call, o bench.Options) (*bench.Plan, error){
 
 func benchVerb() *verb {
 	return &verb{
-		name: "bench", operands: "KIND [-- CMD...]", min: 1, max: -1, short: "measure watches, snapshots or restores on this machine, beside yardsticks",
+		name: "bench", operands: "KIND [-- CMD...]", min: 1, max: -1,
+		short: "measure watches, snapshots or restores on this machine, beside yardsticks",
 		long: "KIND overhead measures what a watch costs: every system call it records and some it does not, bare, with a watch on another\n" +
 			"process and with one on this, under strace and under an LD_PRELOAD interposer where those are to be had; then whole programs, or\n" +
 			"CMD.\n\n" +
@@ -102,8 +104,11 @@ func runBench(c *call) error {
 
 func benchOptions(c *call) (bench.Options, error) {
 	o := bench.Options{
-		Sizes: bench.Sizes{Mappings: c.cli.Int("mappings"), Descriptors: c.cli.Int("descriptors"), Threads: c.cli.Int("threads")},
-		Dir:   c.cli.String("dir"), Level: c.cli.String("compress"),
+		Sizes: bench.Sizes{
+			Mappings: c.cli.Int("mappings"), Descriptors: c.cli.Int("descriptors"),
+			Threads: c.cli.Int("threads"),
+		},
+		Dir: c.cli.String("dir"), Level: c.cli.String("compress"),
 	}
 	for _, name := range []string{"rounds", "mappings", "descriptors", "threads"} {
 		if c.cli.IsSet(name) && c.cli.Int(name) <= 0 {
@@ -196,7 +201,8 @@ func writeHTML(rep *bench.Report, name string) error {
 	return f.Close()
 }
 
-// benchBar returns a progress function for the runner, which shows which experiment it is at, and a function that removes it.
+// benchBar returns a progress function for the runner, which shows which experiment it is at, and a function that
+// removes it.
 func (u *ui) benchBar() (progress func(experiment string, done, total int), finish func()) {
 	if !u.tty || u.json {
 		return nil, func() {}
@@ -206,8 +212,10 @@ func (u *ui) benchBar() (progress func(experiment string, done, total int), fini
 	progress = func(experiment string, done, total int) {
 		if experiment != at {
 			at = experiment
-			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(u.err), progressbar.OptionSetDescription(experiment),
-				progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(false))
+			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(u.err),
+				progressbar.OptionSetDescription(experiment),
+				progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish(),
+				progressbar.OptionSetPredictTime(false))
 		}
 		_ = bar.Set(done) // a bar that cannot be drawn is no reason to stop
 	}
@@ -225,7 +233,10 @@ func benchSnap(ctx context.Context, pid int, dir string, o bench.SnapOptions) (b
 }
 
 func benchOptionsOf(dir string, o bench.SnapOptions) snapshot.Options {
-	return snapshot.Options{Dir: dir, Compress: image.Level(o.Level), Kill: o.Kill, MaxFreeze: o.MaxFreeze, Precopy: true}
+	return snapshot.Options{
+		Dir: dir, Compress: image.Level(o.Level), Kill: o.Kill, MaxFreeze: o.MaxFreeze,
+		Precopy: true,
+	}
 }
 
 // benchTracking is the bench.Tracking of this command: what `snap --incremental` has a watch do.
@@ -251,8 +262,10 @@ func snapFigures(res *snapshot.Result, err error) (bench.SnapFigures, error) {
 	return bench.SnapFigures{
 		Freeze: micros(res.FreezeUS), Wall: micros(res.WallUS), Bytes: res.BytesWritten,
 		Phases: map[string]time.Duration{
-			"prepare": micros(p.Prepare), "attach": micros(p.Attach), "precopy": micros(p.Precopy), "freeze": micros(p.Freeze), "regs": micros(p.Regs),
-			"state": micros(p.State), "fds": micros(p.FDs), "memory": micros(p.Memory), "thaw": micros(p.Thaw), "encode": micros(p.Encode),
+			"prepare": micros(p.Prepare), "attach": micros(p.Attach), "precopy": micros(p.Precopy),
+			"freeze": micros(p.Freeze), "regs": micros(p.Regs),
+			"state": micros(p.State), "fds": micros(p.FDs), "memory": micros(p.Memory), "thaw": micros(p.Thaw),
+			"encode":  micros(p.Encode),
 			"publish": micros(p.Publish),
 		},
 	}, nil
@@ -283,7 +296,10 @@ func benchRestore(ctx context.Context, dir string, lazily bool) (bench.Restored,
 	for name, us := range got.Phases {
 		phases[name] = micros(us)
 	}
-	return bench.Restored{Pid: got.Root, Took: micros(got.RestoreUS), Phases: phases, Kill: func() error { got.abandon(); return nil }}, nil
+	return bench.Restored{
+		Pid: got.Root, Took: micros(got.RestoreUS), Phases: phases,
+		Kill: func() error { got.abandon(); return nil },
+	}, nil
 }
 
 func micros(us int64) time.Duration { return time.Duration(us) * time.Microsecond }

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canaryVerb runs a canary, the program that selftest snaps and restores: bpfckpt __canary FILE. It is no verb of the table, because
-// it must not start what the command line needs.
+// canaryVerb runs a canary, the program that selftest snaps and restores: bpfckpt __canary FILE. It is no verb of the
+// table, because it must not start what the command line needs.
 const canaryVerb = "__canary"
 
 // canaryStatus is the exit status of a canary that was told to end by SIGTERM.
 const canaryStatus = 7
 
-// chain is what a canary keeps in memory and writes line by line: each line depends on all before it, so one that is lost, doubled or
-// made from other memory shows.
+// chain is what a canary keeps in memory and writes line by line: each line depends on all before it, so one that is
+// lost, doubled or made from other memory shows.
 type chain struct{ n, hash uint64 }
 
 func (c *chain) next() string {
@@ -30,8 +30,9 @@ func (c *chain) next() string {
 	return fmt.Sprintf("%d %016x\n", c.n, c.hash)
 }
 
-// canary appends a line to the file every few milliseconds until SIGTERM. Two more threads hand the turn around, so that there are threads in
-// futex waits and in nanosleep at any moment. It uses no timers of the Go runtime: those rest on an epoll descriptor.
+// canary appends a line to the file every few milliseconds until SIGTERM. Two more threads hand the turn around, so
+// that there are threads in futex waits and in nanosleep at any moment. It uses no timers of the Go runtime: those rest
+// on an epoll descriptor.
 func canary(path string) int {
 	debug.SetGCPercent(-1) // the collector's helpers use timers; the canary makes next to no garbage
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0o600)

@@ -11,7 +11,8 @@ import (
 
 func checkVerb() *verb {
 	return &verb{
-		name: "check", operands: "[PID]", max: 1, short: "tell what this kernel can do, or what keeps a process from being saved",
+		name: "check", operands: "[PID]", max: 1,
+		short: "tell what this kernel can do, or what keeps a process from being saved",
 		long: "Without PID: tries what snapshots and restores need of the kernel, and prints what works, what the kernel lacks and what\n" +
 			"could not be told, with a remedy. Exit code 3 if something is missing that nothing else can do.\n\n" +
 			"With PID: lists everything that keeps the process, or one below it, from being saved, each with a remedy. The process is\n" +
@@ -58,7 +59,10 @@ func checkProcess(c *call, pid int) error {
 	}
 	n := len(report.Blockers)
 	if c.json {
-		obj := checkJSON{Pid: report.Pid, Pids: report.Pids, Source: report.Source, OK: n == 0, Blockers: []errorJSON{}, Notes: append([]string{}, report.Notes...)}
+		obj := checkJSON{
+			Pid: report.Pid, Pids: report.Pids, Source: report.Source, OK: n == 0, Blockers: []errorJSON{},
+			Notes: append([]string{}, report.Notes...),
+		}
 		for _, e := range report.Blockers {
 			obj.Blockers = append(obj.Blockers, jsonOf(e))
 		}
@@ -102,7 +106,8 @@ func checkKernel(c *call) error {
 	var missing fault.List
 	for _, r := range results {
 		if r.Required && r.Outcome != features.Yes {
-			missing = append(missing, fault.New(fault.NoFeature, r.Name, "%s: %s", r.Title, r.Detail).WithRemedy("%s", r.Remedy))
+			missing = append(missing, fault.New(fault.NoFeature, r.Name, "%s: %s", r.Title, r.Detail).
+				WithRemedy("%s", r.Remedy))
 		}
 	}
 	if c.json {
@@ -126,7 +131,10 @@ func kernelJSON(results []features.Result, ok bool) any {
 		Features []featureJSON `json:"features"`
 	}{OK: ok}
 	for _, r := range results {
-		f := featureJSON{Name: r.Name, Title: r.Title, For: r.For, Since: r.Since, Required: r.Required, Outcome: r.Outcome, Detail: r.Detail}
+		f := featureJSON{
+			Name: r.Name, Title: r.Title, For: r.For, Since: r.Since, Required: r.Required,
+			Outcome: r.Outcome, Detail: r.Detail,
+		}
 		if r.Outcome != features.Yes {
 			f.Remedy = r.Remedy
 		}

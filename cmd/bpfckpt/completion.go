@@ -13,8 +13,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// completeVerb is what the completion scripts call: bpfckpt __complete WORD... prints the candidates for the last word, one a line,
-// each with a tab and a description. It is no verb of the table, because its words must not be parsed.
+// completeVerb is what the completion scripts call: bpfckpt __complete WORD... prints the candidates for the last word,
+// one a line, each with a tab and a description. It is no verb of the table, because its words must not be parsed.
 const completeVerb = "__complete"
 
 func completionVerb() *verb {
@@ -36,7 +36,8 @@ func completion(c *call) error {
 	scripts := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
 	text, ok := scripts[c.args[0]]
 	if !ok {
-		return usageError(c.verb, c.args[0], "no completion for this shell; there is one for %s", strings.Join(shells(), ", "))
+		return usageError(c.verb, c.args[0], "no completion for this shell; there is one for %s",
+			strings.Join(shells(), ", "))
 	}
 	if c.json {
 		return c.object(map[string]string{"shell": c.args[0], "script": text})
@@ -215,7 +216,10 @@ func processCandidates(proc string) (out []candidate) {
 		if err != nil || len(line) == 0 { // gone, a zombie or a kernel thread
 			continue
 		}
-		out = append(out, candidate{e.Name(), commandText(strings.Split(strings.TrimRight(string(line), "\x00"), "\x00"))})
+		out = append(out, candidate{
+			e.Name(),
+			commandText(strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")),
+		})
 	}
 	return out
 }

@@ -275,7 +275,8 @@ func diffText(d diffJSON) string {
 		default:
 			fmt.Fprintf(&t, "\nPROCESS %d: %s\n", p.Pid, commandText(p.Args))
 			t.WriteString("  memory: " + pagesText(p.Pages) + "\n")
-			t.WriteString(changesText("THREADS", p.Threads) + changesText("MAPPINGS", p.Maps) + changesText("DESCRIPTORS", p.FDs))
+			t.WriteString(changesText("THREADS", p.Threads) + changesText("MAPPINGS", p.Maps) +
+				changesText("DESCRIPTORS", p.FDs))
 		}
 	}
 	for _, o := range d.Objects {
@@ -285,14 +286,18 @@ func diffText(d diffJSON) string {
 }
 
 func imageRow(which string, i infoJSON) []string {
-	return []string{which, i.Dir + "@" + imageName(i.Name, i.ID), i.ID, time.Unix(0, cmp.Or(i.Moment, i.Created)).Format(time.DateTime)}
+	return []string{
+		which, i.Dir + "@" + imageName(i.Name, i.ID), i.ID,
+		time.Unix(0, cmp.Or(i.Moment, i.Created)).Format(time.DateTime),
+	}
 }
 
 func pagesText(p *pagesDiff) string {
 	if p.Changed+p.Added+p.Removed == 0 {
 		return fmt.Sprintf("the same, %d pages", p.Same)
 	}
-	return fmt.Sprintf("%d pages changed (%s differ), %d added, %d removed, %d the same", p.Changed, bytesText(p.Bytes), p.Added, p.Removed, p.Same)
+	return fmt.Sprintf("%d pages changed (%s differ), %d added, %d removed, %d the same", p.Changed, bytesText(p.Bytes),
+		p.Added, p.Removed, p.Same)
 }
 
 func changesText(title string, list []change) string {

@@ -83,7 +83,8 @@ func exitPage() string {
 	return b.String()
 }
 
-// descriptorsPage says what becomes of each kind of descriptor, from the tables that capture, validation and restore read.
+// descriptorsPage says what becomes of each kind of descriptor, from the tables that capture, validation and restore
+// read.
 func descriptorsPage() string {
 	var b strings.Builder
 	b.WriteString(generated + "# Descriptors\n\nWhat happens to each kind of open descriptor. \"Refused\" means that `snap` stops before it saves anything and `check` lists it.\n\n" +

@@ -48,7 +48,8 @@ func explain(c *call) error {
 	if c.json {
 		return c.object(entryOf(e))
 	}
-	return c.print(fmt.Sprintf("%s: %s (exit code %d)\n\ncause:  %s\nremedy: %s\n", e.Code, e.Title, int(e.Class), e.Cause, e.Remedy))
+	return c.print(fmt.Sprintf("%s: %s (exit code %d)\n\ncause:  %s\nremedy: %s\n", e.Code, e.Title, int(e.Class),
+		e.Cause, e.Remedy))
 }
 
 func explainAll(c *call) error {

@@ -15,21 +15,24 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// job is a process tree in whose place the command stands in the foreground: signals go on to it, stops and the end come back.
+// job is a process tree in whose place the command stands in the foreground: signals go on to it, stops and the end
+// come back.
 //
-// Waiting is driven by SIGCHLD and never blocks in wait4, so that nothing here takes a stop that belongs to a snapshot's tracer:
-// wait4 sees the tracees of every thread of this process.
+// Waiting is driven by SIGCHLD and never blocks in wait4, so that nothing here takes a stop that belongs to a
+// snapshot's tracer: wait4 sees the tracees of every thread of this process.
 type job struct {
-	root    int // pid of the root of the tree, as we see it
-	pgid    int // its process group
-	tty     *terminal
-	early   bool                                           // hand over the terminal at once, not when it is asked for
-	onStop  func(sig unix.Signal) (over bool, err error)   // takes SIGINT, SIGTERM and SIGHUP instead of passing them on; may be nil
+	root  int // pid of the root of the tree, as we see it
+	pgid  int // its process group
+	tty   *terminal
+	early bool // hand over the terminal at once, not when it is asked for
+	// takes SIGINT, SIGTERM and SIGHUP instead of passing them on; may be nil
+	onStop  func(sig unix.Signal) (over bool, err error)
 	foreign func(context.Context) (unix.WaitStatus, error) // waits for a root that is not our child
-	onGive  func()                                         // called when the terminal was handed over because it was asked for; may be nil
-	tick    <-chan time.Time                               // nil, or when onTick is to be called
-	onTick  func()                                         // may collect signals in later, which are passed on after it
-	ended   chan ending                                    // from foreign
+	// called when the terminal was handed over because it was asked for; may be nil
+	onGive  func()
+	tick    <-chan time.Time // nil, or when onTick is to be called
+	onTick  func()           // may collect signals in later, which are passed on after it
+	ended   chan ending      // from foreign
 	signals chan os.Signal
 	resumed time.Time     // when we went on after a stop
 	later   []unix.Signal // came while there was nobody to pass them on to
@@ -42,11 +45,13 @@ type ending struct {
 
 // forwarded are the signals that the command passes on.
 var forwarded = []os.Signal{
-	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGTSTP, unix.SIGCONT,
+	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGTSTP,
+	unix.SIGCONT,
 	unix.SIGALRM, unix.SIGCHLD,
 }
 
-// catch begins to collect signals, before there is a process to pass them on to: none is lost and none ends the command meanwhile.
+// catch begins to collect signals, before there is a process to pass them on to: none is lost and none ends the command
+// meanwhile.
 func (j *job) catch() {
 	j.signals = make(chan os.Signal, 64)
 	for _, s := range forwarded {
@@ -59,9 +64,10 @@ func (j *job) catch() {
 // release undoes catch.
 func (j *job) release() { signal.Stop(j.signals) }
 
-// during runs f while signals come in: SIGINT, SIGTERM and SIGHUP end its context, the others are for later. What f was too quick
-// for is for later as well. A signal that would end the context is taken for an echo of the one before if it comes within grace:
-// timeout(1), a terminal and a supervisor at once, and others send theirs to a process and to its group.
+// during runs f while signals come in: SIGINT, SIGTERM and SIGHUP end its context, the others are for later. What f was
+// too quick for is for later as well. A signal that would end the context is taken for an echo of the one before if it
+// comes within grace: timeout(1), a terminal and a supervisor at once, and others send theirs to a process and to its
+// group.
 func (j *job) during(ctx context.Context, grace time.Duration, f func(context.Context) error) error {
 	begun := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
@@ -85,7 +91,8 @@ func (j *job) during(ctx context.Context, grace time.Duration, f func(context.Co
 	}
 }
 
-// stay stands in for the tree until its root ends or onStop says so, and returns the wait status of the root. After catch.
+// stay stands in for the tree until its root ends or onStop says so, and returns the wait status of the root. After
+// catch.
 func (j *job) stay() (unix.WaitStatus, error) {
 	j.pgid, _ = unix.Getpgid(j.root) // a root that has ended already is seen below
 	if j.early && j.tty.give(j.pgid) {
@@ -180,7 +187,8 @@ func (j *job) stopWatch() (<-chan time.Time, func()) {
 	return t.C, t.Stop
 }
 
-// lookForeign looks whether a root that is not our child has stopped. Why is not to be had; the first time it is taken to want the terminal.
+// lookForeign looks whether a root that is not our child has stopped. Why is not to be had; the first time it is taken
+// to want the terminal.
 func (j *job) lookForeign() {
 	if j.ended == nil {
 		return // it is our child
@@ -222,11 +230,12 @@ func (j *job) pass(s unix.Signal) (over bool, err error) {
 	return false, nil
 }
 
-// shared reports whether the root is in our process group and that is the foreground group: it gets what the terminal generates by itself,
-// and must not get it twice.
+// shared reports whether the root is in our process group and that is the foreground group: it gets what the terminal
+// generates by itself, and must not get it twice.
 func (j *job) shared() bool { return j.pgid == unix.Getpgrp() && j.tty != nil && j.tty.ours() }
 
-// send sends a signal to the tree as a terminal would: those a terminal generates to the whole process group, others to the root.
+// send sends a signal to the tree as a terminal would: those a terminal generates to the whole process group, others to
+// the root.
 func (j *job) send(s unix.Signal) {
 	target := j.root
 	switch s {
@@ -238,7 +247,8 @@ func (j *job) send(s unix.Signal) {
 	_ = unix.Kill(target, s) // it may have ended just now
 }
 
-// stopped answers a job-control stop of the root. One that wants the terminal gets it; else we stop as well, so that the shell goes on.
+// stopped answers a job-control stop of the root. One that wants the terminal gets it; else we stop as well, so that
+// the shell goes on.
 func (j *job) stopped(s unix.Signal) {
 	if s == unix.SIGTTIN || s == unix.SIGTTOU {
 		if j.tty.has(j.pgid) {
@@ -252,7 +262,9 @@ func (j *job) stopped(s unix.Signal) {
 			}
 			return
 		}
-		if j.tty != nil { // we are in the background, like any command there that reads from the terminal: until the shell brings us to the front
+		// we are in the background, like any command there that reads from the terminal: until the shell brings us to
+		// the front
+		if j.tty != nil {
 			j.pause()
 			return
 		}
@@ -274,13 +286,13 @@ func (j *job) pause() {
 	j.resumed = time.Now()
 }
 
-// oneKey is how far apart what one Ctrl-Z causes may reach us: our own SIGTSTP, and the stop of a root in our process group. Only
-// the first of them stops us.
+// oneKey is how far apart what one Ctrl-Z causes may reach us: our own SIGTSTP, and the stop of a root in our process
+// group. Only the first of them stops us.
 const oneKey = 100 * time.Millisecond
 
-// stopSelf stops this process as Ctrl-Z stops one that does not catch it: not at all in an orphaned process group, where no shell is there to
-// continue it. The signal goes to this very thread, so that it has acted when the call returns. It is SIGSTOP, since the Go runtime
-// does not give back the default action of SIGTSTP.
+// stopSelf stops this process as Ctrl-Z stops one that does not catch it: not at all in an orphaned process group,
+// where no shell is there to continue it. The signal goes to this very thread, so that it has acted when the call
+// returns. It is SIGSTOP, since the Go runtime does not give back the default action of SIGTSTP.
 func (j *job) stopSelf() {
 	if orphaned() {
 		return
@@ -290,7 +302,8 @@ func (j *job) stopSelf() {
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP) // it cannot fail for ourselves
 }
 
-// orphaned reports whether no ancestor of ours, of another process group in our session, could continue us (setpgid(2), NOTES).
+// orphaned reports whether no ancestor of ours, of another process group in our session, could continue us (setpgid(2),
+// NOTES).
 func orphaned() bool {
 	group, err := unix.Getpgid(0)
 	session, err2 := unix.Getsid(0)

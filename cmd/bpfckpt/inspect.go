@@ -77,7 +77,8 @@ func imageText(i image.Info, st *image.State) string {
 		{"cpu", orNone(st.Kernel.CPUModel)},
 		{"processes", fmt.Sprint(len(st.Processes))},
 		{"pages", fmt.Sprintf("%d stored, %d zero, %d shared", i.PagesWritten, i.PagesZero, i.PagesShared)},
-		{"size", fmt.Sprintf("%s of memory in %s (compress %s)", bytesText(i.BytesRaw), bytesText(i.BytesWritten), i.Level)},
+		{"size", fmt.Sprintf("%s of memory in %s (compress %s)", bytesText(i.BytesRaw), bytesText(i.BytesWritten),
+			i.Level)},
 	}
 	return table(rows)
 }
@@ -121,13 +122,15 @@ func processText(r *image.Reader, p *image.Process) string {
 		rows = append(rows, []string{"root", p.Root})
 	}
 	if p.Zombie {
-		b.WriteString(indent(table(append(rows[:2], []string{"state", "ended, wait status " + fmt.Sprintf("%#x", p.ExitCode)}))))
+		b.WriteString(indent(table(append(rows[:2],
+			[]string{"state", "ended, wait status " + fmt.Sprintf("%#x", p.ExitCode)}))))
 		return b.String()
 	}
 	if p.Stopped != 0 {
 		rows = append(rows, []string{"state", "stopped by " + signalName(p.Stopped)})
 	}
-	rows = append(rows, []string{"umask", fmt.Sprintf("%04o", p.Umask)}, []string{"oom score", fmt.Sprint(p.OOMScoreAdj)})
+	rows = append(rows, []string{"umask", fmt.Sprintf("%04o", p.Umask)},
+		[]string{"oom score", fmt.Sprint(p.OOMScoreAdj)})
 	b.WriteString(indent(table(rows)))
 	for _, s := range sections() {
 		if rows := s.rows(r, p); len(rows) > 1 {

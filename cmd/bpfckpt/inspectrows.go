@@ -51,7 +51,8 @@ func mappingRows(r *image.Reader, p *image.Process) [][]string {
 			name = v.File.Path
 		}
 		rows = append(rows, []string{
-			fmt.Sprintf("%x-%x", v.Start, v.End), bytesText(v.End - v.Start), bytesText(stored), protText(v), string(v.Kind), name,
+			fmt.Sprintf("%x-%x", v.Start, v.End), bytesText(v.End - v.Start), bytesText(stored), protText(v),
+			string(v.Kind), name,
 		})
 	}
 	return rows
@@ -180,7 +181,10 @@ func timerRows(_ *image.Reader, p *image.Process) [][]string {
 		if t.Tid != 0 {
 			notify += fmt.Sprintf(" to thread %d", t.Tid)
 		}
-		rows = append(rows, []string{fmt.Sprintf("posix %d, clock %d", t.ID, t.Clock), left, nanosText(t.Interval), notify})
+		rows = append(rows, []string{
+			fmt.Sprintf("posix %d, clock %d", t.ID, t.Clock), left, nanosText(t.Interval),
+			notify,
+		})
 	}
 	return rows
 }
@@ -190,7 +194,8 @@ func nanosText(ns int64) string { return durationText(time.Duration(ns)) }
 // limitNames are the RLIMIT_* numbers in order (asm-generic/resource.h).
 func limitNames() [16]string {
 	return [16]string{
-		"cpu time (s)", "file size", "data", "stack", "core file", "resident set", "processes", "open files", "locked memory", "address space",
+		"cpu time (s)", "file size", "data", "stack", "core file", "resident set", "processes", "open files",
+		"locked memory", "address space",
 		"file locks", "pending signals", "message queues", "nice", "realtime priority", "realtime time (us)",
 	}
 }
@@ -218,7 +223,8 @@ func credentialRows(_ *image.Reader, p *image.Process) [][]string {
 		th := &p.Threads[i]
 		cr := &th.Creds
 		row := []string{
-			fmt.Sprint(th.Tid), idText(cr.UID, cr.EUID, cr.SUID), idText(cr.GID, cr.EGID, cr.SGID), strings.Trim(fmt.Sprint(cr.Groups), "[]"),
+			fmt.Sprint(th.Tid), idText(cr.UID, cr.EUID, cr.SUID), idText(cr.GID, cr.EGID, cr.SGID),
+			strings.Trim(fmt.Sprint(cr.Groups), "[]"),
 			capText(cr.CapEff), capText(cr.CapPrm), yesNo(th.NoNewPrivs), seccompText(th.Seccomp),
 		}
 		if this := strings.Join(row[1:], "\x00"); this != last {
@@ -279,8 +285,10 @@ func usageRows(_ *image.Reader, p *image.Process) [][]string {
 // sumUsage adds what a process used in two lives; the largest memory is the larger one.
 func sumUsage(a, b image.Usage) image.Usage {
 	return image.Usage{
-		UTime: a.UTime + b.UTime, STime: a.STime + b.STime, Wall: a.Wall + b.Wall, MinFlt: a.MinFlt + b.MinFlt, MajFlt: a.MajFlt + b.MajFlt,
-		InBlock: a.InBlock + b.InBlock, OuBlock: a.OuBlock + b.OuBlock, NVCSw: a.NVCSw + b.NVCSw, NIvCSw: a.NIvCSw + b.NIvCSw,
+		UTime: a.UTime + b.UTime, STime: a.STime + b.STime, Wall: a.Wall + b.Wall, MinFlt: a.MinFlt + b.MinFlt,
+		MajFlt:  a.MajFlt + b.MajFlt,
+		InBlock: a.InBlock + b.InBlock, OuBlock: a.OuBlock + b.OuBlock, NVCSw: a.NVCSw + b.NVCSw,
+		NIvCSw: a.NIvCSw + b.NIvCSw,
 		MaxRSS: max(a.MaxRSS, b.MaxRSS),
 	}
 }

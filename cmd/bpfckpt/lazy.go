@@ -29,7 +29,8 @@ const lazySocket = 3
 // lazyMain is the server, and what becomes of its guard.
 func lazyMain(verb string, args []string) int {
 	debug.SetGCPercent(-1) // a process waits until we are ready; Serve lets the collector in when it runs
-	// Executed through a link, we would be called "exe". Not by the command's name either: who kills that means the command, not a process's memory.
+	// Executed through a link, we would be called "exe". Not by the command's name either: who kills that means the
+	// command, not a process's memory.
 	_ = os.WriteFile("/proc/self/comm", []byte("lazy-server"), 0)
 	err := fmt.Errorf("%s: %d arguments", verb, len(args))
 	switch {

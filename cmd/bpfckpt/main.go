@@ -1,5 +1,5 @@
-// Command bpfckpt saves running processes and brings them back. `bpfckpt --help` lists the verbs, each in a file of its own;
-// this file turns what they return into the one line and the exit code that users and scripts see.
+// Command bpfckpt saves running processes and brings them back. `bpfckpt --help` lists the verbs, each in a file of its
+// own; this file turns what they return into the one line and the exit code that users and scripts see.
 package main
 
 import (
@@ -48,7 +48,8 @@ type status int
 
 func (s status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
 
-// statusOf turns a wait status into an exit code as shells do: the process's own, or 128 plus the number of the signal that killed it.
+// statusOf turns a wait status into an exit code as shells do: the process's own, or 128 plus the number of the signal
+// that killed it.
 func statusOf(ws unix.WaitStatus) int {
 	if ws.Signaled() {
 		return 128 + int(ws.Signal())
@@ -97,7 +98,8 @@ func jsonOf(e *fault.Error) errorJSON {
 	return errorJSON{Code: e.Code, Object: e.Object, Cause: e.Cause, Remedy: e.Advice(), Exit: int(e.Class())}
 }
 
-// report prints the faults in err, grouped, on standard error and with --json one object on standard output, and returns the exit code.
+// report prints the faults in err, grouped, on standard error and with --json one object on standard output, and
+// returns the exit code.
 func (u *ui) report(err error) int {
 	code, faults := exitCode(err)
 	for _, line := range faults.Lines() {

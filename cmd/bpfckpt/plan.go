@@ -50,7 +50,10 @@ func planRestore(c *call) error {
 		return err
 	}
 	defer img.Close()
-	o := restore.Options{Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Std: ownStreams(), Files: c.cli.String("files")}
+	o := restore.Options{
+		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"),
+		Std: ownStreams(), Files: c.cli.String("files"),
+	}
 	p, err := restore.Plan(c.ctx, img, o)
 	if err != nil {
 		return err
@@ -62,7 +65,8 @@ func planRestore(c *call) error {
 // printPlan prints a plan. What stands in the way comes as the error of the verb does.
 func (c *call) printPlan(p *plan.Plan, obj planJSON) error {
 	if c.json {
-		obj.OK, obj.Blockers, obj.Notes, obj.Steps = len(p.Refusals) == 0, []errorJSON{}, append([]string{}, p.Notes...), append([]plan.Step{}, p.Steps...)
+		obj.OK, obj.Blockers, obj.Notes, obj.Steps = len(p.Refusals) == 0, []errorJSON{},
+			append([]string{}, p.Notes...), append([]plan.Step{}, p.Steps...)
 		for _, e := range p.Refusals {
 			obj.Blockers = append(obj.Blockers, jsonOf(e))
 		}

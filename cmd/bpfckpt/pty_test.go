@@ -155,10 +155,12 @@ func (c *console) leavesForeground() {
 
 const self = "/proc/self/exe"
 
-// wentOn is what the terminal shows when a counter has gone on to 8. That it does is said once it runs: on a busy machine it has counted to its end by then.
+// wentOn is what the terminal shows when a counter has gone on to 8. That it does is said once it runs: on a busy
+// machine it has counted to its end by then.
 const wentOn = `(?s)(going on from.*\r\n8\r\n|\r\n8\r\n.*going on from[^\n]*\n)`
 
-// A program that reads the terminal gets the foreground, is saved by a signal, and goes on reading from another terminal.
+// A program that reads the terminal gets the foreground, is saved by a signal, and goes on reading from another
+// terminal.
 func TestRunHandsOverTheTerminal(t *testing.T) {
 	dir := t.TempDir()
 	c := newConsole(t, dir, self, "bpfckpt", "run", "--dir", "d", "--", "cat")
@@ -186,7 +188,8 @@ func TestRunHandsOverTheTerminal(t *testing.T) {
 	c.exits(128 + int(unix.SIGINT))
 }
 
-// In a shell with job control: Ctrl-Z stops the command and us, fg continues both, Ctrl-C saves, and the same line goes on.
+// In a shell with job control: Ctrl-Z stops the command and us, fg continues both, Ctrl-C saves, and the same line goes
+// on.
 func TestJobControl(t *testing.T) {
 	dir := t.TempDir()
 	stop := filepath.Join(dir, "stop-5")
@@ -222,7 +225,8 @@ func TestJobControl(t *testing.T) {
 
 // A connection that breaks is a SIGHUP: the command is saved, and goes on at another terminal.
 func TestHangUpSaves(t *testing.T) {
-	// A runner of tests may have been started by nohup(1). What is caught here has its default action in a program started from here.
+	// A runner of tests may have been started by nohup(1). What is caught here has its default action in a program
+	// started from here.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, unix.SIGHUP)
 	defer signal.Stop(caught)

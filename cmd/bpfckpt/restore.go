@@ -27,7 +27,10 @@ func restoreVerb() *verb {
 			"processes get SIGBUS; if the image is found damaged, its pages are a SIGBUS to touch. A page that never came is never zeros.\n" +
 			"snap waits until all memory is there. --lazy needs Linux 6.6.",
 		flags: []cli.Flag{
-			&cli.BoolFlag{Name: "detach", Usage: "return once the process runs; standard streams that led outside become /dev/null"},
+			&cli.BoolFlag{
+				Name:  "detach",
+				Usage: "return once the process runs; standard streams that led outside become /dev/null",
+			},
 			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
 			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
 			&cli.BoolFlag{Name: "lazy", Usage: "let the processes run at once; memory comes as they touch it, and in the background"},
@@ -137,7 +140,8 @@ func announce(c *call, tree *restored) error {
 		}
 	}
 	if !c.json {
-		c.say("restored %s@%s as process %d in %s", tree.info.Dir, imageName(tree.info.Name, tree.info.ID), tree.Root, microsText(tree.RestoreUS))
+		c.say("restored %s@%s as process %d in %s", tree.info.Dir, imageName(tree.info.Name, tree.info.ID), tree.Root,
+			microsText(tree.RestoreUS))
 		return nil
 	}
 	obj := restoreJSON{

@@ -72,12 +72,14 @@ func (c *call) removed(dir string, res image.Removal) error {
 // doubts tells why data that seems of no use was kept.
 func (u *ui) doubts(res image.Removal) {
 	if res.Doubt != nil {
-		u.note("no data was removed from the disk, since nobody knows what a damaged image needs: %v", faultsOf(res.Doubt)[0])
+		u.note("no data was removed from the disk, since nobody knows what a damaged image needs: %v",
+			faultsOf(res.Doubt)[0])
 	}
 }
 
 func removalText(res image.Removal) string {
-	text := fmt.Sprintf("removed %s, %d left, %s freed", countText(len(res.Removed), "image"), res.Kept, bytesText(max(0, res.Freed)))
+	text := fmt.Sprintf("removed %s, %d left, %s freed", countText(len(res.Removed), "image"), res.Kept,
+		bytesText(max(0, res.Freed)))
 	if n := len(res.Lent); n > 0 {
 		text += fmt.Sprintf("; the rest of the data of %s is shared", countText(n, "removed image"))
 	}

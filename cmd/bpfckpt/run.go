@@ -197,7 +197,8 @@ func (s *session) start() error {
 // foreseeAfter is when a command that was started has most likely opened what it needs.
 const foreseeAfter = 3 * time.Second
 
-// foresee tells, once and early, what would keep the command from being saved: not only when hours of work depend on it.
+// foresee tells, once and early, what would keep the command from being saved: not only when hours of work depend on
+// it.
 func (s *session) foresee(ctx context.Context, pid int) {
 	select {
 	case <-ctx.Done():
@@ -218,8 +219,8 @@ func (s *session) foresee(ctx context.Context, pid int) {
 	}
 }
 
-// keepSaveable keeps what cannot be saved of the descriptors we inherited ourselves from the command: pipes and sockets that make, a terminal
-// or an editor left open would make every snapshot fail.
+// keepSaveable keeps what cannot be saved of the descriptors we inherited ourselves from the command: pipes and sockets
+// that make, a terminal or an editor left open would make every snapshot fail.
 func keepSaveable() {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -257,7 +258,8 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 		s.saved = res
 		s.keepStreams()
 		s.remember(runNote{Streams: s.streams, Args: s.args, Image: res.ID})
-		s.note("saved %s@%s (%s); go on with: %s", s.dir, imageName(res.Name, res.ID), microsText(res.WallUS), s.again())
+		s.note("saved %s@%s (%s); go on with: %s", s.dir, imageName(res.Name, res.ID), microsText(res.WallUS),
+			s.again())
 		return true, s.reap()
 	}
 	if gone(err, s.job.root) {
@@ -357,7 +359,8 @@ func (s *session) ended(ws unix.WaitStatus) {
 		return // no image, or none that could be gone on from
 	}
 	if ws.Signaled() {
-		s.note("killed by %s; the same command goes on from %s@%s: %s", unix.SignalName(ws.Signal()), s.dir, head, s.again())
+		s.note("killed by %s; the same command goes on from %s@%s: %s", unix.SignalName(ws.Signal()), s.dir, head,
+			s.again())
 		return
 	}
 	s.forgetStreams()

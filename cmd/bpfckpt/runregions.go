@@ -23,8 +23,9 @@ func marksRegions(path string) bool {
 	return err == nil && marks.Any()
 }
 
-// startWatched starts a program and watches it from before its first instruction: a watch that comes later cannot know whether it is in a region. The
-// kernel stops it for us at the end of execve(2), as it does for a debugger, which we are no longer when it runs.
+// startWatched starts a program and watches it from before its first instruction: a watch that comes later cannot know
+// whether it is in a region. The kernel stops it for us at the end of execve(2), as it does for a debugger, which we
+// are no longer when it runs.
 func (s *session) startWatched(path string, attr *os.ProcAttr) (*os.Process, error) {
 	runtime.LockOSThread() // it is traced by this thread
 	defer runtime.UnlockOSThread()
@@ -50,7 +51,8 @@ func (s *session) startWatched(path string, attr *os.ProcAttr) (*os.Process, err
 	return p, nil
 }
 
-// watch begins to watch the command for the snapshots to come. If it cannot be watched it runs all the same; what is then not saved is told now.
+// watch begins to watch the command for the snapshots to come. If it cannot be watched it runs all the same; what is
+// then not saved is told now.
 func (s *session) watch(pid int, atStart bool) {
 	w, err := tracer.Watch(s.ctx, pid, tracer.WatchOptions{AtStart: atStart, NoDL: true})
 	if err != nil {

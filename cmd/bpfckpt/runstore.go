@@ -18,8 +18,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// runNote is what run keeps beside the images of a store, in run.json: of which command line an image is, and whether the command
-// has ended since. Without it an image counts as one to go on from, and the command line is that of its root process.
+// runNote is what run keeps beside the images of a store, in run.json: of which command line an image is, and whether
+// the command has ended since. Without it an image counts as one to go on from, and the command line is that of its
+// root process.
 type runNote struct {
 	Args     []string `json:"args"`
 	Image    string   `json:"image"`    // the id the note is about; it says nothing of another head
@@ -78,7 +79,8 @@ func writeNote(dir string, n runNote) error {
 	return nil
 }
 
-// tryStore begins an image and gives it up: a directory that takes none is told of before the command starts, not at its end.
+// tryStore begins an image and gives it up: a directory that takes none is told of before the command starts, not at
+// its end.
 func tryStore(dir string) error {
 	w, err := image.Create(dir, image.WriteOptions{})
 	if err != nil {

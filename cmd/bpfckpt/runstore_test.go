@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// One run at a time works in a directory, whatever it is called, also while it is not there yet, or has been made meanwhile.
+// One run at a time works in a directory, whatever it is called, also while it is not there yet, or has been made
+// meanwhile.
 func TestRunLock(t *testing.T) {
 	base := t.TempDir()
 	dir, other := filepath.Join(base, "a", "job"), filepath.Join(base, "link", "job")

@@ -98,7 +98,8 @@ func (s *session) keepStreams() {
 			}
 			if err := st.keep(f, keptPath(s.dir, n)); err != nil {
 				st.Kept = 0
-				s.note("%s", fault.New(fault.RunStore, keptPath(s.dir, n), "keep what the command wrote to %s: %w", f.Name(), err).
+				s.note("%s", fault.New(fault.RunStore, keptPath(s.dir, n), "keep what the command wrote to %s: %w",
+					f.Name(), err).
 					WithRemedy("append to the file (>>) in the next run, so that nothing of it is lost").Error())
 			}
 		}

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"bpfckpt": main, "counter": counter})
 }
 
-// counter is a program to save: counter N prints the numbers from 1 to N and ends with status 3. After number I it waits while there is a file
-// stop-I. It uses nothing of the Go runtime that rests on an epoll descriptor.
+// counter is a program to save: counter N prints the numbers from 1 to N and ends with status 3. After number I it
+// waits while there is a file stop-I. It uses nothing of the Go runtime that rests on an epoll descriptor.
 func counter() {
 	n, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -66,7 +66,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// kernelThread returns the pid of a kernel thread, "" if none is in our pid namespace: bit PF_KTHREAD of field 9 of proc_pid_stat(5).
+// kernelThread returns the pid of a kernel thread, "" if none is in our pid namespace: bit PF_KTHREAD of field 9 of
+// proc_pid_stat(5).
 func kernelThread() string {
 	const kthread = 0x00200000
 	paths, _ := filepath.Glob("/proc/[0-9]*/stat")

@@ -33,8 +33,8 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdJSON demands that standard output is exactly one JSON object, on one line, and looks into it: json error.code E_USAGE. Without a value
-// the key must be there; with ! it must not.
+// cmdJSON demands that standard output is exactly one JSON object, on one line, and looks into it: json error.code
+// E_USAGE. Without a value the key must be there; with ! it must not.
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 || len(args) > 2 {
 		ts.Fatalf("usage: json KEY[.KEY...] [VALUE]")

@@ -65,7 +65,11 @@ func canaryKinds() []canaryKind {
 	}
 	// What a version manager puts on the PATH is a script that leads to the interpreter.
 	if path, err := exec.Command("python3", "-c", "import sys; print(sys.executable)").Output(); err == nil {
-		kinds = append(kinds, canaryKind{"python3", strings.TrimSpace(string(path)), []string{"python3", "-c", pythonCanary, "{}"}, canaryStatus})
+		kinds = append(kinds, canaryKind{
+			"python3", strings.TrimSpace(string(path)),
+			[]string{"python3", "-c", pythonCanary, "{}"},
+			canaryStatus,
+		})
 	}
 	return kinds
 }
@@ -80,7 +84,10 @@ func selftest(c *call) error {
 	var failed fault.List
 	all := []canaryJSON{}
 	for _, kind := range canaryKinds() {
-		t := &canaryTest{call: c, kind: kind, dir: filepath.Join(dir, kind.name), report: canaryJSON{Canary: kind.name, OK: true}}
+		t := &canaryTest{
+			call: c, kind: kind, dir: filepath.Join(dir, kind.name),
+			report: canaryJSON{Canary: kind.name, OK: true},
+		}
 		if err := t.run(); err != nil {
 			failed = append(failed, faultsOf(err)...)
 		}
@@ -104,7 +111,8 @@ func selftest(c *call) error {
 	return failed.OrNil()
 }
 
-// closeOnExec keeps descriptors that our caller left open from the canaries, where they would be in the way of a snapshot.
+// closeOnExec keeps descriptors that our caller left open from the canaries, where they would be in the way of a
+// snapshot.
 func closeOnExec() {
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11; without it a canary says what it met
 }

@@ -13,7 +13,8 @@ import (
 
 func snapVerb() *verb {
 	return &verb{
-		name: "snap", operands: "PID", min: 1, max: 1, short: "save a running process, and the processes below it, to an image",
+		name: "snap", operands: "PID", min: 1, max: 1,
+		short: "save a running process, and the processes below it, to an image",
 		long: "Saves the process, its threads and its children to an image in the directory DIR. The process stands still for some\n" +
 			"milliseconds and runs on; nothing in it is changed. What cannot be saved is refused by name, before anything is done.\n\n" +
 			"A process with much memory is copied while it runs, and stands still only for what it wrote meanwhile. To learn what that is, a\n" +
@@ -26,11 +27,20 @@ func snapVerb() *verb {
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "name", Usage: "name the image `NAME` within the store, for restore DIR@NAME"},
 			choice("compress", "how hard memory is compressed: `LEVEL`", "default", "none", "fast", "best"),
-			&cli.BoolFlag{Name: "incremental", Usage: "save only what has changed since the last snapshot; starts a watch in the background if none runs"},
+			&cli.BoolFlag{
+				Name:  "incremental",
+				Usage: "save only what has changed since the last snapshot; starts a watch in the background if none runs",
+			},
 			maxFreezeFlag(),
 			excludeFlag(),
-			&cli.BoolFlag{Name: "ignore-regions", Usage: "do not wait for the program to leave a region in which no snapshot may be taken (bpfckpt.h)"},
-			&cli.BoolFlag{Name: "no-precopy", Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it"},
+			&cli.BoolFlag{
+				Name:  "ignore-regions",
+				Usage: "do not wait for the program to leave a region in which no snapshot may be taken (bpfckpt.h)",
+			},
+			&cli.BoolFlag{
+				Name:  "no-precopy",
+				Usage: "copy all memory while the process stands still: longer, but not even a userfaultfd is made in it",
+			},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
 			planFlag("snapshot"),
@@ -78,8 +88,8 @@ func snap(c *call) error {
 	return nil
 }
 
-// takeSnapshot asks the watch of the process, or does the work itself. For an incremental snapshot it starts a watch, so that the next one
-// knows what has been written.
+// takeSnapshot asks the watch of the process, or does the work itself. For an incremental snapshot it starts a watch,
+// so that the next one knows what has been written.
 func (c *call) takeSnapshot(pid int, o snapshot.Options) (*snapshot.Result, error) {
 	var without error // why there is no watch
 	if o.Source == "" || o.Source == "watch" {
@@ -88,7 +98,8 @@ func (c *call) takeSnapshot(pid int, o snapshot.Options) (*snapshot.Result, erro
 		case asked:
 			return res, err
 		case o.Source == "watch":
-			return nil, fault.New(fault.NoSource, pidText(pid), "no watch follows it").WithRemedy("start one: bpfckpt watch %d", pid)
+			return nil, fault.New(fault.NoSource, pidText(pid), "no watch follows it").
+				WithRemedy("start one: bpfckpt watch %d", pid)
 		}
 		without = err
 	}
@@ -108,7 +119,8 @@ func pidText(pid int) string { return fmt.Sprintf("pid %d", pid) }
 func snapOptions(c *call) (snapshot.Options, error) {
 	o := snapshot.Options{
 		Dir: c.cli.String("dir"), Name: c.cli.String("name"), Compress: image.Level(c.cli.String("compress")),
-		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"), Source: c.cli.String("source"),
+		MaxFreeze: c.cli.Duration("max-freeze"), Stop: c.cli.Bool("stop"), Kill: c.cli.Bool("kill"),
+		Source:      c.cli.String("source"),
 		Incremental: c.cli.Bool("incremental"), Precopy: !c.cli.Bool("no-precopy"),
 		Exclude: c.cli.StringSlice("exclude"), IgnoreRegions: c.cli.Bool("ignore-regions"),
 	}
@@ -117,7 +129,8 @@ func snapOptions(c *call) (snapshot.Options, error) {
 	}
 	switch {
 	case o.Incremental && !o.Precopy:
-		return o, usageError(c.verb, "--no-precopy", "--incremental needs to know what is written, so a userfaultfd is made in the process")
+		return o, usageError(c.verb, "--no-precopy",
+			"--incremental needs to know what is written, so a userfaultfd is made in the process")
 	case o.Stop && o.Kill:
 		return o, usageError(c.verb, "--stop", "--stop and --kill exclude each other")
 	case c.cli.IsSet("max-freeze") && o.MaxFreeze <= 0:
@@ -136,7 +149,8 @@ func snapText(r *snapshot.Result) string {
 	if len(r.Pids) > 1 {
 		processes = fmt.Sprintf(", %d processes", len(r.Pids))
 	}
-	return fmt.Sprintf("saved %s@%s%s: %s of memory in %s, frozen for %s of %s", r.Dir, imageName(r.Name, r.ID), processes,
+	return fmt.Sprintf("saved %s@%s%s: %s of memory in %s, frozen for %s of %s", r.Dir, imageName(r.Name, r.ID),
+		processes,
 		bytesText(r.BytesRaw), bytesText(r.BytesWritten), microsText(r.FreezeUS), microsText(r.WallUS))
 }
 

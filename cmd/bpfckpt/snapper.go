@@ -11,8 +11,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
 
-// snapper takes the snapshots of one tree for as long as its holder lives, one at a time. From the first incremental one on it tracks what
-// the tree writes, so that the next one reads no more than that.
+// snapper takes the snapshots of one tree for as long as its holder lives, one at a time. From the first incremental
+// one on it tracks what the tree writes, so that the next one reads no more than that.
 type snapper struct {
 	root    int
 	id      procid.ID                   // of the root; zero: whoever has its pid

@@ -54,7 +54,8 @@ func squash(c *call) error {
 			Freed   int64    `json:"bytes_freed"`
 		}{infoOf(info), append([]string{}, res.Removed...), res.Freed})
 	}
-	text := fmt.Sprintf("%s@%s holds all of its data: %s", info.Dir, imageName(info.Name, info.ID), bytesText(info.BytesWritten))
+	text := fmt.Sprintf("%s@%s holds all of its data: %s", info.Dir, imageName(info.Name, info.ID),
+		bytesText(info.BytesWritten))
 	if len(res.Removed) > 0 {
 		text += "; " + removalText(res)
 	}

@@ -16,7 +16,8 @@ type terminal struct {
 	modes *term.State // as they were before
 }
 
-// openTerminal returns the controlling terminal, nil if there is none. Another group may be in its foreground: a shell can bring us there later (fg).
+// openTerminal returns the controlling terminal, nil if there is none. Another group may be in its foreground: a shell
+// can bring us there later (fg).
 func openTerminal() *terminal {
 	f, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -27,7 +28,8 @@ func openTerminal() *terminal {
 	return t
 }
 
-// learnModes remembers the modes for reset, the first time that we are in the foreground: before they are somebody else's.
+// learnModes remembers the modes for reset, the first time that we are in the foreground: before they are somebody
+// else's.
 func (t *terminal) learnModes() {
 	if t.modes == nil && t.ours() {
 		t.modes, _ = term.GetState(int(t.f.Fd())) // without them there is nothing to put back
@@ -44,7 +46,8 @@ func (t *terminal) foregroundGroup() int {
 
 func (t *terminal) ours() bool { return t.foregroundGroup() == t.own }
 
-// set makes pgid the foreground group. The kernel sends SIGTTOU to a background process that tries, unless it ignores it.
+// set makes pgid the foreground group. The kernel sends SIGTTOU to a background process that tries, unless it ignores
+// it.
 func (t *terminal) set(pgid int) error {
 	signal.Ignore(unix.SIGTTOU)
 	defer signal.Reset(unix.SIGTTOU)
@@ -90,8 +93,8 @@ func (t *terminal) close() {
 	}
 }
 
-// ownsTerminal reports whether the command is used interactively: both its input and its output are a terminal. In a pipeline another
-// member may need the foreground.
+// ownsTerminal reports whether the command is used interactively: both its input and its output are a terminal. In a
+// pipeline another member may need the foreground.
 func ownsTerminal() bool {
 	return term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
 }

@@ -60,7 +60,8 @@ func TestTexts(t *testing.T) {
 func TestDidYouMean(t *testing.T) {
 	verbs := []string{"snap", "restore", "run", "inspect"}
 	for word, want := range map[string]string{
-		"sanp": "snap", "resotre": "restore", "rest": "restore", "inspct": "inspect", "runn": "run", "frobnicate": "", "x": "", "": "",
+		"sanp": "snap", "resotre": "restore", "rest": "restore", "inspct": "inspect", "runn": "run", "frobnicate": "",
+		"x": "", "": "",
 	} {
 		got := didYouMean(word, verbs)
 		if want != "" {
@@ -125,8 +126,11 @@ func TestEndsWith(t *testing.T) {
 // Each kind of row, for a process that has everything.
 func TestRows(t *testing.T) {
 	p := &image.Process{
-		Pid:     7,
-		Threads: []image.Thread{{Tid: 7, Comm: "main", SigMask: 2, AltStack: image.AltStack{Sp: 0x1000, Size: 0x2000}}, {Tid: 8, Comm: "io"}},
+		Pid: 7,
+		Threads: []image.Thread{
+			{Tid: 7, Comm: "main", SigMask: 2, AltStack: image.AltStack{Sp: 0x1000, Size: 0x2000}},
+			{Tid: 8, Comm: "io"},
+		},
 		Actions: []image.SigAction{{Signal: 2, Handler: 1}, {Signal: 15, Handler: 0x400000, Flags: 4, Mask: 1}},
 		ITimers: [3]image.ITimer{{Value: 1e9, Interval: 2e9}},
 		Timers:  []image.PosixTimer{{ID: 3, Clock: 1, Signo: 34, Tid: 8}},

@@ -95,7 +95,8 @@ func table(rows [][]string) string {
 // barDelay is how long work may take before a progress bar appears.
 const barDelay = 300 * time.Millisecond
 
-// bar returns a progress function for work counted in bytes, and a function that removes the bar. Without a terminal both do nothing.
+// bar returns a progress function for work counted in bytes, and a function that removes the bar. Without a terminal
+// both do nothing.
 func (u *ui) bar(what string) (progress func(done, total int64), finish func()) {
 	if !u.tty || u.json {
 		return nil, func() {}
@@ -107,8 +108,10 @@ func (u *ui) bar(what string) (progress func(done, total int64), finish func()) 
 			return
 		}
 		if bar == nil {
-			bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.err), progressbar.OptionSetDescription(what),
-				progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(30), progressbar.OptionThrottle(50*time.Millisecond),
+			bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.err),
+				progressbar.OptionSetDescription(what),
+				progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(30),
+				progressbar.OptionThrottle(50*time.Millisecond),
 				progressbar.OptionClearOnFinish(), progressbar.OptionUseIECUnits(true))
 		}
 		bar.ChangeMax64(total)

@@ -40,8 +40,9 @@ type infoJSON struct {
 
 func infoOf(i image.Info) infoJSON {
 	return infoJSON{
-		Dir: i.Dir, ID: i.ID, Name: i.Name, Parent: i.Parent, Created: i.Created, Moment: i.Moment, Compress: i.Level, PagesWritten: i.PagesWritten,
-		PagesZero: i.PagesZero, PagesShared: i.PagesShared, BytesRaw: i.BytesRaw, BytesWritten: i.BytesWritten,
+		Dir: i.Dir, ID: i.ID, Name: i.Name, Parent: i.Parent, Created: i.Created, Moment: i.Moment, Compress: i.Level,
+		PagesWritten: i.PagesWritten,
+		PagesZero:    i.PagesZero, PagesShared: i.PagesShared, BytesRaw: i.BytesRaw, BytesWritten: i.BytesWritten,
 		FreezeUS: i.Freeze / 1000, Tracking: i.Tracking, Lenders: append([]string{}, i.Lenders...),
 	}
 }

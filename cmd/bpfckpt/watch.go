@@ -22,7 +22,8 @@ import (
 
 func watchVerb() *verb {
 	return &verb{
-		name: "watch", operands: "[PID]", min: 0, max: 1, short: "follow the kernel state of a process and its children, live",
+		name: "watch", operands: "[PID]", min: 0, max: 1,
+		short: "follow the kernel state of a process and its children, live",
 		long: "Follows every call of the process and its children that changes what a snapshot saves: mappings, libraries, descriptors,\n" +
 			"handlers, limits, threads. The process is not stopped and not slowed down noticeably. While a watch runs, snap asks it,\n" +
 			"and the process stands still for less time. Ends with the process, and says how that ended, or with Ctrl-C.\n\n" +
@@ -34,13 +35,22 @@ func watchVerb() *verb {
 			&cli.BoolFlag{Name: "stop", Usage: "end the watch of PID; the process runs on"},
 			&cli.StringFlag{Name: "dir", Usage: "with --every: save into `DIR`, a store of images (default: ckpt-PID)"},
 			&cli.StringFlag{Name: "metrics", Usage: "serve metrics for Prometheus at http://`ADDRESS`/metrics, such as localhost:9400"},
-			&cli.BoolFlag{Name: "no-dlopen", Usage: "do not follow dlopen: no probe is put into the libraries of the process"},
+			&cli.BoolFlag{
+				Name:  "no-dlopen",
+				Usage: "do not follow dlopen: no probe is put into the libraries of the process",
+			},
 		}, periodicFlags()...),
 		examples: []example{
 			{"bpfckpt watch 4711", "a live view; Ctrl-C ends it"},
 			{"bpfckpt watch 4711 --json | jq 'select(.event==\"openat\").resolved'", "every file it opens"},
-			{"bpfckpt watch 4711 --every 30s --dir job --keep 10", "saves it every 30 seconds; the ten newest images stay"},
-			{"bpfckpt watch 4711 --every auto --mtbf 8h --background", "as often as it pays if it fails every eight hours or so"},
+			{
+				"bpfckpt watch 4711 --every 30s --dir job --keep 10",
+				"saves it every 30 seconds; the ten newest images stay",
+			},
+			{
+				"bpfckpt watch 4711 --every auto --mtbf 8h --background",
+				"as often as it pays if it fails every eight hours or so",
+			},
 			{"bpfckpt watch --list", "which processes are watched"},
 		},
 		exits:      []fault.Class{fault.Failed, fault.KernelLacks},
@@ -49,7 +59,8 @@ func watchVerb() *verb {
 	}
 }
 
-// eventQueue is how many events may wait to be shown. A watch does not wait for a slow terminal or pipe: what does not fit is counted.
+// eventQueue is how many events may wait to be shown. A watch does not wait for a slow terminal or pipe: what does not
+// fit is counted.
 const eventQueue = 1 << 16
 
 // statsEvery is how often figures are taken.
@@ -203,7 +214,8 @@ func whoIs(pid int) (comm string, id procid.ID, err error) {
 	return st.Comm, id, err
 }
 
-// take queues an event. It is called by one goroutine at a time, whoever brings the table up to date, and must not wait.
+// take queues an event. It is called by one goroutine at a time, whoever brings the table up to date, and must not
+// wait.
 func (wt *watching) take(e *tracer.Event) {
 	select {
 	case wt.events <- *e:
@@ -285,8 +297,9 @@ type watchStatus struct {
 	SinceUS  int64        `json:"since_us"`
 	Stats    tracer.Stats `json:"table"`
 	RSSBytes int64        `json:"rss_bytes"` // of the root process
-	Faults   uint64       `json:"minflt"`    // minor page faults of the root process so far: pages first touched or written
-	Saves    *saves       `json:"snapshots,omitempty"`
+	// minor page faults of the root process so far: pages first touched or written
+	Faults uint64 `json:"minflt"`
+	Saves  *saves `json:"snapshots,omitempty"`
 }
 
 func (wt *watching) status(ctx context.Context) (watchStatus, error) {
@@ -333,7 +346,13 @@ func (wt *watching) howEnded() watchEnd {
 	}
 	if ws.Signaled() {
 		name := signalName(int(ws.Signal()))
-		return watchEnd{known: true, ended: true, status: 128 + int(ws.Signal()), signal: name, text: "it was killed by " + name}
+		return watchEnd{
+			known: true, ended: true, status: 128 + int(ws.Signal()), signal: name,
+			text: "it was killed by " + name,
+		}
 	}
-	return watchEnd{known: true, ended: true, status: ws.ExitStatus(), text: fmt.Sprintf("it ended with status %d", ws.ExitStatus())}
+	return watchEnd{
+		known: true, ended: true, status: ws.ExitStatus(),
+		text: fmt.Sprintf("it ended with status %d", ws.ExitStatus()),
+	}
 }

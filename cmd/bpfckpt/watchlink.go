@@ -210,7 +210,8 @@ func endWatch(ctx context.Context, pid int, unused bool) error {
 	defer client.Close()
 	var e endAnswer
 	err = client.Do(ctx, control.OpEnd, endOptions{unused}, &e, nil)
-	if err != nil && !errors.Is(err, &fault.Error{Code: fault.WatchGone}) { // it may be ending by itself, and then does not answer
+	// it may be ending by itself, and then does not answer
+	if err != nil && !errors.Is(err, &fault.Error{Code: fault.WatchGone}) {
 		return err
 	}
 	if l := (&link{client: client}); e.Used || l.gone(ctx) {
@@ -250,11 +251,13 @@ func endFormer(ctx context.Context, pid int, client *control.Client) (*former, e
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	var s watchStatus
-	if err := client.Do(asking, control.OpStatus, nil, &s, nil); err == nil { // one that does not answer does nothing that could be gone on with
+	// one that does not answer does nothing that could be gone on with
+	if err := client.Do(asking, control.OpStatus, nil, &s, nil); err == nil {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", client.Peer()))
 		f.flags = watchFlags(strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00"))
 		if f.periodic = s.Saves != nil; f.periodic {
-			f.flags = append(slices.DeleteFunc(f.flags, func(a string) bool { return strings.HasPrefix(a, "--dir=") }), "--dir="+s.Saves.Dir)
+			f.flags = append(slices.DeleteFunc(f.flags, func(a string) bool { return strings.HasPrefix(a, "--dir=") }),
+				"--dir="+s.Saves.Dir)
 		}
 	}
 	return f, endWatch(ctx, pid, false)

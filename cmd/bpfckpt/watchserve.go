@@ -85,7 +85,8 @@ func listWatches(c *call) error {
 	rows := [][]string{{"PID", "COMMAND", "WATCHER", "SINCE", "PROCESSES", "EVENTS", "LOST", "DRIFT", "SAVED"}}
 	for _, s := range all {
 		rows = append(rows, []string{
-			strconv.Itoa(s.Pid), s.Comm, strconv.Itoa(s.Watcher), durationText(time.Duration(s.SinceUS) * time.Microsecond),
+			strconv.Itoa(s.Pid), s.Comm, strconv.Itoa(s.Watcher),
+			durationText(time.Duration(s.SinceUS) * time.Microsecond),
 			strconv.Itoa(s.Stats.Groups), decimal(s.Stats.Events), decimal(s.Stats.Lost), decimal(s.Stats.Drift),
 			savedText(s.Saves),
 		})
@@ -137,7 +138,8 @@ func (wt *watching) serveMetrics(address string) (stop func(), err error) {
 		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		for _, m := range s.metrics() {
-			fmt.Fprintf(w, "# HELP bpfckpt_%s %s\n# TYPE bpfckpt_%s %s\nbpfckpt_%s{pid=\"%d\"} %d\n", m.name, m.help, m.name, m.kind, m.name, s.Pid, m.value)
+			fmt.Fprintf(w, "# HELP bpfckpt_%s %s\n# TYPE bpfckpt_%s %s\nbpfckpt_%s{pid=\"%d\"} %d\n", m.name, m.help,
+				m.name, m.kind, m.name, s.Pid, m.value)
 		}
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
@@ -169,5 +171,8 @@ func (s *watchStatus) metrics() []metric {
 	return append(list,
 		metric{"watch_snapshots_total", "counter", "Periodic snapshots taken.", s.Saves.Taken},
 		metric{"watch_snapshots_failed_total", "counter", "Periodic snapshots that failed.", s.Saves.Failed},
-		metric{"watch_snapshot_freeze_microseconds", "gauge", "How long the processes stood still for the newest periodic snapshot.", uint64(s.Saves.Freeze)})
+		metric{
+			"watch_snapshot_freeze_microseconds", "gauge",
+			"How long the processes stood still for the newest periodic snapshot.", uint64(s.Saves.Freeze),
+		})
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
-// backgroundEnv marks a watch that was started in the background: it tells on standard output, in one line of JSON, that it runs, or why it
-// does not, and is silent from then on.
+// backgroundEnv marks a watch that was started in the background: it tells on standard output, in one line of JSON,
+// that it runs, or why it does not, and is silent from then on.
 const backgroundEnv = "BPFCKPT_BACKGROUND"
 
 func inBackground() bool { return os.Getenv(backgroundEnv) != "" }
@@ -30,7 +30,8 @@ type ready struct {
 	Error   *errorJSON `json:"error,omitempty"`
 }
 
-// startWatch starts a watch of pid in the background, in a session of its own, and waits until it runs. flags are further flags of the verb.
+// startWatch starts a watch of pid in the background, in a session of its own, and waits until it runs. flags are
+// further flags of the verb.
 func startWatch(ctx context.Context, pid int, flags []string) (watcher int, err error) {
 	cmd := exec.Command(ownProgram(), append([]string{"watch", strconv.Itoa(pid), "--json"}, flags...)...)
 	cmd.Env = append(os.Environ(), backgroundEnv+"=1")
@@ -77,7 +78,8 @@ func ownProgram() string {
 // watchInBackground starts the watch that the command line asks for and returns when it runs.
 func (c *call) watchInBackground(pid int) error {
 	if c.cli.IsSet("metrics") {
-		return usageError(c.verb, "--metrics", "a watch in the background does not serve metrics; start it with your service manager")
+		return usageError(c.verb, "--metrics",
+			"a watch in the background does not serve metrics; start it with your service manager")
 	}
 	var flags []string
 	for _, f := range c.verb.flags {

@@ -39,11 +39,12 @@ func (p *plainWatch) saved(o outcome) error { return p.wt.print(strings.Join(o.l
 
 func (p *plainWatch) end(e watchEnd) error {
 	t := &e.stats
-	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, visible(p.last.Comm), e.text, t.Events, t.Lost, p.wt.skipped))
+	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, visible(p.last.Comm),
+		e.text, t.Events, t.Lost, p.wt.skipped))
 }
 
-// jsonWatch prints one object a line: "state" when it begins, the events, "stats" now and then, "snapshot" or "snapshot_failed" for
-// periodic snapshots, "end".
+// jsonWatch prints one object a line: "state" when it begins, the events, "stats" now and then, "snapshot" or
+// "snapshot_failed" for periodic snapshots, "end".
 type jsonWatch struct {
 	wt    *watching
 	begun bool
@@ -73,7 +74,10 @@ func (j *jsonWatch) event(e tracer.Event) error { return j.wt.object(e) }
 func (j *jsonWatch) saved(o outcome) error { return j.wt.object(outcomeJSON(o)) }
 
 func (j *jsonWatch) end(e watchEnd) error {
-	end := map[string]any{"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped, "table": e.stats}
+	end := map[string]any{
+		"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped,
+		"table": e.stats,
+	}
 	if e.known {
 		end["status"] = e.status
 	}
@@ -192,9 +196,12 @@ func (s *screen) head() []string {
 	since := time.Duration(s.now.SinceUS) * time.Microsecond
 	lines := []string{
 		fmt.Sprintf("bpfckpt watch: pid %d %s, for %s", s.now.Pid, visible(s.now.Comm), since.Round(time.Second)),
-		fmt.Sprintf("processes %-5d threads %-5d maps %-6d fds %-6d handlers %-4d libraries %d", t.Groups, t.Threads, t.Maps, t.FDs, t.Handlers, t.DL),
-		fmt.Sprintf("events %-9d %7.0f/s  lost %-7d reread %-5d drift %-4d by %s", t.Events, s.rates.events, t.Lost, t.Repairs, t.Drift, t.Method),
-		fmt.Sprintf("memory %-10s %+9s/s   touched %s/s", bytesText(s.now.RSSBytes), signedBytes(s.rates.rss), bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
+		fmt.Sprintf("processes %-5d threads %-5d maps %-6d fds %-6d handlers %-4d libraries %d", t.Groups, t.Threads,
+			t.Maps, t.FDs, t.Handlers, t.DL),
+		fmt.Sprintf("events %-9d %7.0f/s  lost %-7d reread %-5d drift %-4d by %s", t.Events, s.rates.events, t.Lost,
+			t.Repairs, t.Drift, t.Method),
+		fmt.Sprintf("memory %-10s %+9s/s   touched %s/s", bytesText(s.now.RSSBytes), signedBytes(s.rates.rss),
+			bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
 	}
 	if s.now.Saves != nil {
 		lines = append(lines, s.now.Saves.text())
@@ -209,7 +216,8 @@ func signedBytes(f float64) string {
 	return bytesText(int64(f))
 }
 
-// cut shortens a line to the width of the terminal. Events hold paths, which may hold anything: what would move the cursor is replaced.
+// cut shortens a line to the width of the terminal. Events hold paths, which may hold anything: what would move the
+// cursor is replaced.
 func cut(line string, width int) string {
 	line = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

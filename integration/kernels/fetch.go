@@ -23,7 +23,8 @@ var ErrNoKernel = errors.New("no kernel package found; run apt-get update first"
 // imageName matches the real package behind the metapackage linux-image-amd64.
 var imageName = regexp.MustCompile(`\blinux-image-6\.1\.[0-9]+-[0-9]+-amd64\b`)
 
-// CacheDir is where kernels are kept between runs: $BPFCKPT_KERNEL_CACHE, else bpfckpt/kernels in the user's cache directory.
+// CacheDir is where kernels are kept between runs: $BPFCKPT_KERNEL_CACHE, else bpfckpt/kernels in the user's cache
+// directory.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("BPFCKPT_KERNEL_CACHE"); dir != "" {
 		return filepath.Abs(dir)
@@ -54,8 +55,8 @@ func FetchBusybox(ctx context.Context) (string, error) {
 	return fetchFile(ctx, "busybox-static", "bin/busybox")
 }
 
-// fetchFile takes one file out of a Debian package, through the cache. The package's version is part of the cache's key, so a
-// security update is noticed.
+// fetchFile takes one file out of a Debian package, through the cache. The package's version is part of the cache's
+// key, so a security update is noticed.
 func fetchFile(ctx context.Context, pkg, file string) (string, error) {
 	version, err := candidate(ctx, pkg)
 	if err != nil {

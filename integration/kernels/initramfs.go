@@ -35,8 +35,8 @@ func (t *Tree) AddData(guest string, b []byte) { t.data[clean(guest)] = b }
 // AddLink puts a symbolic link at guest.
 func (t *Tree) AddLink(guest, target string) { t.links[clean(guest)] = target }
 
-// AddDir puts every regular file and symbolic link under the host's directory below guest. A directory that does not exist is
-// an empty one.
+// AddDir puts every regular file and symbolic link under the host's directory below guest. A directory that does not
+// exist is an empty one.
 func (t *Tree) AddDir(guest, host string) error {
 	err := filepath.WalkDir(host, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -88,7 +88,8 @@ func (t *Tree) write(name string, plan Plan) error {
 }
 
 func (t *Tree) pack(c *cpioWriter) error {
-	names := slices.Concat(slices.Collect(maps.Keys(t.files)), slices.Collect(maps.Keys(t.data)), slices.Collect(maps.Keys(t.links)))
+	names := slices.Concat(slices.Collect(maps.Keys(t.files)), slices.Collect(maps.Keys(t.data)),
+		slices.Collect(maps.Keys(t.links)))
 	slices.Sort(names)
 	dirs := slices.Clone(baseDirs)
 	for _, n := range names {

@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// The integration tests run C programs, Python and Perl. The guest has no compiler, so the host builds the programs, and they are packed
-// with the libraries they need; the interpreters come with as much of their libraries as the tests use.
+// The integration tests run C programs, Python and Perl. The guest has no compiler, so the host builds the programs,
+// and they are packed with the libraries they need; the interpreters come with as much of their libraries as the tests
+// use.
 
 // integrationTimeout is the guest time of all integration tests.
 const integrationTimeout = 15 * time.Minute
@@ -85,7 +86,8 @@ func (s *Suite) addNeeded(ctx context.Context, name string) error {
 	return nil
 }
 
-// addHostFile adds a file of the host at its path; symbolic links on the way are resolved, so the guest's file is a plain one.
+// addHostFile adds a file of the host at its path; symbolic links on the way are resolved, so the guest's file is a
+// plain one.
 func (s *Suite) addHostFile(name string) error {
 	real, err := filepath.EvalSymlinks(name)
 	if err != nil {
@@ -153,8 +155,9 @@ func (s *Suite) addProgram(ctx context.Context, name, link string) error {
 
 // unusedPython are the parts of Python's library that no test imports; they are most of its size.
 var unusedPython = map[string]bool{
-	"test": true, "site-packages": true, "dist-packages": true, "idlelib": true, "tkinter": true, "turtledemo": true, "ensurepip": true,
-	"lib2to3": true, "pydoc_data": true, "distutils": true, "unittest": true,
+	"test": true, "site-packages": true, "dist-packages": true, "idlelib": true, "tkinter": true, "turtledemo": true,
+	"ensurepip": true,
+	"lib2to3":   true, "pydoc_data": true, "distutils": true, "unittest": true,
 }
 
 func (s *Suite) addPythonLibrary(ctx context.Context, dir string) error {

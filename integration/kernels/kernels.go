@@ -1,14 +1,14 @@
-// Package kernels runs programs on other kernels than the one we are on. It fetches a kernel package of Debian without installing
-// it, packs the programs and a small init into an initramfs, boots that under QEMU without hardware virtualisation, and reports
-// the output and the exit status of every program.
+// Package kernels runs programs on other kernels than the one we are on. It fetches a kernel package of Debian without
+// installing it, packs the programs and a small init into an initramfs, boots that under QEMU without hardware
+// virtualisation, and reports the output and the exit status of every program.
 //
-// The guest has one job and is gone after it. It has no disk and no network; its root is the initramfs itself, in memory. The
-// kernel's own messages come over the first serial port; the second carries the programs' output and, in lines that begin with
-// Mark, the events of this protocol: boot, then start and end around each command, then done. A kernel that panics or hangs
-// never says done, which is how it is noticed.
+// The guest has one job and is gone after it. It has no disk and no network; its root is the initramfs itself, in
+// memory. The kernel's own messages come over the first serial port; the second carries the programs' output and, in
+// lines that begin with Mark, the events of this protocol: boot, then start and end around each command, then done. A
+// kernel that panics or hangs never says done, which is how it is noticed.
 //
-// The init (folder guestinit) is a static Go program. As pid 1 it only mounts file systems and reaps; a child of it runs the
-// commands, one after the other, each in a process group and session of its own.
+// The init (folder guestinit) is a static Go program. As pid 1 it only mounts file systems and reaps; a child of it
+// runs the commands, one after the other, each in a process group and session of its own.
 package kernels
 
 import "time"

@@ -18,8 +18,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/testprog"
 )
 
-// excluded are the packages whose tests say nothing about a kernel, with the reason. Every other package of the module that has
-// tests runs in the guest, so a new one is not forgotten.
+// excluded are the packages whose tests say nothing about a kernel, with the reason. Every other package of the module
+// that has tests runs in the guest, so a new one is not forgotten.
 var excluded = map[string]string{
 	"integration":         "is added by AddIntegration",
 	"integration/kernels": "is the matrix itself",
@@ -34,7 +34,8 @@ var notCore = map[string]bool{
 	"internal/bench": true,
 }
 
-// coreTests are the tests of the core part where a package's others take long under emulation; of packages not named here all run.
+// coreTests are the tests of the core part where a package's others take long under emulation; of packages not named
+// here all run.
 var coreTests = map[string]string{
 	"internal/dirty":       "Exactly|ExecOwnAndFork|OwnUserfaultfd|NothingStays|Killed",
 	"internal/kstate/proc": "Running",
@@ -43,8 +44,8 @@ var coreTests = map[string]string{
 	"tracer":               "Events|EveryTurn|Verifier|Decisions|Record|LostEnds|TestChurn|OpenedAs|Tree$|Usage|TwoProcesses",
 }
 
-// timeout is the guest time one package's tests have. Emulation is ten to thirty times slower than the host, and that is with nothing else to do: the
-// longest takes a minute and a half then, and took four beside five busy processes.
+// timeout is the guest time one package's tests have. Emulation is ten to thirty times slower than the host, and that
+// is with nothing else to do: the longest takes a minute and a half then, and took four beside five busy processes.
 const timeout = 10 * time.Minute
 
 // Pkg is a Go package with tests.
@@ -96,7 +97,8 @@ type Suite struct {
 	Plan Plan
 }
 
-// NewSuite starts a suite: the init, busybox under its usual names, the built bpfckpt, and the few files a C library looks for.
+// NewSuite starts a suite: the init, busybox under its usual names, the built bpfckpt, and the few files a C library
+// looks for.
 func NewSuite(ctx context.Context, root, work string) (*Suite, error) {
 	s := &Suite{Root: root, Work: work, Tree: NewTree()}
 	if err := s.build(ctx, "/init", "build", "./integration/kernels/guestinit"); err != nil {
@@ -142,7 +144,8 @@ func (s *Suite) build(ctx context.Context, guest string, verb ...string) error {
 	return nil
 }
 
-// AddPackage builds the tests of a package and plans to run them, in a copy of the package's directory that holds its testdata.
+// AddPackage builds the tests of a package and plans to run them, in a copy of the package's directory that holds its
+// testdata.
 func (s *Suite) AddPackage(ctx context.Context, p Pkg, args ...string) error {
 	name := "/test/" + strings.ReplaceAll(p.Rel, "/", "-") + ".test"
 	if p.Rel == "" {
@@ -170,21 +173,24 @@ func (s *Suite) AddPackage(ctx context.Context, p Pkg, args ...string) error {
 	return nil
 }
 
-// addPrograms builds the C programs in a package's testdata, and those of the integration tests, which several packages use, statically: the
-// guest has no compiler. The tests find x where they would compile x.c.
+// addPrograms builds the C programs in a package's testdata, and those of the integration tests, which several packages
+// use, statically: the guest has no compiler. The tests find x where they would compile x.c.
 func (s *Suite) addPrograms(ctx context.Context, p Pkg, guest string) error {
 	const shared = "/src/integration/testdata"
 	sources, err := filepath.Glob(filepath.Join(p.Dir, "testdata", "*.c"))
-	if err != nil || len(sources) == 0 || guest != shared && strings.HasPrefix(p.Rel, "integration") { // AddIntegration brings its own
+	// AddIntegration brings its own
+	if err != nil || len(sources) == 0 || guest != shared && strings.HasPrefix(p.Rel, "integration") {
 		return err
 	}
 	for _, source := range sources {
 		name := strings.TrimSuffix(filepath.Base(source), ".c")
-		if _, ok := s.Tree.files[clean(path.Join(guest, name))]; ok || name == "omp" { // OpenMP's library is shared only
+		// OpenMP's library is shared only
+		if _, ok := s.Tree.files[clean(path.Join(guest, name))]; ok || name == "omp" {
 			continue
 		}
 		out := filepath.Join(s.Work, strings.ReplaceAll(strings.Trim(guest, "/"), "/", "_")+"_"+name)
-		if err := testprog.Compile(source, filepath.Join(s.Root, "integration/testdata"), out, "-w", "-static"); err != nil {
+		if err := testprog.Compile(source, filepath.Join(s.Root, "integration/testdata"), out, "-w",
+			"-static"); err != nil {
 			return err
 		}
 		s.Tree.AddFile(path.Join(guest, name), out)
@@ -199,7 +205,8 @@ func (s *Suite) addPrograms(ctx context.Context, p Pkg, guest string) error {
 func (s *Suite) AddProgram(host string, args ...string) {
 	guest := "/prog/" + filepath.Base(host)
 	s.Tree.AddFile(guest, host)
-	s.Plan.Commands = append(s.Plan.Commands, Command{Name: filepath.Base(host), Args: append([]string{guest}, args...), Timeout: timeout})
+	s.Plan.Commands = append(s.Plan.Commands,
+		Command{Name: filepath.Base(host), Args: append([]string{guest}, args...), Timeout: timeout})
 }
 
 // skipLine and passLine count what a Go test run printed with -test.v.

@@ -48,8 +48,9 @@ type Report struct {
 // ErrGuest means that the guest did not run its plan to the end.
 var ErrGuest = errors.New("the guest did not finish")
 
-// Run boots the machine with the tree as its root and carries out the plan. The tree must hold the init at "init". The error
-// is about the machine; how the commands fared is in the report, which is not nil unless QEMU could not be started.
+// Run boots the machine with the tree as its root and carries out the plan. The tree must hold the init at "init". The
+// error is about the machine; how the commands fared is in the report, which is not nil unless QEMU could not be
+// started.
 func (m Machine) Run(ctx context.Context, tree *Tree, plan Plan) (*Report, error) {
 	dir, err := os.MkdirTemp("", "bpfckpt-kernels-")
 	if err != nil {
@@ -93,7 +94,8 @@ func (m Machine) args(initrd, console string) []string {
 		mem = 1024
 	}
 	// tsc=reliable and no_timer_check spare calibration loops that an emulated clock makes slow or makes fail.
-	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=unstable clocksource=hpet no_timer_check " + m.Append
+	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=unstable clocksource=hpet no_timer_check " +
+		m.Append
 	return []string{
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35",
 		"-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(mem),

@@ -17,7 +17,8 @@ func install(ctx context.Context, list []program) error {
 		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("these are missing (Debian package names); install them first: %s", strings.Join(packages, " "))
+		return fmt.Errorf("these are missing (Debian package names); install them first: %s",
+			strings.Join(packages, " "))
 	}
 	fmt.Println("installing", strings.Join(packages, " "))
 	// Another apt-get may run: its locks are waited for.

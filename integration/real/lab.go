@@ -25,8 +25,8 @@ type lab struct {
 
 // subject is a program that has been prepared, with what it does if nobody interrupts it.
 //
-// Its directory holds "in" (what the setup made), "run" (where it runs; each file there counts), "tmp", "store" (images), and the
-// output of the commands of each trial.
+// Its directory holds "in" (what the setup made), "run" (where it runs; each file there counts), "tmp", "store"
+// (images), and the output of the commands of each trial.
 type subject struct {
 	program
 	lab  *lab
@@ -204,7 +204,8 @@ type child struct {
 	done chan struct{} // closed when it has been waited for
 }
 
-// spawn starts a command in a process group of its own, as a shell would, with its output in files named after what it is.
+// spawn starts a command in a process group of its own, as a shell would, with its output in files named after what it
+// is.
 func (s *subject) spawn(name string, argv ...string) (*child, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = s.path("run"), s.env()

@@ -1,10 +1,11 @@
-// Command real puts real programs of Debian through bpfckpt: each is saved while it works and brought back, in several ways, and what
-// it writes must be what it writes without interruption. `make real` runs it, as root; it is not part of `make test`, since it
-// installs many packages and takes most of an hour.
+// Command real puts real programs of Debian through bpfckpt: each is saved while it works and brought back, in several
+// ways, and what it writes must be what it writes without interruption. `make real` runs it, as root; it is not part of
+// `make test`, since it installs many packages and takes most of an hour.
 //
-// A program is a line of shell in the table of programs.go, chosen so that the same bytes come out each time. One run without
-// bpfckpt tells what comes out, its exit status and how much processor time it takes; the moments at which the runs that follow are
-// interrupted are shares of that time, so that they lie in the middle of the work on a busy machine too.
+// A program is a line of shell in the table of programs.go, chosen so that the same bytes come out each time. One run
+// without bpfckpt tells what comes out, its exit status and how much processor time it takes; the moments at which the
+// runs that follow are interrupted are shares of that time, so that they lie in the middle of the work on a busy
+// machine too.
 package main
 
 import (
@@ -81,7 +82,8 @@ func realMain(ctx context.Context, o options) error {
 		return err
 	}
 	l := &lab{command: filepath.Join(work, "bpfckpt"), work: work}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", l.command, "./cmd/bpfckpt").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", l.command,
+		"./cmd/bpfckpt").CombinedOutput(); err != nil {
 		return fmt.Errorf("build the command: %w\n%s", err, out)
 	}
 	begun := time.Now()
@@ -100,7 +102,8 @@ func realMain(ctx context.Context, o options) error {
 	return os.RemoveAll(work)
 }
 
-// keepInherited keeps descriptors that whoever runs us left open from the programs: they belong to others, and are refused.
+// keepInherited keeps descriptors that whoever runs us left open from the programs: they belong to others, and are
+// refused.
 func keepInherited() {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	for _, fd := range fds {

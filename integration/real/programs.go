@@ -4,13 +4,16 @@ import "slices"
 
 // program is one program of the table. Its lines of shell are run by bash.
 type program struct {
-	name      string
-	needs     []string // "command=package" or "/file=package": what must be there, and the Debian package that brings it
-	setup     string   // run once in the directory "in", before anything else
-	command   string   // run in an empty directory beside it, with standard output in the file "out" there; exec makes it the root of the tree
-	meanwhile string   // run once in "in" while the program works, before it is interrupted
-	status    int      // its exit status
-	refused   string   // the code with which it may be refused, "" if it must come through
+	name string
+	// "command=package" or "/file=package": what must be there, and the Debian package that brings it
+	needs []string
+	setup string // run once in the directory "in", before anything else
+	// run in an empty directory beside it, with standard output in the file "out" there; exec makes it the root of the
+	// tree
+	command   string
+	meanwhile string // run once in "in" while the program works, before it is interrupted
+	status    int    // its exit status
+	refused   string // the code with which it may be refused, "" if it must come through
 }
 
 // programs is the whole table.

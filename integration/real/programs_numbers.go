@@ -20,10 +20,14 @@ s.t. split{k in 1..3}: sum{i in I} w[i,k] * x[i] + under[k] - over[k] = half[k];
 end;
 `
 
-// numbers are programs for mathematics, science and games. Threads of OpenBLAS spin, which takes minutes where others work as well: it gets one.
+// numbers are programs for mathematics, science and games. Threads of OpenBLAS spin, which takes minutes where others
+// work as well: it gets one.
 var numbers = []program{
 	{
-		name: "numpy, scipy", needs: []string{"/usr/lib/python3/dist-packages/scipy=python3-scipy", "/usr/lib/python3/dist-packages/numpy=python3-numpy"},
+		name: "numpy, scipy", needs: []string{
+			"/usr/lib/python3/dist-packages/scipy=python3-scipy",
+			"/usr/lib/python3/dist-packages/numpy=python3-numpy",
+		},
 		setup: `cat >job.py <<'END'
 import numpy as np
 from scipy import fft, integrate, linalg, optimize, sparse

@@ -32,7 +32,8 @@ func TestPrograms(t *testing.T) {
 		t.Errorf("%d programs must come through: fewer than %d", through, least)
 	}
 	for _, name := range []string{
-		"ffmpeg", "octave", "gnuplot", "emacs", "scikit-learn", "valgrind", "upgraded executable", "go program", "java", "R", "node", "sbcl",
+		"ffmpeg", "octave", "gnuplot", "emacs", "scikit-learn", "valgrind", "upgraded executable", "go program", "java",
+		"R", "node", "sbcl",
 	} {
 		if !seen[name] {
 			t.Errorf("%s is missing", name)

@@ -20,7 +20,8 @@ func (r row) well() bool {
 		return false
 	}
 	for _, res := range r.results {
-		if res.verdict != passed && (res.verdict != refused || r.refused == "" || !strings.Contains(res.detail, r.refused)) {
+		if res.verdict != passed && (res.verdict != refused || r.refused == "" ||
+			!strings.Contains(res.detail, r.refused)) {
 			return false
 		}
 	}
@@ -56,7 +57,8 @@ func tell(w io.Writer, rows []row, ways []mode, took time.Duration) {
 	fmt.Fprintf(w, "%d programs in %s, %d not as they should be\n", len(rows), took.Round(time.Second), failures(rows))
 }
 
-// table is the document with what came of each program, a line for each. A run of some programs leaves the lines of the others as they are.
+// table is the document with what came of each program, a line for each. A run of some programs leaves the lines of the
+// others as they are.
 type table struct {
 	path  string
 	lines map[string]string // by the name of the program
@@ -109,7 +111,8 @@ func (t *table) set(r row) error {
 		}
 		body.WriteString(line)
 	}
-	fmt.Fprintf(&b, "**%d programs: %d came through, %d were refused and ran on, %d failed.**\n\n", through+kept+wrong, through, kept, wrong)
+	fmt.Fprintf(&b, "**%d programs: %d came through, %d were refused and ran on, %d failed.**\n\n", through+kept+wrong,
+		through, kept, wrong)
 	b.WriteString("| program | package | run | processes | memory | freeze |")
 	for _, m := range modes {
 		fmt.Fprintf(&b, " %s |", m.name)
@@ -121,9 +124,11 @@ func (t *table) set(r row) error {
 // line is the row of one program in Markdown.
 func (r row) line() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| %s | %s | %s, Linux %s |", r.name, r.version(), time.Now().UTC().Format(time.DateOnly), release())
+	fmt.Fprintf(&b, "| %s | %s | %s, Linux %s |", r.name, r.version(), time.Now().UTC().Format(time.DateOnly),
+		release())
 	if r.saved.freeze > 0 {
-		fmt.Fprintf(&b, " %d | %.0f MiB | %.1f ms |", r.saved.processes, float64(r.saved.memory)/(1<<20), float64(r.saved.freeze.Microseconds())/1000)
+		fmt.Fprintf(&b, " %d | %.0f MiB | %.1f ms |", r.saved.processes, float64(r.saved.memory)/(1<<20),
+			float64(r.saved.freeze.Microseconds())/1000)
 	} else {
 		b.WriteString(" | | |")
 	}

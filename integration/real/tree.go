@@ -76,7 +76,8 @@ func exe(pid int) string {
 	return path
 }
 
-// sweep ends every process that a trial left behind. They are known by their working directory: no other program has it.
+// sweep ends every process that a trial left behind. They are known by their working directory: no other program has
+// it.
 func (s *subject) sweep() {
 	for range 100 {
 		left := 0

@@ -75,7 +75,8 @@ type trial struct {
 	old    []string // images from before the change
 }
 
-// interrupt interrupts the program in one way. A program that ends too early is interrupted earlier: the machine may have got faster.
+// interrupt interrupts the program in one way. A program that ends too early is interrupted earlier: the machine may
+// have got faster.
 func (s *subject) interrupt(ctx context.Context, m mode) result {
 	share := m.share
 	for range 4 {
@@ -180,7 +181,10 @@ func (t *trial) runsOn(ctx context.Context) result {
 
 // runEvery lets run save the program, kills it, and goes on from the last image.
 func (t *trial) runEvery(ctx context.Context) result {
-	argv := slices.Concat([]string{t.lab.command, "run", "--json", "--every", "500ms", "--keep", "3", "--dir", t.path("store"), "--"}, t.argv())
+	argv := slices.Concat([]string{
+		t.lab.command, "run", "--json", "--every", "500ms", "--keep", "3", "--dir",
+		t.path("store"), "--",
+	}, t.argv())
 	c, err := t.spawn("run", argv...)
 	if err != nil {
 		return failure("%v", err)
@@ -258,7 +262,8 @@ func (t *trial) rootOf(ctx context.Context, run *child) int {
 	return 0
 }
 
-// reach waits until the processes have used this share of the processor time they need. On the way there the program's change is made.
+// reach waits until the processes have used this share of the processor time they need. On the way there the program's
+// change is made.
 func (t *trial) reach(ctx context.Context, c *child, root int, share float64) bool {
 	goal := time.Duration(share * float64(t.cpu))
 	for begun := time.Now(); !c.ended() && ctx.Err() == nil && time.Since(begun) < t.limit(); time.Sleep(poll) {

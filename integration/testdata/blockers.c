@@ -1,5 +1,6 @@
-// A process that cannot be saved, for three reasons at once: an io_uring, an unsupported socket and a SysV segment. It sits in
-// sigtimedwait, one of the calls that fail with EINTR when the process is stopped however shortly (signal(7)): so it notices.
+// A process that cannot be saved, for three reasons at once: an io_uring, an unsupported socket and a SysV segment. It
+// sits in sigtimedwait, one of the calls that fail with EINTR when the process is stopped however shortly (signal(7)):
+// so it notices.
 #include "ckpt.h"
 #include <linux/if_packet.h>
 #include <net/ethernet.h>

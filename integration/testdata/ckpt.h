@@ -1,7 +1,7 @@
-// The frame of the test programs in C. A program has cases; each case sets up one kind of state, calls ready(), which says READY
-// and waits for the file "go" in the current directory, and then checks the state with expect() and its friends. What differs is
-// printed, OK if nothing does. A snapshot and a restore between READY and the end must go unnoticed, so the output is the same
-// with and without them.
+// The frame of the test programs in C. A program has cases; each case sets up one kind of state, calls ready(), which
+// says READY and waits for the file "go" in the current directory, and then checks the state with expect() and its
+// friends. What differs is printed, OK if nothing does. A snapshot and a restore between READY and the end must go
+// unnoticed, so the output is the same with and without them.
 #ifndef CKPT_H
 #define CKPT_H
 
@@ -30,7 +30,8 @@
 #define MS 1000000LL
 #define SEC 1000000000LL
 
-// How much later than due something may be, in ms: the time from a snapshot to the death and that of a restore, on a busy machine.
+// How much later than due something may be, in ms: the time from a snapshot to the death and that of a restore, on a
+// busy machine.
 #define LATE 20000
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define PAGE 4096UL
@@ -146,7 +147,8 @@ static void __attribute__((unused)) ready(void)
 	wait_go();
 }
 
-// outage is how long the program did not exist, in ns: the test writes it, in ms, into the file "outage" before the restore.
+// outage is how long the program did not exist, in ns: the test writes it, in ms, into the file "outage" before the
+// restore.
 static long long __attribute__((unused)) outage(void)
 {
 	FILE *f = fopen("outage", "r");

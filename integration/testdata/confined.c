@@ -1,4 +1,5 @@
-// A program with state that the kernel keeps with its credentials and tells nobody: "landlock" is in a sandbox, "keys" has keyrings of its own.
+// A program with state that the kernel keeps with its credentials and tells nobody: "landlock" is in a sandbox, "keys"
+// has keyrings of its own.
 #include "ckpt.h"
 #include <linux/keyctl.h>
 #include <linux/landlock.h>

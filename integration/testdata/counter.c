@@ -1,5 +1,5 @@
-// counter [STEPS [MS]]: counts into the file count.txt, one line a step, then prints the sum. It never waits for anything: the test
-// snapshots it wherever it happens to be.
+// counter [STEPS [MS]]: counts into the file count.txt, one line a step, then prints the sum. It never waits for
+// anything: the test snapshots it wherever it happens to be.
 #include "ckpt.h"
 
 int main(int argc, char **argv)

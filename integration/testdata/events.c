@@ -54,7 +54,8 @@ static void timer_descriptors(void)
 	expect("disarmed", t.it_value.tv_sec + t.it_value.tv_nsec, 0);
 }
 
-// Repeating timers that have run out and were not read: the kernel starts one again, and counts the periods gone by, when it is read.
+// Repeating timers that have run out and were not read: the kernel starts one again, and counts the periods gone by,
+// when it is read.
 static void repeating_timers(void)
 {
 	static const struct { int clock, flags; long long every; } kinds[] = {

@@ -1,5 +1,5 @@
-// Memory that a snapshot may leave out: a cache by the name of the file it maps, scratch by MADV_DONTDUMP, and beside them data that must come back. The program tells
-// which of them came back; without a checkpoint all did.
+// Memory that a snapshot may leave out: a cache by the name of the file it maps, scratch by MADV_DONTDUMP, and beside
+// them data that must come back. The program tells which of them came back; without a checkpoint all did.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <string.h>

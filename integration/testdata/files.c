@@ -178,7 +178,8 @@ static void executable(const char *how)
 
 static void check_executable(int nlink)
 {
-	must(chmod("program", 0644)); // the kernel wants it to be executable when it becomes the exe link of the restored process
+	// the kernel wants it to be executable when it becomes the exe link of the restored process
+	must(chmod("program", 0644));
 	if (nlink > 0)
 		must(rename("program.new", "program"));
 	else
@@ -194,7 +195,8 @@ static void check_executable(int nlink)
 	expect_mem("ELF header", magic, "\177ELF", 4);
 }
 
-// A program that runs from a memfd, as some start themselves: executable and mapping are one, and it has the name it had.
+// A program that runs from a memfd, as some start themselves: executable and mapping are one, and it has the name it
+// had.
 static void executable_memfd(void)
 {
 	char *argv[] = {"program", "executable-memfd-2", NULL}, buf[1 << 16];
@@ -268,7 +270,8 @@ static void sealed(void)
 		differs("name: %s", b);
 }
 
-// A file that has lost the name it was opened under, and has another: it stays one file, for mappings, descriptors and those who open it by name.
+// A file that has lost the name it was opened under, and has another: it stays one file, for mappings, descriptors and
+// those who open it by name.
 static void hard_link(void)
 {
 	int fd = must(open("first", O_RDWR | O_CREAT | O_TRUNC, 0600));
@@ -299,7 +302,8 @@ static void hard_link(void)
 	expect("name and mapping of the one that is not open", c, 'm');
 }
 
-// Memory that has a name is memory of one moment with the rest: the program goes on counting in both until it is killed, and afterwards both say the same.
+// Memory that has a name is memory of one moment with the rest: the program goes on counting in both until it is
+// killed, and afterwards both say the same.
 static void named_memory(void)
 {
 	char name[64];

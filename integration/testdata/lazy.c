@@ -1,5 +1,6 @@
-// Programs that check much memory from several threads at once, in random order, the moment they go on, while they move it, discard it and fork: for
-// restores whose memory comes later. Page i of a region holds words that follow from the region and i, or is untouched (every seventh is).
+// Programs that check much memory from several threads at once, in random order, the moment they go on, while they move
+// it, discard it and fork: for restores whose memory comes later. Page i of a region holds words that follow from the
+// region and i, or is untouched (every seventh is).
 #include "ckpt.h"
 
 enum { threads = 4 };
@@ -156,7 +157,8 @@ static void write_thread(int self)
 
 static void run_write(void) { together(write_thread); }
 
-// A quarter of each region is discarded in pieces, in random order; the rest must stay, and the quarter must be zero and stay it.
+// A quarter of each region is discarded in pieces, in random order; the rest must stay, and the quarter must be zero
+// and stay it.
 static void drop_thread(int self)
 {
 	struct region *r = &regions[self];
@@ -181,7 +183,8 @@ static void drop_thread(int self)
 
 static void run_drop(void) { together(drop_thread); }
 
-// Each thread cuts its region into pieces, moves them around with mremap(2), makes them grow and shrink, and unmaps and maps beside them.
+// Each thread cuts its region into pieces, moves them around with mremap(2), makes them grow and shrink, and unmaps and
+// maps beside them.
 static void remap_thread(int self)
 {
 	enum { pieces = 32 };
@@ -241,8 +244,8 @@ static void remap_thread(int self)
 
 static void run_remap(void) { together(remap_thread); }
 
-// Every thread forks children that check all memory, some of them with children of their own, some discard and move what they have; others execute
-// a program at once.
+// Every thread forks children that check all memory, some of them with children of their own, some discard and move
+// what they have; others execute a program at once.
 static int child(int self, int depth)
 {
 	differences = 0;

@@ -1,4 +1,5 @@
-// Runs a command with everything that execve keeps set as no process should hand it on: what it starts must not pass for what a restore brings back.
+// Runs a command with everything that execve keeps set as no process should hand it on: what it starts must not pass
+// for what a restore brings back.
 #define _GNU_SOURCE
 #include <linux/capability.h>
 #include <signal.h>

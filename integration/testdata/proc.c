@@ -280,7 +280,8 @@ struct deadline {
 
 static void deadline(void)
 {
-	struct deadline want = {sizeof want, 6, 1 | 2, 0, 0, MS, 50 * MS, 100 * MS}, have = {0}; // SCHED_DEADLINE, RESET_ON_FORK, RECLAIM
+	// SCHED_DEADLINE, RESET_ON_FORK, RECLAIM
+	struct deadline want = {sizeof want, 6, 1 | 2, 0, 0, MS, 50 * MS, 100 * MS}, have = {0};
 	int set = syscall(SYS_sched_setattr, 0, &want, 0) == 0; // needs CAP_SYS_NICE, and room
 	ready();
 	if (!set)

@@ -1,5 +1,6 @@
-// A program that marks regions in which no snapshot may be taken. The two counters of a pair differ inside of a region and are equal outside. Every case begins at
-// the file "go" and ends at the file "done"; it says where the pairs are, and in between what it is at.
+// A program that marks regions in which no snapshot may be taken. The two counters of a pair differ inside of a region
+// and are equal outside. Every case begins at the file "go" and ends at the file "done"; it says where the pairs are,
+// and in between what it is at.
 //
 // Built with -DLIBRARY it is a shared library with a region of its own.
 #include "ckpt.h"

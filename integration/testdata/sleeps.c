@@ -1,5 +1,5 @@
-// System calls that wait at the moment of the snapshot. A call with a timeout must go on with the time that was left; one without
-// must go on waiting. READY is printed just before the call; the test leaves it time to get there.
+// System calls that wait at the moment of the snapshot. A call with a timeout must go on with the time that was left;
+// one without must go on waiting. READY is printed just before the call; the test leaves it time to get there.
 #include "ckpt.h"
 #include <linux/futex.h>
 #include <poll.h>

@@ -1,5 +1,6 @@
-// 16 threads, each with thread-local storage, that hand work to each other through mutexes, condition variables and barriers and
-// send each other signals. The result does not depend on who runs when. It runs for a fixed number of rounds.
+// 16 threads, each with thread-local storage, that hand work to each other through mutexes, condition variables and
+// barriers and send each other signals. The result does not depend on who runs when. It runs for a fixed number of
+// rounds.
 #include "ckpt.h"
 
 enum { threads = 16 };

@@ -241,7 +241,8 @@ static void overrun(void)
 	arm(id, 0, 0, 0);
 }
 
-// The overruns of a signal that was taken stay to be asked for until the next one is. And a date on the wall clock stays that date.
+// The overruns of a signal that was taken stay to be asked for until the next one is. And a date on the wall clock
+// stays that date.
 static void overrun_taken(void)
 {
 	sigset_t set;
@@ -278,7 +279,8 @@ static void overrun_taken(void)
 	expect("pending", sigismember(&pending, SIGRTMIN) | sigismember(&pending, SIGRTMIN + 1), 0);
 }
 
-// clock: CLOCK_MONOTONIC and CLOCK_BOOTTIME neither run backwards nor jump, whatever happens in between. Deadlines depend on it.
+// clock: CLOCK_MONOTONIC and CLOCK_BOOTTIME neither run backwards nor jump, whatever happens in between. Deadlines
+// depend on it.
 static void clock_goes_on(void)
 {
 	long long mono = now(CLOCK_MONOTONIC), boot = now(CLOCK_BOOTTIME);

@@ -176,7 +176,8 @@ static int continues(pid_t child)
 	return child_status(child);
 }
 
-// Stopped children: whose parent has been told and whose has not, stopped twice, with signals pending that end or wake them only when they go on.
+// Stopped children: whose parent has been told and whose has not, stopped twice, with signals pending that end or wake
+// them only when they go on.
 static void stopped(void)
 {
 	sigset_t set, now;
@@ -267,8 +268,8 @@ static void __attribute__((noreturn)) member(pid_t session, pid_t group)
 	_exit((session == 0 || getsid(0) == session) && getpgrp() == group ? 0 : 1);
 }
 
-// Sessions and groups whose leaders have ended: a daemon that forked twice, a group of its own in such a session, a job whose first command is done, a group
-// that its maker has left for another, and a session whose leader is a zombie.
+// Sessions and groups whose leaders have ended: a daemon that forked twice, a group of its own in such a session, a job
+// whose first command is done, a group that its maker has left for another, and a session whose leader is a zombie.
 static void leaderless(void)
 {
 	int up[2], down[2], status;

@@ -1,5 +1,5 @@
-// Register sets that are live at the stop: the loops keep every register of a kind busy and never store one before the end.
-// vectors KIND [TURNS]: KIND is sse, avx2, avx512 or x87. Exit status 3 if the CPU lacks the kind.
+// Register sets that are live at the stop: the loops keep every register of a kind busy and never store one before the
+// end. vectors KIND [TURNS]: KIND is sse, avx2, avx512 or x87. Exit status 3 if the CPU lacks the kind.
 #include "ckpt.h"
 #include <cpuid.h>
 #include <immintrin.h>

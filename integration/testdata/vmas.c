@@ -457,7 +457,8 @@ static void big(void)
 	check("content", p, len, 18);
 }
 
-// So much memory that a restore may bring it in by other means than a write. Pages that were never touched stay so, and the mappings are as they were.
+// So much memory that a restore may bring it in by other means than a write. Pages that were never touched stay so, and
+// the mappings are as they were.
 static void large(void)
 {
 	const size_t len = 24UL << 20;
@@ -495,7 +496,8 @@ static void large(void)
 	expect("differences in a child", status, 0);
 }
 
-// Mappings that are sealed, of several kinds, large enough that a snapshot tracks them. What a seal forbids stays forbidden.
+// Mappings that are sealed, of several kinds, large enough that a snapshot tracks them. What a seal forbids stays
+// forbidden.
 static void seals(void)
 {
 	const long sys_mseal = 462; // Linux 6.10
@@ -570,7 +572,8 @@ static void huge(void)
 // Huge pages only where they were asked for.
 static void huge_advised(void)
 {
-	const int set = 41, get = 42, except_advised = 2; // PR_SET_THP_DISABLE, PR_GET_THP_DISABLE, PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
+	// PR_SET_THP_DISABLE, PR_GET_THP_DISABLE, PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
+	const int set = 41, get = 42, except_advised = 2;
 	(void)prctl(set, 1, except_advised, 0, 0);
 	int before = prctl(get, 0, 0, 0, 0);
 	ready();

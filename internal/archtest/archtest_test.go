@@ -19,8 +19,9 @@ import (
 
 const module = "github.com/bpfckpt/bpfckpt/"
 
-// layer places a package on the ladder of DESIGN 3. A package imports only packages of lower layers, or of its own directory tree;
-// two packages of one layer are unaware of each other, except inside internal/, where Go's own ban on cycles is enough.
+// layer places a package on the ladder of DESIGN 3. A package imports only packages of lower layers, or of its own
+// directory tree; two packages of one layer are unaware of each other, except inside internal/, where Go's own ban on
+// cycles is enough.
 func layer(pkg string) int {
 	top, _, _ := strings.Cut(pkg, "/")
 	switch top {
@@ -42,7 +43,8 @@ func layer(pkg string) int {
 	return 8 // integration, examples, scripts: they may import everything, and nobody imports them
 }
 
-// internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those below them.
+// internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those
+// below them.
 func internalLayer(pkg string) int {
 	if slices.Contains(belowImage, strings.TrimPrefix(pkg, "internal/")) {
 		return 0
@@ -112,7 +114,10 @@ func TestToolchainIsKnown(t *testing.T) {
 
 // image is readable without Linux, root or BPF: the standard library, zstd and the faults are all it needs.
 func TestImageStandsAlone(t *testing.T) {
-	ok := []string{"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/", module + "internal/fault"}
+	ok := []string{
+		"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/",
+		module + "internal/fault",
+	}
 	for file, tree := range goFiles(t) {
 		if filepath.Dir(file) != "image" || strings.HasSuffix(file, "_test.go") {
 			continue
@@ -136,7 +141,8 @@ func TestPlanIsPure(t *testing.T) {
 		}
 		for _, imp := range tree.Imports {
 			path, _ := strconv.Unquote(imp.Path.Value)
-			if slices.Contains([]string{"os", "io", "syscall", "net", "runtime", "golang.org/x/sys/unix"}, path) || strings.HasPrefix(path, "os/") {
+			if slices.Contains([]string{"os", "io", "syscall", "net", "runtime", "golang.org/x/sys/unix"}, path) ||
+				strings.HasPrefix(path, "os/") {
 				t.Errorf("%s imports %s", file, path)
 			}
 		}
@@ -214,7 +220,8 @@ func goFiles(t *testing.T) map[string]*ast.File {
 		if !strings.HasSuffix(file, ".go") || strings.Contains(file, "testdata/") {
 			continue
 		}
-		tree, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, parser.ParseComments|parser.SkipObjectResolution)
+		tree, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil,
+			parser.ParseComments|parser.SkipObjectResolution)
 		if os.IsNotExist(err) {
 			continue
 		}
@@ -258,12 +265,13 @@ func repoRoot(t *testing.T) string {
 	return root
 }
 
-// keepsPointers are the functions whose uintptr arguments may be pointers: those of package syscall, of which the compiler knows, and those with the
-// directive uintptrescapes. uint64 is for addresses that others put into structures; whoever takes one pins what it points to, or has mapped it.
+// keepsPointers are the functions whose uintptr arguments may be pointers: those of package syscall, of which the
+// compiler knows, and those with the directive uintptrescapes. uint64 is for addresses that others put into structures;
+// whoever takes one pins what it points to, or has mapped it.
 var keepsPointers = []string{"Syscall", "Syscall6", "RawSyscall", "RawSyscall6", "request", "requestN", "uint64"}
 
-// A pointer that is converted to uintptr for any other function is a bug that shows once in a thousand runs: the stack it points to may have moved
-// when the kernel uses it.
+// A pointer that is converted to uintptr for any other function is a bug that shows once in a thousand runs: the stack
+// it points to may have moved when the kernel uses it.
 func TestPointersReachTheKernel(t *testing.T) {
 	for file, tree := range goFiles(t) {
 		if strings.HasSuffix(file, "_test.go") {
@@ -281,7 +289,8 @@ func TestPointersReachTheKernel(t *testing.T) {
 				}
 			}
 			if isPointerToUintptr(call) && !allowed[call] {
-				t.Errorf("%s: a pointer becomes a uintptr outside of the arguments of %s", file, strings.Join(keepsPointers, ", "))
+				t.Errorf("%s: a pointer becomes a uintptr outside of the arguments of %s", file,
+					strings.Join(keepsPointers, ", "))
 			}
 			return true
 		})

@@ -1,13 +1,14 @@
-// Package bench measures: it runs experiments and reports medians with their spread, beside yardsticks measured in the same run.
+// Package bench measures: it runs experiments and reports medians with their spread, beside yardsticks measured in the
+// same run.
 //
-// An Experiment is a question ("how long does a snapshot of 1 GiB freeze its process?"), its Variants are what is compared: the tool,
-// the yardstick (the least work that could do the job, done by the benchmark itself), and other tools found on this machine. All
-// variants run once per round, each round in another order, so that a slow minute of the machine falls on all of them alike; the
-// first round warms up and is not counted. A variant records any number of values, each under a case ("open+close") and a metric
-// ("time").
+// An Experiment is a question ("how long does a snapshot of 1 GiB freeze its process?"), its Variants are what is
+// compared: the tool, the yardstick (the least work that could do the job, done by the benchmark itself), and other
+// tools found on this machine. All variants run once per round, each round in another order, so that a slow minute of
+// the machine falls on all of them alike; the first round warms up and is not counted. A variant records any number of
+// values, each under a case ("open+close") and a metric ("time").
 //
-// The package knows nothing of snapshots: what is measured comes in as functions (Snapper, Restorer, Watcher), so it stays below the
-// engines it measures. Package subject has the processes they are measured on.
+// The package knows nothing of snapshots: what is measured comes in as functions (Snapper, Restorer, Watcher), so it
+// stays below the engines it measures. Package subject has the processes they are measured on.
 package bench
 
 import (
@@ -37,9 +38,11 @@ type Plan struct {
 
 // Experiment is a set of variants run against each other.
 type Experiment struct {
-	Name     string
-	Note     string                                             // what it is about, a sentence, for the reader of the report
-	Setup    func(ctx context.Context) (done func(), err error) // before the first round; done runs after the last. May be nil.
+	Name string
+	// what it is about, a sentence, for the reader of the report
+	Note string
+	// before the first round; done runs after the last. May be nil.
+	Setup    func(ctx context.Context) (done func(), err error)
 	Variants []Variant
 	Targets  []Target
 	Rounds   int      // 0 means what the Runner says
@@ -68,7 +71,8 @@ type Target struct {
 	Of                    Measure
 	Max                   float64
 	Per                   float64 // OfExtra: how many calls the difference is shared by; 0 means 1
-	Noise                 bool    // OfExtra: exceeded only by a difference that is more, in every round or nearly, than the yardstick's own spread
+	// OfExtra: exceeded only by a difference that is more, in every round or nearly, than the yardstick's own spread
+	Noise bool
 }
 
 // Measure is what a target limits.

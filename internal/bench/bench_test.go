@@ -33,14 +33,18 @@ func sample(order *[]string) Experiment {
 			variant("bare", Yardstick, 100), variant("us", Measured, 200),
 			{"them", Other, func(context.Context, *Recorder) error { return errors.New("no <kernel> support") }},
 		},
-		Targets: []Target{{Case: "one", Metric: "time", Of: OfRatio, Max: 1.5}, {Case: "two", Metric: "time", Max: 30000}},
+		Targets: []Target{
+			{Case: "one", Metric: "time", Of: OfRatio, Max: 1.5},
+			{Case: "two", Metric: "time", Max: 30000},
+		},
 	}
 }
 
 func runSample(t *testing.T) (*Report, []string) {
 	t.Helper()
 	var order []string
-	rep, err := Runner{Rounds: 3}.Run(t.Context(), &Plan{Title: "sample report", Experiments: []Experiment{sample(&order)}})
+	rep, err := Runner{Rounds: 3}.Run(t.Context(),
+		&Plan{Title: "sample report", Experiments: []Experiment{sample(&order)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +184,14 @@ func TestQuantity(t *testing.T) {
 		v    float64
 		unit string
 		want string
-	}{{0, "ms", "0.00 ms"}, {1234.5, "us", "1234 us"}, {12.34, "ms", "12.3 ms"}, {0.01234, "ms", "0.0123 ms"}, {3 << 30, "bytes", "3.00 GiB"}, {100, "bytes", "100 B"}} {
+	}{
+		{0, "ms", "0.00 ms"},
+		{1234.5, "us", "1234 us"},
+		{12.34, "ms", "12.3 ms"},
+		{0.01234, "ms", "0.0123 ms"},
+		{3 << 30, "bytes", "3.00 GiB"},
+		{100, "bytes", "100 B"},
+	} {
 		if got := quantity(c.v, c.unit); got != c.want {
 			t.Errorf("%v %s: got %q, want %q", c.v, c.unit, got, c.want)
 		}
@@ -241,18 +252,46 @@ func TestTargets(t *testing.T) {
 	}{
 		{"a ratio, kept", []float64{101, 103, 99, 102, 100, 101}, Target{Of: OfRatio, Max: 1.05}, "1.05 x met"},
 		{"missed", []float64{111, 113, 109, 112, 110, 111}, Target{Of: OfRatio, Max: 1.05}, "1.05 x missed"},
-		{"kept, perhaps", []float64{99, 112, 99, 102, 100, 101}, Target{Of: OfRatio, Max: 1.05}, "1.05 x met within noise"},
-		{"missed, perhaps", []float64{110, 112, 108, 111, 100, 110}, Target{Of: OfRatio, Max: 1.05}, "1.05 x missed within noise"},
-		{"an extra for each of two", []float64{110, 112, 108, 111, 109, 110}, Target{Of: OfExtra, Max: 6, Per: 2}, "+6.00 in each of 2 calls met"},
-		{"more, as much as noise", []float64{101, 103, 99, 102, 100, 101}, Target{Of: OfExtra, Noise: true}, "no more than noise met"},
-		{"more than noise", []float64{104, 106, 102, 105, 103, 104}, Target{Of: OfExtra, Noise: true}, "no more than noise missed"},
+		{
+			"kept, perhaps",
+			[]float64{99, 112, 99, 102, 100, 101},
+			Target{Of: OfRatio, Max: 1.05},
+			"1.05 x met within noise",
+		},
+		{
+			"missed, perhaps",
+			[]float64{110, 112, 108, 111, 100, 110},
+			Target{Of: OfRatio, Max: 1.05},
+			"1.05 x missed within noise",
+		},
+		{
+			"an extra for each of two",
+			[]float64{110, 112, 108, 111, 109, 110},
+			Target{Of: OfExtra, Max: 6, Per: 2},
+			"+6.00 in each of 2 calls met",
+		},
+		{
+			"more, as much as noise",
+			[]float64{101, 103, 99, 102, 100, 101},
+			Target{Of: OfExtra, Noise: true},
+			"no more than noise met",
+		},
+		{
+			"more than noise",
+			[]float64{104, 106, 102, 105, 103, 104},
+			Target{Of: OfExtra, Noise: true},
+			"no more than noise missed",
+		},
 	} {
 		yardstick, us := &Variant{Name: "bare", Role: Yardstick}, &Variant{Name: "us", Role: Measured}
 		c.target.Metric = "time"
 		e := &Experiment{Variants: []Variant{*yardstick, *us}, Targets: []Target{c.target}}
 		r := &Recorder{}
 		for i, samples := range [][]float64{base, c.samples} {
-			r.series = append(r.series, &series{variant: &e.Variants[i], metric: Metric{Name: "time"}, samples: samples})
+			r.series = append(r.series, &series{
+				variant: &e.Variants[i], metric: Metric{Name: "time"},
+				samples: samples,
+			})
 		}
 		row := r.row(e, r.series[1])
 		if got := targetText(row); got != c.want {

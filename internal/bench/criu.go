@@ -17,7 +17,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
 
-// This file runs criu beside us when it is installed. It is used by its command line alone (criu(8)); that it fails is a finding.
+// This file runs criu beside us when it is installed. It is used by its command line alone (criu(8)); that it fails is
+// a finding.
 
 // findCriu returns the path of criu, "" if it is not there or says itself that it does not work on this kernel.
 func (p *Plan) findCriu(ctx context.Context) string {
@@ -50,7 +51,8 @@ func criuSnap(ctx context.Context, r *Recorder, criu string, st *stage, kase str
 	}
 	defer os.RemoveAll(dir)
 	start := time.Now()
-	if err := runCriu(ctx, criu, "dump", "--tree", strconv.Itoa(pid), "--images-dir", dir, "--leave-running"); err != nil {
+	if err := runCriu(ctx, criu, "dump", "--tree", strconv.Itoa(pid), "--images-dir", dir,
+		"--leave-running"); err != nil {
 		return err
 	}
 	r.Time(kase, wallMetric, time.Since(start))
@@ -134,8 +136,9 @@ func treeSize(dir string) (n int64, err error) {
 	return n, err
 }
 
-// criuFrozen reads how long the process stood still from the statistics criu leaves beside its images: two magic words, a length, and
-// a protocol buffer whose field 1 is a message with the times in microseconds; field 2 of that is the frozen time (criu.org, Statistics).
+// criuFrozen reads how long the process stood still from the statistics criu leaves beside its images: two magic words,
+// a length, and a protocol buffer whose field 1 is a message with the times in microseconds; field 2 of that is the
+// frozen time (criu.org, Statistics).
 func criuFrozen(path string) (time.Duration, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -156,8 +159,8 @@ func criuFrozen(path string) (time.Duration, error) {
 	return time.Duration(us) * time.Microsecond, nil
 }
 
-// protoField finds a field of a protocol buffer message: its bytes if it is length-delimited (wire type 2), its value if it is a
-// varint (wire type 0).
+// protoField finds a field of a protocol buffer message: its bytes if it is length-delimited (wire type 2), its value
+// if it is a varint (wire type 0).
 func protoField(msg []byte, number uint64) (data []byte, value uint64, ok bool) {
 	for len(msg) > 0 {
 		key, n := binary.Uvarint(msg)

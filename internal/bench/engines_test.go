@@ -14,8 +14,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
 
-// The tests use an engine that does no more than the measurement needs: its snapshot stops the process and stores its size, its
-// restore starts another one.
+// The tests use an engine that does no more than the measurement needs: its snapshot stops the process and stores its
+// size, its restore starts another one.
 
 func fakeSnap(_ context.Context, pid int, dir string, o SnapOptions) (SnapFigures, error) {
 	start := time.Now()
@@ -37,7 +37,10 @@ func fakeSnap(_ context.Context, pid int, dir string, o SnapOptions) (SnapFigure
 	if o.Level == "fast" {
 		n /= 2
 	}
-	return SnapFigures{Freeze: freeze, Wall: time.Since(start), Bytes: n, Phases: map[string]time.Duration{"memory": freeze}}, os.MkdirAll(dir, 0o700)
+	return SnapFigures{
+		Freeze: freeze, Wall: time.Since(start), Bytes: n,
+		Phases: map[string]time.Duration{"memory": freeze},
+	}, os.MkdirAll(dir, 0o700)
 }
 
 // fakeTracking saves a hundredth of what a full snapshot does.
@@ -103,13 +106,15 @@ func TestSnapPlan(t *testing.T) {
 	if fast.Target == nil || !fast.Target.Met || fast.Ratio != 0.5 {
 		t.Errorf("fast: %+v", fast)
 	}
-	if f := find(t, rep, "threads", "bpfckpt, fast", "freeze"); f.Target == nil || f.Target.Max != 20 || f.Stats.N != 2 {
+	if f := find(t, rep, "threads", "bpfckpt, fast", "freeze"); f.Target == nil || f.Target.Max != 20 ||
+		f.Stats.N != 2 {
 		t.Errorf("threads: %+v", f)
 	}
 }
 
 func TestRestorePlan(t *testing.T) {
-	p, err := RestorePlan(t.Context(), fakeSnap, fakeRestore, Options{Sizes: tiny, Only: []string{"small", "memory", "lazy", "write"}, Dir: t.TempDir()})
+	p, err := RestorePlan(t.Context(), fakeSnap, fakeRestore,
+		Options{Sizes: tiny, Only: []string{"small", "memory", "lazy", "write"}, Dir: t.TempDir()})
 	rep := runPlan(t, p, err)
 	if len(rep.Experiments) != 3 {
 		t.Errorf("%d experiments", len(rep.Experiments))
@@ -136,7 +141,8 @@ func TestPlanLeavesNothing(t *testing.T) {
 }
 
 func TestUnknownWorkload(t *testing.T) {
-	if _, err := SnapPlan(t.Context(), fakeSnap, fakeTracking, Options{Only: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "threads") {
+	if _, err := SnapPlan(t.Context(), fakeSnap, fakeTracking, Options{Only: []string{"nonsense"}}); err == nil ||
+		!strings.Contains(err.Error(), "threads") {
 		t.Errorf("got %v", err)
 	}
 }

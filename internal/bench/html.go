@@ -14,7 +14,8 @@ var pageSource string
 
 var page = template.Must(template.New("report").Parse(pageSource))
 
-// WriteHTML writes the report as one page that needs nothing else: styles and plots are inside it, and there is no script.
+// WriteHTML writes the report as one page that needs nothing else: styles and plots are inside it, and there is no
+// script.
 func (r *Report) WriteHTML(w io.Writer) error {
 	data := struct {
 		*Report
@@ -22,7 +23,10 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		Missed   []string
 		When     string
 		Took     string
-	}{Report: r, Missed: r.Missed(), When: r.Started.Format("2006-01-02 15:04 UTC"), Took: fmt.Sprintf("%.0f s", float64(r.TookMS)/1000)}
+	}{
+		Report: r, Missed: r.Missed(), When: r.Started.Format("2006-01-02 15:04 UTC"),
+		Took: fmt.Sprintf("%.0f s", float64(r.TookMS)/1000),
+	}
 	for i := range r.Experiments {
 		data.Sections = append(data.Sections, newSection(&r.Experiments[i]))
 	}
@@ -99,9 +103,12 @@ func newSection(e *ExperimentResult) section {
 			variants[row.Variant] = len(variants) % colors
 		}
 		s.Table = append(s.Table, tableRow{
-			Case: row.Case, Metric: row.Metric.Name, Variant: row.Variant, Median: quantity(row.Stats.Median, row.Metric.Unit),
-			Spread: spread(row), Best: quantity(row.Stats.Min, row.Metric.Unit), Ratio: ratioText(row), Extra: extraText(row), Interval: intervalText(row),
-			Target: targetText(row), Role: row.Role, Missed: row.Target != nil && !row.Target.Met, First: row.Case != last,
+			Case: row.Case, Metric: row.Metric.Name, Variant: row.Variant,
+			Median: quantity(row.Stats.Median, row.Metric.Unit),
+			Spread: spread(row), Best: quantity(row.Stats.Min, row.Metric.Unit), Ratio: ratioText(row),
+			Extra: extraText(row), Interval: intervalText(row),
+			Target: targetText(row), Role: row.Role, Missed: row.Target != nil &&
+				!row.Target.Met, First: row.Case != last,
 		})
 		last = row.Case
 	}
@@ -151,7 +158,8 @@ func newPlot(e *ExperimentResult, m Metric, variants map[string]int) plot {
 	return p
 }
 
-// scale maps values to the plot's width: linear from 0, or logarithmic when the values differ by more than a factor of logFrom.
+// scale maps values to the plot's width: linear from 0, or logarithmic when the values differ by more than a factor of
+// logFrom.
 type scale struct {
 	lo, hi float64
 	log    bool
@@ -197,7 +205,8 @@ func (s scale) x(v float64) float64 {
 	return math.Round((plotLeft+min(max(at, 0), 1)*(plotRight-plotLeft))*10) / 10
 }
 
-// ticks are three to nine round values: powers of the base on a logarithmic scale, else multiples of one power or of a few times it.
+// ticks are three to nine round values: powers of the base on a logarithmic scale, else multiples of one power or of a
+// few times it.
 func (s scale) ticks() []float64 {
 	var out []float64
 	if s.log {

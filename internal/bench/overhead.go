@@ -15,17 +15,19 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
 
-// Watcher begins a watch on a process and everything it starts, and returns once every probe is attached. stop ends the watch and
-// returns once every probe is gone.
+// Watcher begins a watch on a process and everything it starts, and returns once every probe is attached. stop ends the
+// watch and returns once every probe is gone.
 type Watcher func(ctx context.Context, pid int) (stop func() error, err error)
 
 // OverheadOptions say what the overhead benchmark runs.
 type OverheadOptions struct {
-	Dir     string                                // for programs and their files, "" for the system's temporary directory
-	Command []string                              // a program to slow down, instead of the built-in list
-	Only    []string                              // names of calls and programs, all if empty
-	Sample  time.Duration                         // how long one measurement of one call takes, 0 means 4 ms
-	Nothing func() (stop func() error, err error) // puts a program that does nothing where a watch sees system calls; nil: that is not measured
+	// for programs and their files, "" for the system's temporary directory
+	Dir     string
+	Command []string      // a program to slow down, instead of the built-in list
+	Only    []string      // names of calls and programs, all if empty
+	Sample  time.Duration // how long one measurement of one call takes, 0 means 4 ms
+	// puts a program that does nothing where a watch sees system calls; nil: that is not measured
+	Nothing func() (stop func() error, err error)
 }
 
 // Targets of the watch.
@@ -63,8 +65,9 @@ type overhead struct {
 	}
 }
 
-// OverheadPlan is the benchmark of what a watch costs: each traced system call and some untraced ones, made bare by a static program,
-// with a watch on another process and with a watch on it; the same through the C library and an interposer; and whole programs.
+// OverheadPlan is the benchmark of what a watch costs: each traced system call and some untraced ones, made bare by a
+// static program, with a watch on another process and with a watch on it; the same through the C library and an
+// interposer; and whole programs.
 func OverheadPlan(ctx context.Context, watch Watcher, o OverheadOptions) (*Plan, error) {
 	if o.Sample == 0 {
 		o.Sample = 4 * time.Millisecond
@@ -173,7 +176,8 @@ func (h *overhead) rawCalls() Experiment {
 			return nil, err
 		}
 		if h.tools.strace != "" {
-			if traced, err = startCalls(&stop, exec.Command(h.tools.strace, "-f", "-qq", "-o", "/dev/null", h.tools.calls)); err != nil {
+			if traced, err = startCalls(&stop,
+				exec.Command(h.tools.strace, "-f", "-qq", "-o", "/dev/null", h.tools.calls)); err != nil {
 				stop.run()
 				return nil, err
 			}
@@ -200,11 +204,20 @@ func (h *overhead) rawCalls() Experiment {
 	}
 	for _, c := range h.calls() {
 		if c.Recorded > 0 && !c.Heavy {
-			e.Targets = append(e.Targets, Target{Case: c.Name, Variant: watchIt, Metric: roundMetric.Name, Of: OfExtra, Max: recordedMaxNS, Per: float64(c.Recorded)})
+			e.Targets = append(e.Targets,
+				Target{
+					Case: c.Name, Variant: watchIt, Metric: roundMetric.Name, Of: OfExtra, Max: recordedMaxNS,
+					Per: float64(c.Recorded),
+				})
 		}
 		if !c.Heavy {
-			e.Targets = append(e.Targets, Target{Case: c.Name, Variant: watchOther, Metric: roundMetric.Name, Of: OfExtra, Max: unwatchedMaxNS, Per: float64(c.Made)})
-			e.Targets = append(e.Targets, Target{Case: c.Name, Variant: watchGone, Metric: roundMetric.Name, Of: OfExtra, Noise: true})
+			e.Targets = append(e.Targets,
+				Target{
+					Case: c.Name, Variant: watchOther, Metric: roundMetric.Name, Of: OfExtra, Max: unwatchedMaxNS,
+					Per: float64(c.Made),
+				})
+			e.Targets = append(e.Targets,
+				Target{Case: c.Name, Variant: watchGone, Metric: roundMetric.Name, Of: OfExtra, Noise: true})
 		}
 	}
 	return e

@@ -50,9 +50,11 @@ func TestOverheadOfCalls(t *testing.T) {
 func TestOverheadOfACommand(t *testing.T) {
 	var w fakeWatch
 	mark := t.TempDir() + "/mark"
-	p, err := OverheadPlan(t.Context(), w.watch, OverheadOptions{Dir: t.TempDir(), Command: []string{"sh", "-c", "echo x >>" + mark}})
+	p, err := OverheadPlan(t.Context(), w.watch,
+		OverheadOptions{Dir: t.TempDir(), Command: []string{"sh", "-c", "echo x >>" + mark}})
 	rep := runPlan(t, p, err)
-	if row := find(t, rep, "sh", watchIt, "run"); row.Stats.N != 2 || row.Target == nil || row.Target.Max != programMaxRatio {
+	if row := find(t, rep, "sh", watchIt, "run"); row.Stats.N != 2 || row.Target == nil ||
+		row.Target.Max != programMaxRatio {
 		t.Errorf("got %+v", row)
 	}
 	b, err := os.ReadFile(mark)
@@ -74,7 +76,8 @@ func TestOverheadOfACommandThatFails(t *testing.T) {
 }
 
 func TestUnknownName(t *testing.T) {
-	if _, err := OverheadPlan(t.Context(), nil, OverheadOptions{Only: []string{"nonsense"}}); !errors.Is(err, ErrUnknownName) {
+	if _, err := OverheadPlan(t.Context(), nil, OverheadOptions{Only: []string{"nonsense"}}); !errors.Is(err,
+		ErrUnknownName) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -111,7 +114,10 @@ func TestConclusion(t *testing.T) {
 	row := func(variant string, extra float64) Row {
 		return Row{Case: "open+close", Variant: variant, Extra: extra}
 	}
-	rep := &Report{Experiments: []ExperimentResult{{Name: "calls through the C library", Rows: []Row{row(watchIt, 400), row(interposed, 2000)}}}}
+	rep := &Report{Experiments: []ExperimentResult{{
+		Name: "calls through the C library",
+		Rows: []Row{row(watchIt, 400), row(interposed, 2000)},
+	}}}
 	Conclude(rep)
 	if len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "5.0 times as much, not the 10") {
 		t.Errorf("got %q", rep.Notes)

@@ -53,8 +53,8 @@ var (
 	cpuMetric     = Metric{Name: "cpu", Unit: "ms"}
 )
 
-// programs is the experiment on whole programs, each a shell script that waits before its first command, is watched, and let go, so
-// that the watch sees all of it and attaching is not part of the time.
+// programs is the experiment on whole programs, each a shell script that waits before its first command, is watched,
+// and let go, so that the watch sees all of it and attaching is not part of the time.
 func (h *overhead) programs(list []program) Experiment {
 	e := Experiment{Name: "whole programs", Note: programNote, Times: programTimes}
 	if len(h.opts.Command) > 0 {
@@ -81,14 +81,23 @@ func (h *overhead) programs(list []program) Experiment {
 		{watchIt, Measured, h.runAll(list, self, nil, nil)},
 	}
 	if h.tools.interposer != "" {
-		e.Variants = append(e.Variants, Variant{interposed, Other, h.runAll(list, nil, nil, []string{"LD_PRELOAD=" + h.tools.interposer})})
+		e.Variants = append(e.Variants, Variant{
+			interposed, Other,
+			h.runAll(list, nil, nil, []string{"LD_PRELOAD=" + h.tools.interposer}),
+		})
 	}
 	if h.tools.strace != "" {
-		e.Variants = append(e.Variants, Variant{underTrace, Other, h.runAll(list, nil, []string{h.tools.strace, "-f", "-qq", "-o", "/dev/null"}, nil)})
+		e.Variants = append(e.Variants, Variant{
+			underTrace, Other,
+			h.runAll(list, nil, []string{h.tools.strace, "-f", "-qq", "-o", "/dev/null"}, nil),
+		})
 	}
 	e.Once = []string{interposed, underTrace}
 	for _, p := range list {
-		e.Targets = append(e.Targets, Target{Case: p.name, Variant: watchIt, Metric: programMetric.Name, Of: OfRatio, Max: programMaxRatio})
+		e.Targets = append(e.Targets, Target{
+			Case: p.name, Variant: watchIt, Metric: programMetric.Name, Of: OfRatio,
+			Max: programMaxRatio,
+		})
 	}
 	return e
 }
@@ -121,7 +130,8 @@ func (h *overhead) installed(ctx context.Context) []program {
 	return list
 }
 
-// interpreter is the path of python3 itself: what has that name may be a script that looks for it, with a dozen programs of its own.
+// interpreter is the path of python3 itself: what has that name may be a script that looks for it, with a dozen
+// programs of its own.
 func interpreter(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "python3", "-c", "import sys; print(sys.executable)").Output()
 	if path := strings.TrimSpace(string(out)); err == nil && path != "" {
@@ -135,16 +145,18 @@ const (
 	commandNote = "From the command's execve to its end, and the processor time of it and its children; the watch is attached before it."
 )
 
-// programTimes is how many runs of the programs there are for each round of the calls: a hundredth of a program's time is less than what two runs of
-// it differ by, so its median needs more of them.
+// programTimes is how many runs of the programs there are for each round of the calls: a hundredth of a program's time
+// is less than what two runs of it differ by, so its median needs more of them.
 const programTimes = 3
 
-// settleTime lets the processor be done with what a watch's beginning and end leave behind, compiled probes and patched code, before a
-// program is measured: they are the same few milliseconds for a program that runs for a second and for one that runs for a day.
+// settleTime lets the processor be done with what a watch's beginning and end leave behind, compiled probes and patched
+// code, before a program is measured: they are the same few milliseconds for a program that runs for a second and for
+// one that runs for a day.
 const settleTime = 200 * time.Millisecond
 
 // runAll returns a variant's run of all programs. watched maps a program's pid to the one to watch; nil means none.
-func (h *overhead) runAll(list []program, watched func(int) int, prefix, env []string) func(context.Context, *Recorder) error {
+func (h *overhead) runAll(list []program, watched func(int) int, prefix, env []string) func(context.Context,
+	*Recorder) error {
 	return func(ctx context.Context, r *Recorder) error {
 		for _, p := range list {
 			took, cpu, err := h.runProgram(ctx, p, watched, prefix, env)
@@ -158,7 +170,9 @@ func (h *overhead) runAll(list []program, watched func(int) int, prefix, env []s
 	}
 }
 
-func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) int, prefix, env []string) (took, cpu time.Duration, err error) {
+func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) int, prefix, env []string) (took,
+	cpu time.Duration, err error,
+) {
 	if len(h.opts.Command) == 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, programTimeout)
@@ -218,7 +232,8 @@ func (h *overhead) runProgram(ctx context.Context, p program, watched func(int) 
 // programTimeout is for one of the default programs. strace makes one of them thirty times as long.
 const programTimeout = 2 * time.Minute
 
-// gateScript is what a shell does before its work: it says its pid on descriptor 4 and waits for a line on descriptor 3.
+// gateScript is what a shell does before its work: it says its pid on descriptor 4 and waits for a line on descriptor
+// 3.
 const gateScript = `echo $$ >&4; read go <&3 || exit 1; exec 3<&- 4>&-; `
 
 // gate holds a shell back until it may go.

@@ -32,13 +32,15 @@ type ExperimentResult struct {
 
 // Row is one variant's values of one metric in one case.
 type Row struct {
-	Case    string    `json:"case"`
-	Variant string    `json:"variant"`
-	Role    Role      `json:"role"`
-	Metric  Metric    `json:"metric"`
-	Stats   Stats     `json:"stats"`
-	Ratio   float64   `json:"ratio,omitempty"` // median over the rounds of the quotient by the yardstick, 0 if there is none
-	Extra   float64   `json:"extra,omitempty"` // median over the rounds of the difference from the yardstick, 0 if there is none
+	Case    string `json:"case"`
+	Variant string `json:"variant"`
+	Role    Role   `json:"role"`
+	Metric  Metric `json:"metric"`
+	Stats   Stats  `json:"stats"`
+	// median over the rounds of the quotient by the yardstick, 0 if there is none
+	Ratio float64 `json:"ratio,omitempty"`
+	// median over the rounds of the difference from the yardstick, 0 if there is none
+	Extra   float64   `json:"extra,omitempty"`
 	Within  *Within   `json:"within,omitempty"`
 	Target  *Limit    `json:"target,omitempty"`
 	Samples []float64 `json:"samples"`
@@ -89,7 +91,8 @@ func (r *Report) Missed() []string {
 	for _, e := range r.Experiments {
 		for _, row := range e.Rows {
 			if row.Target != nil && !row.Target.Met {
-				lines = append(lines, fmt.Sprintf("%s: %s, %s: %s, target %s", e.Name, row.Case, row.Variant, row.value(), row.Target.text(row.Metric.Unit)))
+				lines = append(lines, fmt.Sprintf("%s: %s, %s: %s, target %s", e.Name, row.Case, row.Variant,
+					row.value(), row.Target.text(row.Metric.Unit)))
 			}
 		}
 	}
@@ -103,7 +106,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// result turns what was recorded into rows: by case in the order they first came, then metric, then variant as declared.
+// result turns what was recorded into rows: by case in the order they first came, then metric, then variant as
+// declared.
 func (r *Recorder) result(e *Experiment, rounds int, failed map[string]error) ExperimentResult {
 	res := ExperimentResult{Name: e.Name, Note: e.Note, Rounds: rounds}
 	for i := range e.Variants {
@@ -143,7 +147,10 @@ func (r *Recorder) find(v *Variant, kase string, m Metric) *series {
 }
 
 func (r *Recorder) row(e *Experiment, s *series) Row {
-	row := Row{Case: s.kase, Variant: s.variant.Name, Role: s.variant.Role, Metric: s.metric, Stats: statsOf(s.samples), Samples: s.samples}
+	row := Row{
+		Case: s.kase, Variant: s.variant.Name, Role: s.variant.Role, Metric: s.metric, Stats: statsOf(s.samples),
+		Samples: s.samples,
+	}
 	if s.variant.Role == Yardstick {
 		return row
 	}
@@ -182,7 +189,8 @@ func (r *Recorder) yardstick(e *Experiment, s *series) *series {
 // target holds a row against the target it has, if any; base is its yardstick.
 func (e *Experiment) target(row *Row, base Stats) *Limit {
 	for _, t := range e.Targets {
-		if t.Metric != row.Metric.Name || t.Case != "" && t.Case != row.Case || t.Variant != "" && t.Variant != row.Variant {
+		if t.Metric != row.Metric.Name || t.Case != "" && t.Case != row.Case || t.Variant != "" &&
+			t.Variant != row.Variant {
 			continue
 		}
 		if t.Of != OfValue && t.Of != "" && row.Ratio == 0 {

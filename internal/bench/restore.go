@@ -9,7 +9,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench/subject"
 )
 
-// Restorer brings the head of a store back as a child of ours and returns once it runs, with lazy perhaps before its memory is there.
+// Restorer brings the head of a store back as a child of ours and returns once it runs, with lazy perhaps before its
+// memory is there.
 type Restorer func(ctx context.Context, dir string, lazy bool) (Restored, error)
 
 // Restored is a restored process.
@@ -20,8 +21,9 @@ type Restored struct {
 	Kill   func() error // ends the process, waits until its pid is free
 }
 
-// RestorePlan is the benchmark of restores: the time until the process runs again, of the standard workloads, beside UFFDIO_COPY of
-// the same memory where that matters, and beside starting the program afresh. Every restored process must then find all it held.
+// RestorePlan is the benchmark of restores: the time until the process runs again, of the standard workloads, beside
+// UFFDIO_COPY of the same memory where that matters, and beside starting the program afresh. Every restored process
+// must then find all it held.
 func RestorePlan(ctx context.Context, snap Snapper, restore Restorer, o Options) (*Plan, error) {
 	loads, err := workloads(o.Sizes, o.Only)
 	if err != nil {
@@ -48,7 +50,8 @@ func restoreExperiment(snap Snapper, restore Restorer, st *stage, w workload, le
 	store := filepath.Join(st.dir, "store-"+w.key)
 	e := Experiment{
 		Name: "restore: " + w.title,
-		Note: "The time until the process runs again, from an image in the page cache (compression " + level + "). Afterwards it checks all it held.",
+		Note: "The time until the process runs again, from an image in the page cache (compression " + level +
+			"). Afterwards it checks all it held.",
 		Setup: func(ctx context.Context) (func(), error) {
 			p, err := subject.Start(ctx, st.program, w.args(st.dir))
 			if err != nil {
@@ -58,12 +61,18 @@ func restoreExperiment(snap Snapper, restore Restorer, st *stage, w workload, le
 			_, err = snap(ctx, p.Pid, store, SnapOptions{Level: level, Kill: true})
 			return func() {}, err
 		},
-		Variants: []Variant{{"bpfckpt", Measured, func(ctx context.Context, r *Recorder) error { return restoreOnce(ctx, r, restore, store, w) }}},
+		Variants: []Variant{{
+			"bpfckpt", Measured,
+			func(ctx context.Context, r *Recorder) error { return restoreOnce(ctx, r, restore, store, w) },
+		}},
 	}
 	if w.lazy {
 		e.Note += " Its pages come as it touches them, and in the background."
 	}
-	fresh := Variant{"start afresh", Yardstick, func(ctx context.Context, r *Recorder) error { return startOnce(ctx, r, st, w) }}
+	fresh := Variant{
+		"start afresh", Yardstick,
+		func(ctx context.Context, r *Recorder) error { return startOnce(ctx, r, st, w) },
+	}
 	if w.bytes > 0 {
 		e.Variants = append(e.Variants, Variant{"UFFDIO_COPY", Yardstick, func(_ context.Context, r *Recorder) error {
 			d, err := copyPass(w.bytes)

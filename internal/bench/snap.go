@@ -22,8 +22,8 @@ type SnapOptions struct {
 	MaxFreeze time.Duration // 0: none
 }
 
-// Tracking begins to track what a process writes, as a watch does, and returns a Snapper of it whose images hold what was written since the one
-// before. done ends it.
+// Tracking begins to track what a process writes, as a watch does, and returns a Snapper of it whose images hold what
+// was written since the one before. done ends it.
 type Tracking func(ctx context.Context, pid int) (snap Snapper, done func(), err error)
 
 // SnapFigures is what a snapshot says of itself.
@@ -58,8 +58,8 @@ const residentTarget = 150 << 20
 // largestFreeze is the bound that the workload "storm" is saved under.
 const largestFreeze = 50 * time.Millisecond
 
-// SnapPlan is the benchmark of snapshots: freeze, wall time and bytes of the standard workloads, beside one read of the same memory
-// and one durable write of as many bytes.
+// SnapPlan is the benchmark of snapshots: freeze, wall time and bytes of the standard workloads, beside one read of the
+// same memory and one durable write of as many bytes.
 func SnapPlan(ctx context.Context, snap Snapper, track Tracking, o Options) (*Plan, error) {
 	loads, err := workloads(o.Sizes, o.Only)
 	if err != nil {
@@ -100,7 +100,11 @@ func snapExperiment(snap Snapper, st *stage, w workload, criu string) Experiment
 	}
 	pid := func() int { return p.Pid }
 	e.Variants = []Variant{
-		{"read + write", Yardstick, func(_ context.Context, r *Recorder) error { return bareSnap(r, st.dir, w.key, pid()) }},
+		{"read + write", Yardstick, func(_ context.Context,
+			r *Recorder,
+		) error {
+			return bareSnap(r, st.dir, w.key, pid())
+		}},
 		{"bpfckpt, uncompressed", Measured, func(ctx context.Context, r *Recorder) error {
 			return snapOnce(ctx, r, snap, st, w.key, pid(), SnapOptions{Level: "none"})
 		}},
@@ -141,8 +145,8 @@ func bareSnap(r *Recorder, dir, kase string, pid int) error {
 	return nil
 }
 
-// incrementalExperiment has two processes that write: of one full snapshots are taken, of the other incremental ones, each after a hundredth of its
-// memory has been written.
+// incrementalExperiment has two processes that write: of one full snapshots are taken, of the other incremental ones,
+// each after a hundredth of its memory has been written.
 func incrementalExperiment(snap Snapper, track Tracking, st *stage, w workload, s Sizes) Experiment {
 	var full, tracked *subject.Process
 	var next Snapper
@@ -248,10 +252,12 @@ func snapInto(ctx context.Context, r *Recorder, snap Snapper, store, kase string
 	return nil
 }
 
-// resetPeak makes the most memory we had what we have now (proc_pid_clear_refs(5), Linux 4.0). What the collector could give back is given back first.
+// resetPeak makes the most memory we had what we have now (proc_pid_clear_refs(5), Linux 4.0). What the collector could
+// give back is given back first.
 func resetPeak() {
 	debug.FreeOSMemory()
-	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // else the peak is one of before: too much, never too little
+	// else the peak is one of before: too much, never too little
+	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 }
 
 // peakMemory is the most memory we had, bytes.

@@ -22,7 +22,10 @@ func statsOf(samples []float64) Stats {
 		return Stats{}
 	}
 	s := slices.Sorted(slices.Values(samples))
-	st := Stats{N: len(s), Median: quantile(s, 0.5), Q1: quantile(s, 0.25), Q3: quantile(s, 0.75), Min: s[0], Max: s[len(s)-1]}
+	st := Stats{
+		N: len(s), Median: quantile(s, 0.5), Q1: quantile(s, 0.25), Q3: quantile(s, 0.75), Min: s[0],
+		Max: s[len(s)-1],
+	}
 	away := make([]float64, len(s))
 	for i, v := range s {
 		away[i] = math.Abs(v - st.Median)
@@ -42,8 +45,9 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
 }
 
-// interval is where the median lies that ever more samples would have, with a confidence of 95%, whatever they are distributed like: between the
-// ranks that so many coin tosses would seldom be outside of. Fewer than six samples do not tell it that surely; then it is all of them.
+// interval is where the median lies that ever more samples would have, with a confidence of 95%, whatever they are
+// distributed like: between the ranks that so many coin tosses would seldom be outside of. Fewer than six samples do
+// not tell it that surely; then it is all of them.
 func interval(samples []float64) Interval {
 	if len(samples) == 0 {
 		return Interval{}

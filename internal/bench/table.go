@@ -12,7 +12,8 @@ import (
 func (r *Report) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	m := r.Machine
-	fmt.Fprintf(&b, "%s, Linux %s, %s, %d CPUs, load %.1f to %.1f\n", r.Title, m.Kernel, m.CPU, m.CPUs, m.LoadBefore, m.LoadAfter)
+	fmt.Fprintf(&b, "%s, Linux %s, %s, %d CPUs, load %.1f to %.1f\n", r.Title, m.Kernel, m.CPU, m.CPUs, m.LoadBefore,
+		m.LoadAfter)
 	for i := range r.Experiments {
 		r.Experiments[i].table(&b)
 	}
@@ -39,7 +40,8 @@ func (e *ExperimentResult) table(b *strings.Builder) {
 		last = row.Case
 		lines = append(lines, []string{
 			label, row.Metric.Name, row.Variant, quantity(row.Stats.Median, row.Metric.Unit), spread(row),
-			quantity(row.Stats.Min, row.Metric.Unit), ratioText(row), extraText(row), intervalText(row), targetText(row),
+			quantity(row.Stats.Min, row.Metric.Unit), ratioText(row), extraText(row), intervalText(row),
+			targetText(row),
 		})
 	}
 	align(b, lines)

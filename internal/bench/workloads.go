@@ -79,10 +79,17 @@ func workloads(s Sizes, only []string) ([]workload, error) {
 	s = s.withDefaults()
 	all := []workload{
 		{key: "small", title: "small process, 1 MiB", args: fixed(subject.Memory(small)), freeze: 2, restore: 15},
-		{key: "memory", title: quantity(float64(s.Memory), "bytes") + " of memory", args: fixed(subject.Memory(s.Memory)), bytes: s.Memory},
-		{key: "lazy", title: quantity(float64(s.Memory), "bytes") + " of memory that comes later", args: fixed(subject.Memory(s.Memory)), lazy: true, restore: 40},
 		{
-			key: "write", title: fmt.Sprintf("%s, writing %d pages/s", quantity(float64(s.Memory), "bytes"), s.WriteRate),
+			key: "memory", title: quantity(float64(s.Memory), "bytes") + " of memory",
+			args: fixed(subject.Memory(s.Memory)), bytes: s.Memory,
+		},
+		{
+			key: "lazy", title: quantity(float64(s.Memory), "bytes") + " of memory that comes later",
+			args: fixed(subject.Memory(s.Memory)), lazy: true, restore: 40,
+		},
+		{
+			key: "write", title: fmt.Sprintf("%s, writing %d pages/s", quantity(float64(s.Memory), "bytes"),
+				s.WriteRate),
 			args: fixed(subject.Writing(s.Memory, s.WriteRate)), bytes: s.Memory, freeze: 10,
 		},
 		{
@@ -90,14 +97,22 @@ func workloads(s Sizes, only []string) ([]workload, error) {
 			args: fixed(subject.Writing(s.Memory, s.WriteRate)), freeze: 10,
 		},
 		{
-			key: storm, title: fmt.Sprintf("%s, %.0f%% of it rewritten each second", quantity(float64(s.Memory), "bytes"), 100*stormShare),
-			args: fixed(subject.Writing(s.Memory, int(stormShare*float64(s.Memory/pageSize)))), freeze: float64(largestFreeze / time.Millisecond),
+			key: storm, title: fmt.Sprintf("%s, %.0f%% of it rewritten each second",
+				quantity(float64(s.Memory), "bytes"), 100*stormShare),
+			args:   fixed(subject.Writing(s.Memory, int(stormShare*float64(s.Memory/pageSize)))),
+			freeze: float64(largestFreeze / time.Millisecond),
 		},
-		{key: "mappings", title: fmt.Sprintf("%d mappings", s.Mappings), args: fixed(subject.Mappings(s.Mappings)), freeze: 25},
+		{
+			key: "mappings", title: fmt.Sprintf("%d mappings", s.Mappings), args: fixed(subject.Mappings(s.Mappings)),
+			freeze: 25,
+		},
 		{key: "descriptors", title: fmt.Sprintf("%d descriptors", s.Descriptors), args: func(dir string) []string {
 			return subject.Descriptors(s.Descriptors, filepath.Join(dir, dataFile))
 		}, freeze: 10},
-		{key: "threads", title: fmt.Sprintf("%d threads", s.Threads), args: fixed(subject.Threads(s.Threads)), freeze: 20},
+		{
+			key: "threads", title: fmt.Sprintf("%d threads", s.Threads), args: fixed(subject.Threads(s.Threads)),
+			freeze: 20,
+		},
 	}
 	for _, o := range only {
 		if !slices.Contains(WorkloadKeys(), o) {

@@ -104,7 +104,8 @@ func writePass(dir string, bytes int64) (time.Duration, error) {
 
 // copyPass fills that much fresh memory of our own through UFFDIO_COPY, the way a restore can fill another process.
 func copyPass(bytes int64) (time.Duration, error) {
-	mem, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return 0, fmt.Errorf("map the yardstick: %w", err)
 	}

@@ -1,4 +1,5 @@
-// Package buildid reads the GNU build-id of ELF files, by which two builds of a file are told apart whatever their times are.
+// Package buildid reads the GNU build-id of ELF files, by which two builds of a file are told apart whatever their
+// times are.
 package buildid
 
 import (
@@ -17,17 +18,20 @@ const (
 	noteBuildID = 3 // NT_GNU_BUILD_ID (elf.h)
 )
 
-// Of returns the GNU build-id of an ELF file in hex, "" if the file has none or is no ELF file for this machine's word size.
+// Of returns the GNU build-id of an ELF file in hex, "" if the file has none or is no ELF file for this machine's word
+// size.
 func Of(r io.ReaderAt) string {
 	var h elf.Header64
 	if err := binary.Read(io.NewSectionReader(r, 0, int64(binary.Size(h))), binary.LittleEndian, &h); err != nil {
 		return ""
 	}
-	if !bytes.HasPrefix(h.Ident[:], []byte(elf.ELFMAG)) || elf.Class(h.Ident[elf.EI_CLASS]) != elf.ELFCLASS64 || h.Phentsize != 56 {
+	if !bytes.HasPrefix(h.Ident[:], []byte(elf.ELFMAG)) || elf.Class(h.Ident[elf.EI_CLASS]) != elf.ELFCLASS64 ||
+		h.Phentsize != 56 {
 		return ""
 	}
 	progs := make([]elf.Prog64, h.Phnum) // 16 bits: 3.6 MiB at most
-	if err := binary.Read(io.NewSectionReader(r, int64(h.Phoff), int64(h.Phnum)*56), binary.LittleEndian, progs); err != nil {
+	if err := binary.Read(io.NewSectionReader(r, int64(h.Phoff), int64(h.Phnum)*56), binary.LittleEndian,
+		progs); err != nil {
 		return ""
 	}
 	for _, p := range progs {

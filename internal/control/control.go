@@ -47,8 +47,9 @@ const (
 
 // Request is what a client asks for, in one line.
 type Request struct {
-	Version int             `json:"version"`          // 0 before there were versions
-	Target  string          `json:"target,omitempty"` // identity of the process that is meant, "" before there were versions
+	Version int `json:"version"` // 0 before there were versions
+	// identity of the process that is meant, "" before there were versions
+	Target  string          `json:"target,omitempty"`
 	Op      string          `json:"op"`
 	Options json.RawMessage `json:"options,omitempty"`
 }
@@ -78,7 +79,8 @@ type Fault struct {
 // maxLine bounds a line of either direction, bytes.
 const maxLine = 1 << 20
 
-// Handler serves one request. It may call progress; its result is sent as JSON. The context ends when the client goes away.
+// Handler serves one request. It may call progress; its result is sent as JSON. The context ends when the client goes
+// away.
 type Handler func(ctx context.Context, req Request, progress func(done, total int64)) (any, error)
 
 // Serve answers requests, one client after the other's connection in a goroutine of its own, until Close.
@@ -142,7 +144,8 @@ func (s *Server) serveOne(conn *net.UnixConn, h Handler) {
 func (s *Server) understands(req *Request) error {
 	switch {
 	case req.Version < Version, req.Version > Version && req.Op != OpEnd:
-		return fault.New(fault.ControlSocket, "request", "the watch speaks version %d of the protocol, the command version %d",
+		return fault.New(fault.ControlSocket, "request",
+			"the watch speaks version %d of the protocol, the command version %d",
 			Version, req.Version).WithRemedy("use the bpfckpt that the watch is of, pid %d", os.Getpid())
 	case req.Target == "" || req.Version > Version:
 		return nil

@@ -72,7 +72,8 @@ func TestRequestProgressAnswer(t *testing.T) {
 	})
 	var have int
 	var seen []int64
-	err := client(t, dir).Do(t.Context(), OpSnap, map[string]int{"N": 6}, &have, func(done, _ int64) { seen = append(seen, done) })
+	err := client(t, dir).Do(t.Context(), OpSnap, map[string]int{"N": 6}, &have,
+		func(done, _ int64) { seen = append(seen, done) })
 	if err != nil || have != 7 || len(seen) != 2 {
 		t.Errorf("have %d, progress %v, %v", have, seen, err)
 	}
@@ -99,7 +100,8 @@ func TestFaultsKeepTheirCodes(t *testing.T) {
 	dir := serve(t, func(context.Context, Request, func(int64, int64)) (any, error) { return nil, want })
 	err := client(t, dir).Do(t.Context(), OpStatus, nil, nil, nil)
 	var have fault.List
-	if !errors.As(err, &have) || len(have) != 2 || have[0].Error() != want[0].Error() || have[1].Error() != want[1].Error() {
+	if !errors.As(err, &have) || len(have) != 2 || have[0].Error() != want[0].Error() ||
+		have[1].Error() != want[1].Error() {
 		t.Errorf("have %v", err)
 	}
 }

@@ -202,7 +202,8 @@ func connect(path string) (*net.UnixConn, error) {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, nil
 	case errors.Is(err, os.ErrPermission):
-		return nil, nil // who may not look there has no rights on watched processes either, and is told so in better words
+		// who may not look there has no rights on watched processes either, and is told so in better words
+		return nil, nil
 	}
 	return nil, fault.New(fault.ControlSocket, path, "%w", err)
 }
@@ -271,7 +272,8 @@ func StartLock(ctx context.Context, pid int) (release func(), err error) {
 	})
 	switch {
 	case !got:
-		return nil, fault.New(fault.ControlSocket, path, "another command is starting a watch of pid %d, and does not come to an end", pid).
+		return nil, fault.New(fault.ControlSocket, path,
+			"another command is starting a watch of pid %d, and does not come to an end", pid).
 			WithRemedy("end that command; `fuser %s` names it", path)
 	case err != nil:
 		return nil, fault.New(fault.ControlSocket, path, "%w", err)

@@ -1,4 +1,5 @@
-// Package dirty tells which pages of running processes have been written since a moment chosen before. Three backends do it:
+// Package dirty tells which pages of running processes have been written since a moment chosen before. Three backends
+// do it:
 //
 //   - uffd-wp (Linux 6.7): a userfaultfd made inside the process write-protects its pages asynchronously, the kernel lifts the protection of a page at the
 //     first write to it by itself, and PAGEMAP_SCAN reports and protects again in one step. The target never waits for us.
@@ -6,11 +7,12 @@
 //     are two steps, so a process must stand still between them.
 //   - compare: nothing is tracked, every page counts as written. Package image compares them with the parent's.
 //
-// The answer is always a superset of the pages whose content has changed: what is not known counts as written. What the answers do not cover is
-// memory of shared mappings: other processes may write to it, so its content is an object of its own and never clean.
+// The answer is always a superset of the pages whose content has changed: what is not known counts as written. What the
+// answers do not cover is memory of shared mappings: other processes may write to it, so its content is an object of
+// its own and never clean.
 //
-// A Tracker dies with this process without a trace in the targets: the kernel removes the write protection when the last descriptor of a
-// userfaultfd is closed, and soft-dirty bits harm nobody. docs/adr/0090 to 0093 tell more.
+// A Tracker dies with this process without a trace in the targets: the kernel removes the write protection when the
+// last descriptor of a userfaultfd is closed, and soft-dirty bits harm nobody. docs/adr/0090 to 0093 tell more.
 package dirty
 
 import (
@@ -49,35 +51,40 @@ type Run struct {
 // Span is a part of an address space, page aligned.
 type Span struct {
 	Start, End uint64
-	Anon       bool // only anonymous memory lies in it: whether a page is one of a file, which takes most of the time of a walk, is not asked
+	// only anonymous memory lies in it: whether a page is one of a file, which takes most of the time of a walk, is not
+	// asked
+	Anon bool
 }
 
-// Tracker follows the writes of any number of processes. It may be kept for hours; processes may end, fork and execute other programs
-// meanwhile. One goroutine at a time uses it.
+// Tracker follows the writes of any number of processes. It may be kept for hours; processes may end, fork and execute
+// other programs meanwhile. One goroutine at a time uses it.
 //
-// The runs that Dirty and Rearm report are of pages that a process has for itself: anonymous ones and those of private file mappings that it has
-// changed, present or swapped out, but not the zero page. They come in ascending order. What is not reported by Dirty has vanished or was
-// never there.
+// The runs that Dirty and Rearm report are of pages that a process has for itself: anonymous ones and those of private
+// file mappings that it has changed, present or swapped out, but not the zero page. They come in ascending order. What
+// is not reported by Dirty has vanished or was never there.
 type Tracker interface {
 	// Name is the backend's.
 	Name() string
 
-	// Attach gets ready to follow a process of g, whose threads are all stopped. It does nothing for one that is followed already. A process
-	// that cannot be followed is not an error: Serves tells the reason, and all of its pages are Written.
+	// Attach gets ready to follow a process of g, whose threads are all stopped. It does nothing for one that is
+	// followed already. A process that cannot be followed is not an error: Serves tells the reason, and all of its
+	// pages are Written.
 	Attach(g *ptrace.Group, pid int) error
 
-	// Serves tells whether a process is followed, and if not, why: "" is for one never attached, or that has executed another program since.
+	// Serves tells whether a process is followed, and if not, why: "" is for one never attached, or that has executed
+	// another program since.
 	Serves(pid int) (followed bool, why string)
 
 	// Live tells whether Arm and Rearm may be used while the process runs.
 	Live(pid int) bool
 
-	// Arm makes every page that can be followed Clean from now on. Of a process that has not run since Dirty, written may name all that Dirty reported as
-	// Written, and more; nil stands for all memory.
+	// Arm makes every page that can be followed Clean from now on. Of a process that has not run since Dirty, written
+	// may name all that Dirty reported as Written, and more; nil stands for all memory.
 	Arm(pid int, written []Span) error
 
-	// Rearm reports the pages in spans, nil for all, that were written since they were armed, and arms them in the same step. Pages that cannot be armed
-	// are not reported; Dirty does. The process must run no other program since Attach: then nothing is reported.
+	// Rearm reports the pages in spans, nil for all, that were written since they were armed, and arms them in the same
+	// step. Pages that cannot be armed are not reported; Dirty does. The process must run no other program since
+	// Attach: then nothing is reported.
 	Rearm(pid int, spans []Span, sink func(Run) error) error
 
 	// Dirty reports all pages in spans, of a process that stands still. It changes nothing.
@@ -92,8 +99,8 @@ type Tracker interface {
 	// Keep forgets every process that is not one of pids.
 	Keep(pids []int)
 
-	// Base is the image, as a store's directory and an id, that holds what pages were when they were last Clean; "", "" if there is none. Whoever arms outside
-	// of a complete snapshot sets it to that.
+	// Base is the image, as a store's directory and an id, that holds what pages were when they were last Clean; "", ""
+	// if there is none. Whoever arms outside of a complete snapshot sets it to that.
 	Base() (dir, id string)
 	SetBase(dir, id string)
 
@@ -101,8 +108,8 @@ type Tracker interface {
 	Close() error
 }
 
-// New returns a tracker of the backend prefer, or with "" of the best that a round trip proves to work here. The fault is
-// E_NO_TRACKING, for a backend that does not work or does not exist.
+// New returns a tracker of the backend prefer, or with "" of the best that a round trip proves to work here. The fault
+// is E_NO_TRACKING, for a backend that does not work or does not exist.
 func New(prefer string) (Tracker, error) {
 	switch prefer {
 	case "":

@@ -202,8 +202,8 @@ func (w *writer) dirty(tr Tracker) map[uint64]State {
 	return out
 }
 
-// check holds what a tracker says against what is in memory, and against what was there when it was armed. It returns how many pages are
-// Written and how many have really changed.
+// check holds what a tracker says against what is in memory, and against what was there when it was armed. It returns
+// how many pages are Written and how many have really changed.
 func (w *writer) check(tr Tracker, before pages) (written, changed int) {
 	w.t.Helper()
 	states := w.dirty(tr)
@@ -277,7 +277,8 @@ func (w *writer) randomStep(r *rand.Rand) string {
 	case 8:
 		op = fmt.Sprintf("read %d %d %d", s, a, n)
 	case 9, 10:
-		op = fmt.Sprintf("advise %d %d %d %s", s, a, n, pick("dontneed", "free", "pageout", "collapse", "guard", "remove"))
+		op = fmt.Sprintf("advise %d %d %d %s", s, a, n,
+			pick("dontneed", "free", "pageout", "collapse", "guard", "remove"))
 	case 11:
 		op = fmt.Sprintf("protect %d 0 0 %s", s, pick("none", "ro", "rw", "rw"))
 	case 12:
@@ -351,7 +352,8 @@ func TestExactly(t *testing.T) {
 	}
 }
 
-// TestEndsMeanwhile kills the program, or has it execute another, as soon as the first of its pages is reported, and when the last is.
+// TestEndsMeanwhile kills the program, or has it execute another, as soon as the first of its pages is reported, and
+// when the last is.
 func TestEndsMeanwhile(t *testing.T) {
 	for _, tr := range backends(t) {
 		for _, name := range []string{"end", "end at the last", "exec", "before"} {
@@ -454,7 +456,8 @@ func TestOwnUserfaultfd(t *testing.T) {
 	}
 }
 
-// TestOwnMarks checks that a process that follows its own writes as we do loses none of its marks to us, in memory that we follow and in other.
+// TestOwnMarks checks that a process that follows its own writes as we do loses none of its marks to us, in memory that
+// we follow and in other.
 func TestOwnMarks(t *testing.T) {
 	for _, kind := range []string{"anon", "shared", "file"} {
 		t.Run(kind, func(t *testing.T) {
@@ -510,7 +513,8 @@ func TestOwnMarks(t *testing.T) {
 				t.Errorf("%d of 8 pages are still marked as written", n)
 			}
 			w.check(tr, before)
-			if followed, why := tr.Serves(w.pid()); followed == (kind == "anon") || !followed && !strings.Contains(why, "another userfaultfd") {
+			if followed, why := tr.Serves(w.pid()); followed == (kind == "anon") || !followed &&
+				!strings.Contains(why, "another userfaultfd") {
 				t.Errorf("followed: %v, %q", followed, why)
 			}
 		})
@@ -580,7 +584,8 @@ func armForever() {
 	panic(err)
 }
 
-// TestKilled kills a tool with SIGKILL while it follows a process: the kernel gives everything back and the process writes on.
+// TestKilled kills a tool with SIGKILL while it follows a process: the kernel gives everything back and the process
+// writes on.
 func TestKilled(t *testing.T) {
 	w := start(t)
 	w.do("map 0 500 0 anon")
@@ -599,7 +604,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestGuardInFile installs a guard region where pages of a file mapping have vanished. A marker in their place would make the kernel try for ever.
+// TestGuardInFile installs a guard region where pages of a file mapping have vanished. A marker in their place would
+// make the kernel try for ever.
 func TestGuardInFile(t *testing.T) {
 	for _, tr := range backends(t) {
 		t.Run(tr.Name(), func(t *testing.T) {

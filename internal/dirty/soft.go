@@ -8,9 +8,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// soft follows writes by soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst). The kernel makes new mappings soft-dirty as a
-// whole and marks pages that mremap(2) moves; a program executed anew has only new mappings, and forked children are not followed.
-// Nobody else may clear the bits of a process meanwhile.
+// soft follows writes by soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst). The kernel makes new mappings
+// soft-dirty as a whole and marks pages that mremap(2) moves; a program executed anew has only new mappings, and forked
+// children are not followed. Nobody else may clear the bits of a process meanwhile.
 type soft struct {
 	base
 	armed map[int]uint64 // start times by pid
@@ -84,9 +84,9 @@ func (t *soft) Dirty(pid int, spans []Span, sink func(Run) error) error {
 	return j.flush()
 }
 
-// softRun classifies pages by their entries. The zero page is not soft-dirty where it has taken the place of a page that vanished and was
-// read again, and entries do not name it; but it is never exclusive. Pages shared with a forked child are not either, and are copied
-// once more.
+// softRun classifies pages by their entries. The zero page is not soft-dirty where it has taken the place of a page
+// that vanished and was read again, and entries do not name it; but it is never exclusive. Pages shared with a forked
+// child are not either, and are copied once more.
 func softRun(r pagemap.Region) Run {
 	out := Run{r.Start, r.End, Written}
 	switch {

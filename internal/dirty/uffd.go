@@ -15,9 +15,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// uffd follows writes by asynchronous write protection. A page is Clean if, now, its mapping is registered with our userfaultfd and its page table
-// entry carries the protection; everything that makes either untrue counts as a write. What the kernel does (fs/userfaultfd.c, mm/mremap.c,
-// mm/memory.c):
+// uffd follows writes by asynchronous write protection. A page is Clean if, now, its mapping is registered with our
+// userfaultfd and its page table entry carries the protection; everything that makes either untrue counts as a write.
+// What the kernel does (fs/userfaultfd.c, mm/mremap.c, mm/memory.c):
 //
 //   - A new mapping is not registered, whatever was at its place before; it does not become one with a registered neighbour.
 //   - A mapping that mremap(2) moves is not registered any more; one that grows in place has new pages without entries.
@@ -80,13 +80,15 @@ func (f *followed) look(m *pagemap.Map) (*survey, error) {
 	return s, nil
 }
 
-// findFresh asks the kernel which mappings are registered: it skips those that are as a whole, and reports of the others every address.
+// findFresh asks the kernel which mappings are registered: it skips those that are as a whole, and reports of the
+// others every address.
 func (s *survey) findFresh(m *pagemap.Map) error {
 	q := pagemap.Query{Invert: pagemap.WPAllowed, All: pagemap.WPAllowed}
 	i := 0
 	for k := 0; k < len(s.spans); {
 		start, end := s.spans[k].Start, s.spans[k].End
-		for k++; k < len(s.spans) && s.spans[k].Start-end < spanGap; k++ { // to look at other mappings too costs less than another call
+		// to look at other mappings too costs less than another call
+		for k++; k < len(s.spans) && s.spans[k].Start-end < spanGap; k++ {
 			end = s.spans[k].End
 		}
 		err := m.Walk(start, end, q, func(r pagemap.Region) error {
@@ -207,8 +209,8 @@ func (t *uffd) Rearm(pid int, spans []Span, sink func(Run) error) error {
 	return err
 }
 
-// open opens the page map of a process that is followed; nil, nil for one that is not. The pid is looked up once it is open: as long as the process is
-// that of Attach, it was then too, and no other had its pid.
+// open opens the page map of a process that is followed; nil, nil for one that is not. The pid is looked up once it is
+// open: as long as the process is that of Attach, it was then too, and no other had its pid.
 func (t *uffd) open(pid int) (*followed, *pagemap.Map, error) {
 	if f := t.procs[pid]; f == nil || f.fd < 0 {
 		return nil, nil, nil
@@ -263,7 +265,8 @@ func (t *uffd) rearm(f *followed, m *pagemap.Map, spans []Span, sink func(Run) e
 	return trackFault(f.pid, m.Alive())
 }
 
-// Reset unregisters every mapping, which takes the protection away. What the process maps meanwhile is not registered anyway.
+// Reset unregisters every mapping, which takes the protection away. What the process maps meanwhile is not registered
+// anyway.
 func (t *uffd) Reset(pid int) error {
 	f := t.lookup(pid)
 	if f == nil || f.fd < 0 || !f.armed {
@@ -279,7 +282,8 @@ func (t *uffd) Reset(pid int) error {
 		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ESRCH):
 			t.Forget(pid) // its address space is gone
 			return nil
-		case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: of a kind that cannot be registered, or unmapped meanwhile
+		case err != nil && !errors.Is(err,
+			unix.EINVAL): // EINVAL: of a kind that cannot be registered, or unmapped meanwhile
 			return trackFault(pid, err)
 		}
 	}
@@ -301,16 +305,18 @@ func trackFault(pid int, err error) error {
 	return fault.New(fault.TrackFailed, fmt.Sprintf("pid %d", pid), "%w", err)
 }
 
-// registerAll registers every mapping that is not registered yet, with no page protected. It reports false if the process is no longer followed.
+// registerAll registers every mapping that is not registered yet, with no page protected. It reports false if the
+// process is no longer followed.
 func (t *uffd) registerAll(f *followed, s *survey) bool {
 	switch {
 	case f.armed && len(s.fresh) == len(s.maps):
-		// Nothing of what was registered is left: another program runs, or the descriptor still belongs to the address space of the old one, which
-		// may live on elsewhere. It must not be touched.
+		// Nothing of what was registered is left: another program runs, or the descriptor still belongs to the address
+		// space of the old one, which may live on elsewhere. It must not be touched.
 		t.Forget(f.pid)
 		return false
 	case !f.armed && len(s.fresh) < len(s.maps):
-		// We have registered nothing. Whoever has follows writes as we do, and what we protect would look unwritten to him.
+		// We have registered nothing. Whoever has follows writes as we do, and what we protect would look unwritten to
+		// him.
 		f.giveUp("some of its memory is registered with another userfaultfd")
 		return false
 	}
@@ -327,19 +333,21 @@ func (t *uffd) registerAll(f *followed, s *survey) bool {
 	return true
 }
 
-// followable reports whether a mapping is anonymous memory of the process's own. Pages of shared mappings are those of an object. A page that
-// vanishes from a private file mapping leaves its protection behind as a marker, and MADV_GUARD_INSTALL of such a page never ends: it waits for the
-// marker to go (Linux 6.15 to 6.18, mm/madvise.c, madvise_guard_install). What a process changes of files is little, and counts as written.
+// followable reports whether a mapping is anonymous memory of the process's own. Pages of shared mappings are those of
+// an object. A page that vanishes from a private file mapping leaves its protection behind as a marker, and
+// MADV_GUARD_INSTALL of such a page never ends: it waits for the marker to go (Linux 6.15 to 6.18, mm/madvise.c,
+// madvise_guard_install). What a process changes of files is little, and counts as written.
 func followable(v *procfs.Map) bool {
 	switch {
-	case v.Shared, v.HasFile(), strings.HasPrefix(v.Name, "[v"), v.Name == "[uprobes]", strings.HasPrefix(v.Name, "/anon_hugepage"):
+	case v.Shared, v.HasFile(), strings.HasPrefix(v.Name, "[v"), v.Name == "[uprobes]",
+		strings.HasPrefix(v.Name, "/anon_hugepage"):
 		return false
 	}
 	return true
 }
 
-// register registers one mapping. Up to Linux 6.12 a mapping that was registered once, and was moved, has entries that still look
-// protected while writes to them are not seen; so the protection of all entries is taken away first.
+// register registers one mapping. Up to Linux 6.12 a mapping that was registered once, and was moved, has entries that
+// still look protected while writes to them are not seen; so the protection of all entries is taken away first.
 func (f *followed) register(v *procfs.Map) error {
 	if err := register(f.fd, v.Start, v.End); err != nil {
 		return err // EINVAL, EPERM: of a kind that cannot be followed, its pages stay Written
@@ -393,8 +401,8 @@ func uffdRun(r pagemap.Region) Run {
 	return out
 }
 
-// verify makes sure that what is registered is registered with our descriptor, not with one of the process's own. Registering once more
-// does nothing then.
+// verify makes sure that what is registered is registered with our descriptor, not with one of the process's own.
+// Registering once more does nothing then.
 func (f *followed) verify(s *survey) bool {
 	fresh := s.fresh
 	if len(fresh) == len(s.maps) {
@@ -422,7 +430,8 @@ func makeInside(g *ptrace.Group, pid int) (int, error) {
 	}
 	fd := -1
 	for _, th := range g.Of(pid) {
-		if fd, err = takeFrom(in, th); err == nil || !errors.Is(err, &fault.Error{Code: fault.InjectRoom}) && !errors.Is(err, &fault.Error{Code: fault.InjectState}) {
+		if fd, err = takeFrom(in, th); err == nil || !errors.Is(err, &fault.Error{Code: fault.InjectRoom}) &&
+			!errors.Is(err, &fault.Error{Code: fault.InjectState}) {
 			break // another thread would do no better
 		}
 	}
@@ -436,8 +445,9 @@ func makeInside(g *ptrace.Group, pid int) (int, error) {
 	return fd, nil
 }
 
-// takeFrom makes the userfaultfd with one thread, takes it and closes the thread's descriptor. The thread closes it by itself if we die: that it will be
-// the lowest free number is known beforehand, since nobody else opens files while the process stands still.
+// takeFrom makes the userfaultfd with one thread, takes it and closes the thread's descriptor. The thread closes it by
+// itself if we die: that it will be the lowest free number is known beforehand, since nobody else opens files while the
+// process stands still.
 func takeFrom(in *ptrace.Injector, th *ptrace.Thread) (fd int, err error) {
 	lowest, err := lowestFree(th.Pid)
 	if err != nil {

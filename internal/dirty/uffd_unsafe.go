@@ -9,7 +9,8 @@ import (
 
 // Of include/uapi/linux/userfaultfd.h, for machines whose ioctl numbers have the generic layout.
 const (
-	uffdUserModeOnly    = 1 // UFFD_USER_MODE_ONLY (Linux 5.11): needs no right, and asynchronous protection needs no more
+	// UFFD_USER_MODE_ONLY (Linux 5.11): needs no right, and asynchronous protection needs no more
+	uffdUserModeOnly    = 1
 	uffdAPIVersion      = 0xaa
 	uffdioAPI           = 0xc018aa3f // _IOWR(UFFDIO, 0x3f, struct uffdio_api)
 	uffdioRegister      = 0xc020aa00 // _IOWR(UFFDIO, 0x00, struct uffdio_register)
@@ -36,7 +37,8 @@ func handshake(fd int) error {
 	return uffdIoctl(fd, uffdioAPI, unsafe.Pointer(&arg))
 }
 
-// register makes the mappings in a range trackable. EBUSY: another userfaultfd has one of them. ENOMEM: the address space is gone.
+// register makes the mappings in a range trackable. EBUSY: another userfaultfd has one of them. ENOMEM: the address
+// space is gone.
 func register(fd int, start, end uint64) error {
 	arg := uffdioRegisterArg{start: start, length: end - start, mode: uffdRegisterWP}
 	return uffdIoctl(fd, uffdioRegister, unsafe.Pointer(&arg))

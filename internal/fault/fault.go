@@ -1,6 +1,7 @@
-// Package fault holds the one error type users see and the table of its codes. A fault says what happened to which object, why,
-// and what the user can do; its class is the exit code of the command line. Libraries return *Error (wrapped or not); only
-// package main turns one into an exit code. snapshot, restore and image re-export the type under their own names.
+// Package fault holds the one error type users see and the table of its codes. A fault says what happened to which
+// object, why, and what the user can do; its class is the exit code of the command line. Libraries return *Error
+// (wrapped or not); only package main turns one into an exit code. snapshot, restore and image re-export the type under
+// their own names.
 package fault
 
 import (
@@ -116,7 +117,8 @@ func (l List) Error() string {
 // maxObjects is how many objects a line of Lines names.
 const maxObjects = 6
 
-// Lines returns the faults for people, grouped: those with one code, cause and remedy are one line, which names their objects.
+// Lines returns the faults for people, grouped: those with one code, cause and remedy are one line, which names their
+// objects.
 func (l List) Lines() []string {
 	type group struct {
 		code          Code
@@ -163,7 +165,8 @@ func (l List) OrNil() error {
 
 // Lookup returns the entry of a code.
 func Lookup(code Code) (Entry, bool) {
-	i, ok := slices.BinarySearchFunc(table, code, func(e Entry, c Code) int { return strings.Compare(string(e.Code), string(c)) })
+	i, ok := slices.BinarySearchFunc(table, code,
+		func(e Entry, c Code) int { return strings.Compare(string(e.Code), string(c)) })
 	if !ok {
 		return Entry{}, false
 	}

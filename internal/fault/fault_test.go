@@ -15,7 +15,8 @@ func TestLinesAreGrouped(t *testing.T) {
 	}
 	l = append(l, New(Mapping, "mapping 1-2 of pid 7", "it maps a device"))
 	lines := l.Lines()
-	if len(lines) != 2 || !strings.Contains(lines[0], "fd 0 of pid 7, fd 1 of pid 7") || !strings.Contains(lines[0], "and 3 more: it is a socket; ") {
+	if len(lines) != 2 || !strings.Contains(lines[0], "fd 0 of pid 7, fd 1 of pid 7") ||
+		!strings.Contains(lines[0], "and 3 more: it is a socket; ") {
 		t.Errorf("%q", lines)
 	}
 }

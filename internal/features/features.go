@@ -1,6 +1,6 @@
-// Package features finds out what this kernel can do for snapshots and restores, by trying: versions lie, and a right that is
-// missing is not a feature that is missing. Every probe works on this process, or on a child of its own that never runs an
-// instruction, and leaves nothing behind.
+// Package features finds out what this kernel can do for snapshots and restores, by trying: versions lie, and a right
+// that is missing is not a feature that is missing. Every probe works on this process, or on a child of its own that
+// never runs an instruction, and leaves nothing behind.
 package features
 
 import (
@@ -99,26 +99,93 @@ const (
 func table() []Feature {
 	older := func(release, without string) string { return fmt.Sprintf(newer, release) + "; " + without }
 	return []Feature{
-		{"ptrace_seize", "stopping a process (PTRACE_SEIZE)", "snap", "3.4", true, asRoot + ", or allow ptrace (kernel.yama.ptrace_scope, seccomp)", tracing(seizeOptions)},
-		{"ptrace_peeksiginfo", "pending signals (PTRACE_PEEKSIGINFO)", "snap", "3.10", true, fmt.Sprintf(newer, "3.10"), tracing(peekSigInfo)},
-		{"ptrace_get_rseq", "restartable sequences (PTRACE_GET_RSEQ_CONFIGURATION)", "snap", "5.13", true, fmt.Sprintf(newer, "5.13"), tracing(getRseq)},
-		{"ptrace_seccomp_filter", "seccomp filters (PTRACE_SECCOMP_GET_FILTER)", "snap", "4.4", false, "programs with seccomp filters cannot be saved; use a kernel with CONFIG_CHECKPOINT_RESTORE", tracing(getSeccompFilter)},
-		{"ptrace_get_sud", "syscall user dispatch (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG)", "snap", "6.4", false, "on older kernels programs that use it (Wine) cannot be told apart", tracing(getUserDispatch)},
-		{"process_vm_readv", "memory of a process (process_vm_readv)", "snap", "3.2", true, "use a kernel with CONFIG_CROSS_MEMORY_ATTACH", readOwnMemory},
-		{"pidfd_getfd", "descriptors of a process (pidfd_getfd)", "snap", "5.6", true, fmt.Sprintf(newer, "5.6"), getOwnFD},
-		{"kcmp", "which descriptors are shared (kcmp)", "snap", "3.5", false, older("5.12", "without BPF, shared descriptors cannot be told"), compareOwnFDs},
-		{"bpf_iter_task", "processes by BPF iterator (task)", "snap, source iter", "5.8", false, older("5.8", "the source proc is used instead"), iterator("task")},
-		{"bpf_iter_task_vma", "mappings by BPF iterator (task_vma)", "snap, source iter", "5.12", false, older("5.12", "the source proc is used instead"), iterator("task_vma")},
-		{"bpf_iter_task_file", "descriptors by BPF iterator (task_file)", "snap, source iter", "5.8", false, older("5.8", "the source proc is used instead"), iterator("task_file")},
-		{"pagemap_scan", "finding pages (PAGEMAP_SCAN)", "snap", "6.7", false, older("6.7", "page tables are read entry by entry instead"), scanPagemap},
-		{"clone3_set_tid", "processes with given ids (clone3 set_tid)", "restore", "5.5", true, asRoot + " (CAP_CHECKPOINT_RESTORE), on kernel 5.5 or later", cloneWithID},
-		{"set_mm_map", "the layout of a process (PR_SET_MM_MAP)", "restore", "3.18", true, "use a kernel with CONFIG_CHECKPOINT_RESTORE", setMMMap},
-		{"suspend_seccomp", "rebuilding under seccomp filters (PTRACE_O_SUSPEND_SECCOMP)", "restore", "4.3", false, "programs with seccomp filters cannot be restored; run as root on a kernel with CONFIG_CHECKPOINT_RESTORE", tracing(suspendSeccomp)},
-		{"timer_ids", "timers with given ids (PR_TIMER_CREATE_RESTORE_IDS)", "restore", "6.15", false, "on older kernels ids are reached by making timers until they fit", timerIDs},
-		{"pid_namespace", "a pid namespace of its own (CLONE_NEWPID)", "restore --pidns", "3.8", false, asRoot, unshare(unix.CLONE_NEWPID, "pid")},
-		{"time_namespace", "clocks that go on (CLONE_NEWTIME)", "restore after a reboot", "5.6", false, older("5.6", "CLOCK_MONOTONIC jumps when a process is restored after a reboot"), unshare(unix.CLONE_NEWTIME, "time")},
-		{"uffd_lazy", "memory that comes later (UFFDIO_COPY, UFFDIO_POISON)", "restore --lazy", "6.6", false, older("6.6", "restore without --lazy"), lazyPages},
-		{"uffd_wp_async", "written pages by userfaultfd (UFFD_FEATURE_WP_ASYNC)", "incremental snap", "6.7", false, older("6.7", "soft-dirty bits or comparison are used instead"), trackByUffd},
-		{"soft_dirty", "written pages by soft-dirty bits (clear_refs)", "incremental snap", "3.11", false, "use a kernel with CONFIG_MEM_SOFT_DIRTY; userfaultfd or comparison are used instead", trackBySoftDirty},
+		{
+			"ptrace_seize", "stopping a process (PTRACE_SEIZE)", "snap", "3.4", true,
+			asRoot + ", or allow ptrace (kernel.yama.ptrace_scope, seccomp)", tracing(seizeOptions),
+		},
+		{
+			"ptrace_peeksiginfo", "pending signals (PTRACE_PEEKSIGINFO)", "snap", "3.10", true,
+			fmt.Sprintf(newer, "3.10"),
+			tracing(peekSigInfo),
+		},
+		{
+			"ptrace_get_rseq", "restartable sequences (PTRACE_GET_RSEQ_CONFIGURATION)", "snap", "5.13", true,
+			fmt.Sprintf(newer, "5.13"), tracing(getRseq),
+		},
+		{
+			"ptrace_seccomp_filter", "seccomp filters (PTRACE_SECCOMP_GET_FILTER)", "snap", "4.4", false,
+			"programs with seccomp filters cannot be saved; use a kernel with CONFIG_CHECKPOINT_RESTORE",
+			tracing(getSeccompFilter),
+		},
+		{
+			"ptrace_get_sud", "syscall user dispatch (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG)", "snap", "6.4", false,
+			"on older kernels programs that use it (Wine) cannot be told apart", tracing(getUserDispatch),
+		},
+		{
+			"process_vm_readv", "memory of a process (process_vm_readv)", "snap", "3.2", true,
+			"use a kernel with CONFIG_CROSS_MEMORY_ATTACH", readOwnMemory,
+		},
+		{
+			"pidfd_getfd", "descriptors of a process (pidfd_getfd)", "snap", "5.6", true, fmt.Sprintf(newer, "5.6"),
+			getOwnFD,
+		},
+		{
+			"kcmp", "which descriptors are shared (kcmp)", "snap", "3.5", false,
+			older("5.12", "without BPF, shared descriptors cannot be told"), compareOwnFDs,
+		},
+		{
+			"bpf_iter_task", "processes by BPF iterator (task)", "snap, source iter", "5.8", false,
+			older("5.8", "the source proc is used instead"), iterator("task"),
+		},
+		{
+			"bpf_iter_task_vma", "mappings by BPF iterator (task_vma)", "snap, source iter", "5.12", false,
+			older("5.12", "the source proc is used instead"), iterator("task_vma"),
+		},
+		{
+			"bpf_iter_task_file", "descriptors by BPF iterator (task_file)", "snap, source iter", "5.8", false,
+			older("5.8", "the source proc is used instead"), iterator("task_file"),
+		},
+		{
+			"pagemap_scan", "finding pages (PAGEMAP_SCAN)", "snap", "6.7", false,
+			older("6.7", "page tables are read entry by entry instead"), scanPagemap,
+		},
+		{
+			"clone3_set_tid", "processes with given ids (clone3 set_tid)", "restore", "5.5", true,
+			asRoot + " (CAP_CHECKPOINT_RESTORE), on kernel 5.5 or later", cloneWithID,
+		},
+		{
+			"set_mm_map", "the layout of a process (PR_SET_MM_MAP)", "restore", "3.18", true,
+			"use a kernel with CONFIG_CHECKPOINT_RESTORE", setMMMap,
+		},
+		{
+			"suspend_seccomp", "rebuilding under seccomp filters (PTRACE_O_SUSPEND_SECCOMP)", "restore", "4.3", false,
+			"programs with seccomp filters cannot be restored; run as root on a kernel with CONFIG_CHECKPOINT_RESTORE",
+			tracing(suspendSeccomp),
+		},
+		{
+			"timer_ids", "timers with given ids (PR_TIMER_CREATE_RESTORE_IDS)", "restore", "6.15", false,
+			"on older kernels ids are reached by making timers until they fit", timerIDs,
+		},
+		{
+			"pid_namespace", "a pid namespace of its own (CLONE_NEWPID)", "restore --pidns", "3.8", false, asRoot,
+			unshare(unix.CLONE_NEWPID, "pid"),
+		},
+		{
+			"time_namespace", "clocks that go on (CLONE_NEWTIME)", "restore after a reboot", "5.6", false,
+			older("5.6", "CLOCK_MONOTONIC jumps when a process is restored after a reboot"),
+			unshare(unix.CLONE_NEWTIME, "time"),
+		},
+		{
+			"uffd_lazy", "memory that comes later (UFFDIO_COPY, UFFDIO_POISON)", "restore --lazy", "6.6", false,
+			older("6.6", "restore without --lazy"), lazyPages,
+		},
+		{
+			"uffd_wp_async", "written pages by userfaultfd (UFFD_FEATURE_WP_ASYNC)", "incremental snap", "6.7", false,
+			older("6.7", "soft-dirty bits or comparison are used instead"), trackByUffd,
+		},
+		{
+			"soft_dirty", "written pages by soft-dirty bits (clear_refs)", "incremental snap", "3.11", false,
+			"use a kernel with CONFIG_MEM_SOFT_DIRTY; userfaultfd or comparison are used instead", trackBySoftDirty,
+		},
 	}
 }

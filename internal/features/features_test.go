@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A feature that a kernel newer than its first release does not have is a broken probe, unless the kernel was built without it.
+// A feature that a kernel newer than its first release does not have is a broken probe, unless the kernel was built
+// without it.
 func TestOutcomesFitTheKernel(t *testing.T) {
 	optional := map[string]bool{"soft_dirty": true} // CONFIG_MEM_SOFT_DIRTY
 	var u unix.Utsname

@@ -20,7 +20,8 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
-// unshare probes a kind of namespace. For pid and time namespaces only children of the thread would live in it, and it has none.
+// unshare probes a kind of namespace. For pid and time namespaces only children of the thread would live in it, and it
+// has none.
 func unshare(flag int, name string) func() error {
 	return func() error {
 		if _, err := os.Stat("/proc/self/ns/" + name); errors.Is(err, os.ErrNotExist) {
@@ -49,8 +50,9 @@ func getOwnFD() error {
 	return unix.Close(fd)
 }
 
-// trackBySoftDirty makes the round trip: a write must set bit 55 of the page's entry, 4 to clear_refs must clear it, and the next write must
-// set it again. Without CONFIG_MEM_SOFT_DIRTY the write to clear_refs succeeds and does nothing (fs/proc/task_mmu.c).
+// trackBySoftDirty makes the round trip: a write must set bit 55 of the page's entry, 4 to clear_refs must clear it,
+// and the next write must set it again. Without CONFIG_MEM_SOFT_DIRTY the write to clear_refs succeeds and does nothing
+// (fs/proc/task_mmu.c).
 func trackBySoftDirty() error {
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -95,7 +97,8 @@ func timerIDs() error {
 	return unix.Prctl(unix.PR_TIMER_CREATE_RESTORE_IDS, unix.PR_TIMER_CREATE_RESTORE_IDS_OFF, 0, 0, 0)
 }
 
-// tracing runs a probe on a traced child. The child executes this program and is stopped before its first instruction, where it is killed.
+// tracing runs a probe on a traced child. The child executes this program and is stopped before its first instruction,
+// where it is killed.
 func tracing(f func(pid int) error) func() error {
 	return func() error {
 		return onOwnThread(func() error {
@@ -127,7 +130,8 @@ func reap(pid int) {
 	}
 }
 
-// ownLayout reads the addresses that PR_SET_MM_MAP sets from /proc/self/stat: fields 26 to 28, 45 to 51 (proc_pid_stat(5)).
+// ownLayout reads the addresses that PR_SET_MM_MAP sets from /proc/self/stat: fields 26 to 28, 45 to 51
+// (proc_pid_stat(5)).
 func ownLayout() (fields []string, err error) {
 	text, err := os.ReadFile("/proc/self/stat")
 	if err != nil {

@@ -20,7 +20,8 @@ func traceMe() *syscall.SysProcAttr { return &syscall.SysProcAttr{Ptrace: true} 
 
 // ptrace makes a request that takes an address and a pointer to data.
 func ptrace(request, pid int, addr uintptr, data []byte) error {
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), addr, uintptr(unsafe.Pointer(unsafe.SliceData(data))), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), addr,
+		uintptr(unsafe.Pointer(unsafe.SliceData(data))), 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -78,8 +79,8 @@ func getUserDispatch(pid int) error {
 	return nil
 }
 
-// getSeccompFilter asks for the filters of a child without any: EINVAL is the answer of a kernel that can tell (kernel/seccomp.c,
-// seccomp_get_filter), EIO that of one without CONFIG_CHECKPOINT_RESTORE.
+// getSeccompFilter asks for the filters of a child without any: EINVAL is the answer of a kernel that can tell
+// (kernel/seccomp.c, seccomp_get_filter), EIO that of one without CONFIG_CHECKPOINT_RESTORE.
 func getSeccompFilter(pid int) error {
 	err := ptrace(unix.PTRACE_SECCOMP_GET_FILTER, pid, 0, nil)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
@@ -120,8 +121,8 @@ type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize uint64
 }
 
-// cloneWithID asks for a child with our own id. The kernel checks the right to choose ids first and the id last (kernel/pid.c, alloc_pid): EEXIST
-// says that everything but the id was fine, and there is never a child.
+// cloneWithID asks for a child with our own id. The kernel checks the right to choose ids first and the id last
+// (kernel/pid.c, alloc_pid): EEXIST says that everything but the id was fine, and there is never a child.
 func cloneWithID() error {
 	id := []byte{0, 0, 0, 0}
 	binary.NativeEndian.PutUint32(id, uint32(os.Getpid()))
@@ -162,13 +163,16 @@ func setMMMap() error {
 	}
 	brk, _, _ := unix.Syscall(unix.SYS_BRK, 0, 0, 0)
 	m := mmMap{
-		startCode: field(26), endCode: field(27), startStack: field(28), startData: field(45), endData: field(46), startBrk: field(47),
-		brk: uint64(brk), argStart: field(48), argEnd: field(49), envStart: field(50), envEnd: field(51), exeFD: ^uint32(0),
+		startCode: field(26), endCode: field(27), startStack: field(28), startData: field(45), endData: field(46),
+		startBrk: field(47),
+		brk:      uint64(brk), argStart: field(48), argEnd: field(49), envStart: field(50), envEnd: field(51),
+		exeFD: ^uint32(0),
 	}
 	if err != nil {
 		return fmt.Errorf("read /proc/self/stat: %w", err)
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)),
+		unsafe.Sizeof(m), 0, 0)
 	if errno != 0 {
 		return fmt.Errorf("prctl: %w", absent(errno, unix.EINVAL))
 	}
@@ -281,7 +285,8 @@ func lazyPages() error {
 	return nil
 }
 
-// trackByUffd makes the round trip that incremental snapshots rest on: a protected page reads as clean, and after a write as written.
+// trackByUffd makes the round trip that incremental snapshots rest on: a protected page reads as clean, and after a
+// write as written.
 func trackByUffd() error {
 	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK, 0, 0)
 	if errno != 0 {

@@ -1,7 +1,9 @@
-// Package holders finds out who else on the machine has a file open or mapped: memory that several processes share is saved right only if all of them are.
+// Package holders finds out who else on the machine has a file open or mapped: memory that several processes share is
+// saved right only if all of them are.
 //
-// It looks from outside, while everybody runs: who takes a file a moment later is not seen. It waits for no file system, since it asks none: descriptors and
-// mappings are compared by name first, and those that may be meant by an O_PATH descriptor, which a server that hangs does not keep from being had.
+// It looks from outside, while everybody runs: who takes a file a moment later is not seen. It waits for no file
+// system, since it asks none: descriptors and mappings are compared by name first, and those that may be meant by an
+// O_PATH descriptor, which a server that hangs does not keep from being had.
 package holders
 
 import (
@@ -36,8 +38,9 @@ func (h Holder) Text() string { return fmt.Sprintf("%s of pid %d (%s)", h.How, h
 // deleted is what the kernel appends to the name of a file that has none any more.
 const deleted = " (deleted)"
 
-// Find looks for the files, given with a path each (the last part of which counts, as links of /proc/PID/fd show it), in all processes except this one, those of
-// tree and those below them: they were made since, and have what they inherited. Processes that end meanwhile, or may not be looked at, have nothing.
+// Find looks for the files, given with a path each (the last part of which counts, as links of /proc/PID/fd show it),
+// in all processes except this one, those of tree and those below them: they were made since, and have what they
+// inherited. Processes that end meanwhile, or may not be looked at, have nothing.
 func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[File][]Holder, error) {
 	f := finder{files: files, names: map[string]bool{}, found: map[File][]Holder{}}
 	for file, path := range files {
@@ -66,8 +69,8 @@ func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[Fi
 	return f.found, nil
 }
 
-// Descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so that this one was
-// made since, and what it has it inherited.
+// Descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so
+// that this one was made since, and what it has it inherited.
 func Descends(proc string, pid int, tree map[int]bool) bool {
 	for pid > 1 {
 		st, err := procfs.Dir(filepath.Join(proc, strconv.Itoa(pid))).Stat()
@@ -132,10 +135,12 @@ func (f *finder) mappings(pid int) {
 	}
 	for i := range list {
 		m := &list[i]
-		if !m.HasFile() || !slices.ContainsFunc(f.inodes, func(ino []byte) bool { return string(ino) == fmt.Sprintf(" %d ", m.Ino) }) {
+		if !m.HasFile() || !slices.ContainsFunc(f.inodes,
+			func(ino []byte) bool { return string(ino) == fmt.Sprintf(" %d ", m.Ino) }) {
 			continue
 		}
-		f.confirm(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()), Holder{Pid: pid, How: "mapping " + m.Key(), Write: m.Shared && m.Prot&unix.PROT_WRITE != 0})
+		f.confirm(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()),
+			Holder{Pid: pid, How: "mapping " + m.Key(), Write: m.Shared && m.Prot&unix.PROT_WRITE != 0})
 	}
 }
 

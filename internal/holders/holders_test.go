@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Who has a file open is found under whatever name it has, and told from who has another of that name; the tree and its children are not.
+// Who has a file open is found under whatever name it has, and told from who has another of that name; the tree and its
+// children are not.
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "shared file")
@@ -50,7 +51,8 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := found[File{st.Dev, st.Ino}]
-	if len(found) != 1 || len(list) != 1 || list[0].Pid != pid || !list[0].Write || list[0].How != "fd 3" || list[0].Comm != "sleep" {
+	if len(found) != 1 || len(list) != 1 || list[0].Pid != pid || !list[0].Write || list[0].How != "fd 3" ||
+		list[0].Comm != "sleep" {
 		t.Errorf("found %+v, want fd 3 of pid %d", found, pid)
 	}
 	for _, tree := range []map[int]bool{{pid: true}, {os.Getpid(): true}} {

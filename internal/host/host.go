@@ -1,5 +1,5 @@
-// Package host reads what a plan has to know of this machine and of this process (plan.Host). It changes nothing and needs no rights; what it opens it
-// opens without waiting.
+// Package host reads what a plan has to know of this machine and of this process (plan.Host). It changes nothing and
+// needs no rights; what it opens it opens without waiting.
 package host
 
 import (
@@ -36,7 +36,10 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 	if h.BootID, err = sysctl("kernel/random/boot_id"); err != nil {
 		return nil, err
 	}
-	for name, to := range map[string]*int{"kernel/pid_max": &h.PidMax, "vm/max_map_count": &h.MapMax, "fs/pipe-max-size": &h.PipeMax} {
+	for name, to := range map[string]*int{
+		"kernel/pid_max": &h.PidMax, "vm/max_map_count": &h.MapMax,
+		"fs/pipe-max-size": &h.PipeMax,
+	} {
 		if *to, err = number(name); err != nil {
 			return nil, err
 		}
@@ -102,7 +105,8 @@ func number(name string) (int, error) {
 	return n, nil
 }
 
-// vdso reads where the kernel has put the vDSO into this process, and a hash of its code: it is the same in every process.
+// vdso reads where the kernel has put the vDSO into this process, and a hash of its code: it is the same in every
+// process.
 func vdso() ([]plan.Special, string, error) {
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
@@ -147,7 +151,8 @@ func Specials(maps io.Reader) ([]plan.Special, error) {
 	return list, sc.Err()
 }
 
-// processors reads which processors are online, as a mask, low word first (Documentation/ABI/testing/sysfs-devices-system-cpu).
+// processors reads which processors are online, as a mask, low word first
+// (Documentation/ABI/testing/sysfs-devices-system-cpu).
 func processors() ([]uint64, error) {
 	const name = "/sys/devices/system/cpu/online"
 	b, err := os.ReadFile(name)
@@ -194,8 +199,8 @@ func permitted() (uint64, error) {
 	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, nil
 }
 
-// lowestOOM returns the lowest oom_score_adj of st that this process may have, or ours. The kernel does not tell the minimum, below which only
-// CAP_SYS_RESOURCE goes (proc_pid_oom_score_adj(5)): it is tried, and put back.
+// lowestOOM returns the lowest oom_score_adj of st that this process may have, or ours. The kernel does not tell the
+// minimum, below which only CAP_SYS_RESOURCE goes (proc_pid_oom_score_adj(5)): it is tried, and put back.
 func lowestOOM(st *image.State) int {
 	const name = "/proc/self/oom_score_adj"
 	b, err := os.ReadFile(name)
@@ -222,7 +227,8 @@ func mayWrite(name string, value int) bool {
 	return os.WriteFile(name, []byte(strconv.Itoa(value)), 0) == nil
 }
 
-// Look finds out what every name of the state leads to, as far as h does not know yet, and adds the mounts that they are on to the facts.
+// Look finds out what every name of the state leads to, as far as h does not know yet, and adds the mounts that they
+// are on to the facts.
 func Look(st *image.State, h *plan.Host) error {
 	wanted, exes := buildIDs(st), executables(st)
 	var fresh []string

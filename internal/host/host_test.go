@@ -18,10 +18,12 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Kernel == "" || h.XFeatures&3 != 3 || h.PidMax == 0 || h.MapMax == 0 || h.BootID == "" || len(h.CPUs) == 0 || len(h.Facts) == 0 {
+	if h.Kernel == "" || h.XFeatures&3 != 3 || h.PidMax == 0 || h.MapMax == 0 || h.BootID == "" || len(h.CPUs) == 0 ||
+		len(h.Facts) == 0 {
 		t.Errorf("%+v", h)
 	}
-	if i := slices.IndexFunc(h.VDSO, func(s plan.Special) bool { return s.Name == "[vdso]" }); i >= 0 && len(h.VDSOHash) != 16 {
+	if i := slices.IndexFunc(h.VDSO, func(s plan.Special) bool { return s.Name == "[vdso]" }); i >= 0 &&
+		len(h.VDSOHash) != 16 {
 		t.Errorf("the vDSO has the hash %q", h.VDSOHash)
 	}
 	for i, l := range h.Limits {
@@ -60,14 +62,20 @@ func TestLook(t *testing.T) {
 	if h.Files[gone].Gone == "" {
 		t.Error("what is not there is there")
 	}
-	if !slices.ContainsFunc(h.Facts, func(f image.Fact) bool { return strings.HasPrefix(f.Name, "mount /") && f.Value != "" }) {
+	if !slices.ContainsFunc(h.Facts, func(f image.Fact) bool {
+		return strings.HasPrefix(f.Name, "mount /") &&
+			f.Value != ""
+	}) {
 		t.Errorf("no mount among the facts: %v", h.Facts)
 	}
 }
 
 func TestMountOf(t *testing.T) {
 	mounts := map[string]string{"/": "a", "/data": "b", "/data/job": "c"}
-	for name, want := range map[string]string{"/data/job/x": "/data/job", "/data/jobs": "/data", "/data": "/data", "/x": "/", "/": "/", "relative": "/"} {
+	for name, want := range map[string]string{
+		"/data/job/x": "/data/job", "/data/jobs": "/data", "/data": "/data",
+		"/x": "/", "/": "/", "relative": "/",
+	} {
 		if at := mountOf(mounts, name); at != want {
 			t.Errorf("%s is on %s, not %s", name, at, want)
 		}

@@ -18,22 +18,29 @@ const (
 	Pid       = 1234
 )
 
-// State returns the state of a process with two threads, a heap, an open file, a pipe, a terminal, a memfd and a ghost. The
-// caller may change it.
+// State returns the state of a process with two threads, a heap, an open file, a pipe, a terminal, a memfd and a ghost.
+// The caller may change it.
 func State() *image.State {
 	st := &image.State{
 		Kernel: image.Kernel{
-			Release: "6.18.0", Machine: "x86_64", BootID: "00000000-0000-0000-0000-000000000000", Monotonic: 1e9, Boottime: 1e9,
+			Release: "6.18.0", Machine: "x86_64", BootID: "00000000-0000-0000-0000-000000000000", Monotonic: 1e9,
+			Boottime: 1e9,
 			Realtime: 17e17, XFeatures: 7, CPUModel: "a CPU",
 		},
 		Root: Pid,
 		Files: []image.File{
 			{ID: 1, Kind: "tty", Flags: 2, Mode: 0o20620, Rdev: 0x8800, Path: "/dev/pts/0", Term: 1, Std: 1},
-			{ID: 2, Kind: "regular", Flags: 2, Pos: 17, Mode: 0o100600, Dev: 1, Ino: 3, Path: "/tmp/gone (deleted)", Size: 5000, Ghost: 1},
+			{
+				ID: 2, Kind: "regular", Flags: 2, Pos: 17, Mode: 0o100600, Dev: 1, Ino: 3, Path: "/tmp/gone (deleted)",
+				Size: 5000, Ghost: 1,
+			},
 			{ID: 3, Kind: "pipe", Mode: 0o10600, Path: "pipe:[77]", Pipe: 1},
 			{ID: 4, Kind: "memfd", Flags: 2, Mode: 0o100777, Path: "/memfd:m (deleted)", Shmem: 1},
 		},
-		Shmems:    []image.Shmem{{Space: Shmem, Kind: "memfd", Name: "m", Dev: 1, Ino: 2, Size: 4 * image.PageSize, Mode: 0o100777}},
+		Shmems: []image.Shmem{{
+			Space: Shmem, Kind: "memfd", Name: "m", Dev: 1, Ino: 2, Size: 4 * image.PageSize,
+			Mode: 0o100777,
+		}},
 		Ghosts:    []image.Ghost{{Space: Ghost, Path: "/tmp/gone", Dev: 1, Ino: 3, Size: 5000, Mode: 0o100600}},
 		Pipes:     []image.Pipe{{Ino: 77, Capacity: 65536, Data: []byte("in flight")}},
 		Terminals: []image.Terminal{{Rdev: 0x8800, Path: "/dev/pts/0", Termios: make([]byte, 44), Rows: 24, Cols: 80}},
@@ -54,13 +61,34 @@ func process() image.Process {
 			StartStack: StackAddr + 0x20000, Auxv: make([]byte, 16), Dumpable: 1,
 		},
 		VMAs: []image.VMA{
-			{Start: TextAddr, End: TextAddr + 0x4000, Prot: 5, Kind: image.VMAFile, File: exe, Flags: []string{"ex", "mr", "mw", "me", "rd"}},
-			{Start: HeapAddr, End: HeapAddr + 0x100000, Prot: 3, Kind: image.VMAAnon, Name: "[heap]", Flags: []string{"rd", "wr"}},
-			{Start: 0x7f0000000000, End: 0x7f0000004000, Prot: 3, Shared: true, Kind: image.VMAShmem, Shmem: 1, Flags: []string{"rd", "sh", "wr"}},
-			{Start: StackAddr, End: StackAddr + 0x21000, Prot: 3, Kind: image.VMAAnon, Name: "[stack]", Flags: []string{"gd", "rd", "wr"}},
+			{
+				Start: TextAddr, End: TextAddr + 0x4000, Prot: 5, Kind: image.VMAFile, File: exe,
+				Flags: []string{"ex", "mr", "mw", "me", "rd"},
+			},
+			{
+				Start: HeapAddr, End: HeapAddr + 0x100000, Prot: 3, Kind: image.VMAAnon, Name: "[heap]",
+				Flags: []string{"rd", "wr"},
+			},
+			{
+				Start: 0x7f0000000000, End: 0x7f0000004000, Prot: 3, Shared: true, Kind: image.VMAShmem, Shmem: 1,
+				Flags: []string{"rd", "sh", "wr"},
+			},
+			{
+				Start: StackAddr, End: StackAddr + 0x21000, Prot: 3, Kind: image.VMAAnon, Name: "[stack]",
+				Flags: []string{"gd", "rd", "wr"},
+			},
 		},
-		FDs:     []image.FD{{Num: 0, File: 1}, {Num: 1, File: 1}, {Num: 3, File: 2, Cloexec: true}, {Num: 4, File: 3}, {Num: 5, File: 4}},
-		Actions: []image.SigAction{{Signal: 10, Handler: TextAddr + 0x100, Flags: 0x04000000, Restorer: TextAddr + 0x200}},
+		FDs: []image.FD{
+			{Num: 0, File: 1},
+			{Num: 1, File: 1},
+			{Num: 3, File: 2, Cloexec: true},
+			{Num: 4, File: 3},
+			{Num: 5, File: 4},
+		},
+		Actions: []image.SigAction{{
+			Signal: 10, Handler: TextAddr + 0x100, Flags: 0x04000000,
+			Restorer: TextAddr + 0x200,
+		}},
 		Pending: []image.SigInfo{info},
 		Timers:  []image.PosixTimer{{ID: 0, Clock: 1, Notify: 4, Signo: 34, Tid: Pid + 1, Left: 5e8, Interval: 1e9}},
 		Cwd:     "/", Root: "/", Umask: 0o22,

@@ -1,8 +1,9 @@
 // Package interval says how often a long job should be saved.
 //
-// A job that is saved every t loses, on average, half of t and the restart at each failure, and the cost of a snapshot every t. With a mean time
-// between failures M and a cost C the sum is least near sqrt(2CM) (J. W. Young, A first order approximation to the optimum checkpoint
-// interval, 1974); J. T. Daly (A higher order estimate of the optimum checkpoint interval for restart dumps, 2006) refines that.
+// A job that is saved every t loses, on average, half of t and the restart at each failure, and the cost of a snapshot
+// every t. With a mean time between failures M and a cost C the sum is least near sqrt(2CM) (J. W. Young, A first order
+// approximation to the optimum checkpoint interval, 1974); J. T. Daly (A higher order estimate of the optimum
+// checkpoint interval for restart dumps, 2006) refines that.
 package interval
 
 import (
@@ -11,8 +12,8 @@ import (
 	"time"
 )
 
-// Daly returns the time to compute between two snapshots that cost the job cost each, for a mean time between failures of mtbf. It is mtbf if a
-// snapshot costs twice that or more. Both must be positive.
+// Daly returns the time to compute between two snapshots that cost the job cost each, for a mean time between failures
+// of mtbf. It is mtbf if a snapshot costs twice that or more. Both must be positive.
 func Daly(cost, mtbf time.Duration) time.Duration {
 	c, m := cost.Seconds(), mtbf.Seconds()
 	if c >= 2*m {
@@ -60,8 +61,8 @@ func smooth(old, now time.Duration) time.Duration {
 	return time.Duration((1-weight)*float64(old) + weight*float64(now))
 }
 
-// Next returns the time from the end of one snapshot to the beginning of the next. It is never shorter than a snapshot lasts: the job would be
-// saved all the time.
+// Next returns the time from the end of one snapshot to the beginning of the next. It is never shorter than a snapshot
+// lasts: the job would be saved all the time.
 func (a *Auto) Next() time.Duration {
 	if a.cost == 0 {
 		return min(first, a.MTBF)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// lost is the share of time that a job loses: snapshots, and half an interval at each failure, exactly for failures that come
-// at random (Daly 2006, equation 20, without a restart time).
+// lost is the share of time that a job loses: snapshots, and half an interval at each failure, exactly for failures
+// that come at random (Daly 2006, equation 20, without a restart time).
 func lost(t, cost, mtbf time.Duration) float64 {
 	m := mtbf.Seconds()
 	return m*(math.Exp((t+cost).Seconds()/m)-1)/t.Seconds() - 1
@@ -22,7 +22,8 @@ func TestDalyIsBest(t *testing.T) {
 			for _, factor := range []float64{0.7, 1.4} {
 				other := time.Duration(factor * float64(best))
 				if lost(other, cost, mtbf) < lost(best, cost, mtbf) {
-					t.Errorf("cost %v, mtbf %v: %v loses %g, %v only %g", cost, mtbf, best, lost(best, cost, mtbf), other, lost(other, cost, mtbf))
+					t.Errorf("cost %v, mtbf %v: %v loses %g, %v only %g", cost, mtbf, best, lost(best, cost, mtbf),
+						other, lost(other, cost, mtbf))
 				}
 			}
 		}

@@ -1,6 +1,7 @@
-// Package kstate is the seam between those who know the kernel's tables and those who need them. A Source reads the kernel
-// state of thread groups; there are three: the live shadow table of a watch, one-shot BPF iterators (package tracer), and /proc
-// with injected queries (this package). What they return must not depend on which one it was: a test compares them field by field.
+// Package kstate is the seam between those who know the kernel's tables and those who need them. A Source reads the
+// kernel state of thread groups; there are three: the live shadow table of a watch, one-shot BPF iterators (package
+// tracer), and /proc with injected queries (this package). What they return must not depend on which one it was: a test
+// compares them field by field.
 package kstate
 
 import (
@@ -19,18 +20,20 @@ type Source interface {
 	Name() string
 	// Collect reads the state of the given thread groups, parents before children.
 	//
-	// With g not nil every thread of every pid is stopped under g and the result is complete, except for what ptrace itself
-	// tells and the snapshot engine adds: Regs, XState, SigMask, both Pending lists, Rseq, Seccomp.Filters, SUD.
-	// With g nil the target runs, must not be disturbed in any way, and fields that only a stopped target tells stay zero.
+	// With g not nil every thread of every pid is stopped under g and the result is complete, except for what ptrace
+	// itself tells and the snapshot engine adds: Regs, XState, SigMask, both Pending lists, Rseq, Seccomp.Filters, SUD.
+	// With g nil the target runs, must not be disturbed in any way, and fields that only a stopped target tells stay
+	// zero.
 	//
-	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Ghost, VMA.Shmem, and everything in a
-	// File after Path, are left to the caller.
+	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Ghost, VMA.Shmem, and
+	// everything in a File after Path, are left to the caller.
 	Collect(ctx context.Context, pids []int, g *ptrace.Group) (*Collected, error)
 	// Close releases what the source holds in the kernel.
 	Close() error
 }
 
-// SomePolicy stands in image.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not know: package snapshot reads it.
+// SomePolicy stands in image.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not
+// know: package snapshot reads it.
 const SomePolicy = "?"
 
 // Collected is what a Source found.
@@ -41,8 +44,10 @@ type Collected struct {
 	Lost      uint64       // records the ring buffer dropped
 	Drift     uint64       // fields in which the table differed from the kernel
 	Held      Held         // of a Holder on guard: without Threads
-	Notes     []string     // what the source saw that is not saved, and that does not keep the tree from being saved: a line each
-	Blockers  fault.List   // what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
+	// what the source saw that is not saved, and that does not keep the tree from being saved: a line each
+	Notes []string
+	// what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
+	Blockers fault.List
 }
 
 // Breakpoint is a probe of the source itself in the code that processes map: an int3 that is no part of them.
@@ -59,8 +64,8 @@ type Prober interface {
 
 // Holder is a Source that sees the regions in which no snapshot may be taken (include/bpfckpt.h).
 type Holder interface {
-	// Guard makes Collect of stopped thread groups look first: it returns a *HeldError if a thread is in a region, which is exact then, but
-	// for Held.Unsure, and E_REGIONS if it cannot be told.
+	// Guard makes Collect of stopped thread groups look first: it returns a *HeldError if a thread is in a region,
+	// which is exact then, but for Held.Unsure, and E_REGIONS if it cannot be told.
 	Guard()
 	// Held tells which threads of the given thread groups, which run, are in a region.
 	Held(ctx context.Context, pids []int) (Held, error)
@@ -71,8 +76,8 @@ type Holder interface {
 // Held is the answer of a Holder.
 type Held struct {
 	Threads []HeldThread
-	// Unsure are thread groups with regions of which something was not seen: threads that ran before the Source was there, and may have been
-	// in a region then.
+	// Unsure are thread groups with regions of which something was not seen: threads that ran before the Source was
+	// there, and may have been in a region then.
 	Unsure []int
 	Age    time.Duration // how long ago it began to see all of those
 }
@@ -82,7 +87,8 @@ type HeldError struct{ Held }
 
 // Error names a thread.
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("thread %d of pid %d is in a region in which no snapshot may be taken", e.Threads[0].Tid, e.Threads[0].Pid)
+	return fmt.Sprintf("thread %d of pid %d is in a region in which no snapshot may be taken", e.Threads[0].Tid,
+		e.Threads[0].Pid)
 }
 
 // HeldThread is a thread in a region.

@@ -30,8 +30,8 @@ type Client struct {
 	asked int // requests whose answers were not read
 }
 
-// Start starts a server for an image, as image.Open names it, in a session of its own. command is what runs Serve, with the reference and the caller's pid appended.
-// report is where it says what people should know; nil is nowhere.
+// Start starts a server for an image, as image.Open names it, in a session of its own. command is what runs Serve, with
+// the reference and the caller's pid appended. report is where it says what people should know; nil is nowhere.
 func Start(command []string, ref string, report *os.File) (*Client, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -55,7 +55,8 @@ func Start(command []string, ref string, report *os.File) (*Client, error) {
 	go func() {
 		_ = c.cmd.Wait()
 		close(c.ended)
-		// It may be done already, its answers unread; or dead, and its guard holds its end of the socket a little longer.
+		// It may be done already, its answers unread; or dead, and its guard holds its end of the socket a little
+		// longer.
 		_ = c.conn.SetReadDeadline(time.Now().Add(lastWords))
 	}()
 	return c, nil
@@ -67,15 +68,15 @@ const lastWords = 2 * time.Second
 // Pid is the server's.
 func (c *Client) Pid() int { return c.cmd.Process.Pid }
 
-// Add hands a process over: its missing pages come when they are touched, as soon as the server is ready. It does not wait for that; Run tells what
-// went wrong. The descriptor must stay open until then.
+// Add hands a process over: its missing pages come when they are touched, as soon as the server is ready. It does not
+// wait for that; Run tells what went wrong. The descriptor must stay open until then.
 func (c *Client) Add(p Process) error {
 	c.asked++
 	return c.send(request{Process: &p})
 }
 
-// Run is the last request, before the processes run: the server brings everything and then ends. id is that of the image. It returns how many
-// pages are to come.
+// Run is the last request, before the processes run: the server brings everything and then ends. id is that of the
+// image. It returns how many pages are to come.
 func (c *Client) Run(ctx context.Context, id string) (pages int, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Now()) })
 	defer stop()
@@ -107,7 +108,8 @@ func Settle(ctx context.Context, pids []int) error {
 		return err
 	}
 	for _, s := range servers {
-		// Which processes are whose is not known of forked children, so all are asked. If one cannot promise, the mappings will be found registered still.
+		// Which processes are whose is not known of forked children, so all are asked. If one cannot promise, the
+		// mappings will be found registered still.
 		_ = s.Client.Do(ctx, control.OpFinish, nil, &struct{}{}, nil)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -138,7 +140,8 @@ func (c *Client) Abort() {
 }
 
 func (c *Client) send(r request) error {
-	if err := json.NewEncoder(c.conn).Encode(r); err != nil && !errors.Is(err, unix.EPIPE) { // what it says before it goes tells more
+	// what it says before it goes tells more
+	if err := json.NewEncoder(c.conn).Encode(r); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("ask the server of pages: %w", err)
 	}
 	return nil

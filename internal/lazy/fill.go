@@ -20,9 +20,11 @@ const (
 	gone                   // the address space is no more
 )
 
-// try calls do, which fills a prefix of size bytes at addr and says how much, until all is done. filled is told what is there now: what do has
-// filled, and what was there before.
-func (m *memory) try(addr, size uint64, do func(addr, off, size uint64) (uint64, error), filled func(off, size uint64)) verdict {
+// try calls do, which fills a prefix of size bytes at addr and says how much, until all is done. filled is told what is
+// there now: what do has filled, and what was there before.
+func (m *memory) try(addr, size uint64, do func(addr, off, size uint64) (uint64, error),
+	filled func(off, size uint64),
+) verdict {
 	for off := uint64(0); off < size; {
 		n, err := do(addr+off, off, size-off)
 		if n > 0 {
@@ -50,7 +52,9 @@ func (m *memory) try(addr, size uint64, do func(addr, off, size uint64) (uint64,
 }
 
 // split tries the halves of a range that does not lie in one registered mapping.
-func (m *memory) split(addr, off, size uint64, do func(addr, off, size uint64) (uint64, error), filled func(off, size uint64)) verdict {
+func (m *memory) split(addr, off, size uint64, do func(addr, off, size uint64) (uint64, error),
+	filled func(off, size uint64),
+) verdict {
 	if size == pageSize {
 		return nowhere
 	}
@@ -111,8 +115,8 @@ func (s *server) serve(m *memory) {
 	}
 }
 
-// follow learns of a move in the parent of a child that is not settled yet: it was before or after the fork. The child tells: a page can be
-// put where it is.
+// follow learns of a move in the parent of a child that is not settled yet: it was before or after the fork. The child
+// tells: a page can be put where it is.
 func (s *server) follow(c *memory, from, to, size uint64) {
 	for i := range c.content.pieces {
 		for _, sp := range c.spans(i) {
@@ -132,8 +136,8 @@ func (s *server) follow(c *memory, from, to, size uint64) {
 	}
 }
 
-// settle finds out whether the parent of a forked child had operations under way that we were not told of: not if the kernel does something for us
-// in the parent. Only then the child is served.
+// settle finds out whether the parent of a forked child had operations under way that we were not told of: not if the
+// kernel does something for us in the parent. Only then the child is served.
 func (s *server) settle(m *memory) {
 	p := m.parent
 	if p.left == 0 {
@@ -385,8 +389,8 @@ func (s *server) spread(d decoded) {
 // attempts is how often persist tries, about a millisecond in all.
 const attempts = 20
 
-// persist calls do with what a memory misses of a frame. While messages are to be read first it reads them and tries again: a program that discards
-// memory all the time would else never get the rest.
+// persist calls do with what a memory misses of a frame. While messages are to be read first it reads them and tries
+// again: a program that discards memory all the time would else never get the rest.
 func (s *server) persist(m *memory, frame uint32, do func([]span) verdict) verdict {
 	for range attempts {
 		var list []span
@@ -447,8 +451,8 @@ func (s *server) retry(m *memory) {
 	if m.misses++; m.misses < patience {
 		return
 	}
-	// There is no mapping where we believe one. It may be gone for a reason that we are not told (MADV_DONTFORK), or be elsewhere. If we let go of the
-	// rest now, it would read as zeros there; so we stay, as long as the process does.
+	// There is no mapping where we believe one. It may be gone for a reason that we are not told (MADV_DONTFORK), or be
+	// elsewhere. If we let go of the rest now, it would read as zeros there; so we stay, as long as the process does.
 	s.say("pid %d: %d pages have no place any more", m.pid, m.left)
 	m.astray, m.doubt = true, true
 }

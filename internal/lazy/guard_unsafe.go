@@ -24,14 +24,16 @@ type pollFD struct {
 	events, revents int16
 }
 
-// startGuard makes the guard: a process that shares our table of descriptors (CLONE_FILES), not a copy of it, so that what we open later is
-// the guard's as well, and stays open when we die. It is a copy of this process that never returns from guardMain.
+// startGuard makes the guard: a process that shares our table of descriptors (CLONE_FILES), not a copy of it, so that
+// what we open later is the guard's as well, and stays open when we die. It is a copy of this process that never
+// returns from guardMain.
 func startGuard(p *guardPlan) (pid int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// A signal must not run a handler of the Go runtime in the copy, which has no other thread.
 	all := ^uint64(0)
-	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&p.mask)), 8, 0, 0)
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)),
+		uintptr(unsafe.Pointer(&p.mask)), 8, 0, 0)
 	r, errno := forkGuard(p)
 	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, 8, 0, 0)
 	if errno != 0 {
@@ -52,8 +54,8 @@ func forkGuard(p *guardPlan) (pid uintptr, errno unix.Errno) {
 	return 0, 0
 }
 
-// guardMain waits for the death of the server and then executes this program anew, as the orphanage, with all userfaultfds that the server had. It
-// must neither allocate nor grow the stack: there is no runtime under it.
+// guardMain waits for the death of the server and then executes this program anew, as the orphanage, with all
+// userfaultfds that the server had. It must neither allocate nor grow the stack: there is no runtime under it.
 //
 //go:noinline
 //go:norace
@@ -67,7 +69,8 @@ func guardMain(p *guardPlan) {
 			break
 		}
 	}
-	unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envp)))
+	unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(p.argv)),
+		uintptr(unsafe.Pointer(p.envp)))
 	// It could not be executed. The processes must not go on, and nobody must see a page that never came.
 	for i := 0; i < len(p.victims); i++ {
 		unix.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, uintptr(p.victims[i]), uintptr(unix.SIGKILL), 0, 0, 0, 0)

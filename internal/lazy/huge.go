@@ -15,8 +15,8 @@ type hugeMemory struct {
 // madvCollapse is MADV_COLLAPSE of include/uapi/asm-generic/mman-common.h (Linux 6.1).
 const madvCollapse = 25
 
-// collapse makes huge pages of what was filled, while the processes run: it copies, about a second for a GiB. Where that cannot be done, memory that was unmapped
-// meanwhile for example, it stays as it is.
+// collapse makes huge pages of what was filled, while the processes run: it copies, about a second for a GiB. Where
+// that cannot be done, memory that was unmapped meanwhile for example, it stays as it is.
 func (s *server) collapse() {
 	for _, h := range s.huge {
 		for _, a := range h.areas {

@@ -1,8 +1,9 @@
-// Package lazy brings the memory of restored processes after they run already. It is the server behind `restore --lazy`.
+// Package lazy brings the memory of restored processes after they run already. It is the server behind `restore
+// --lazy`.
 //
-// Each restored process has a userfaultfd, made by itself, with which its private anonymous mappings are registered. A thread that touches a page
-// which is not there waits until the server, a process of its own, puts it there; in between the server brings all others. Then it closes
-// the userfaultfds, and the memory is as any other.
+// Each restored process has a userfaultfd, made by itself, with which its private anonymous mappings are registered. A
+// thread that touches a page which is not there waits until the server, a process of its own, puts it there; in between
+// the server brings all others. Then it closes the userfaultfds, and the memory is as any other.
 //
 // What makes this safe (docs/adr/0020 tells more):
 //
@@ -15,8 +16,8 @@
 //     is read, and each is put where the messages so far say.
 //   - A frame whose checksum does not match is not used: its pages are poisoned, and this is said.
 //
-// The parts: uffd_unsafe.go the kernel interface; memory.go where what belongs; server.go the loop; fill.go pages; guard_unsafe.go and orphan.go what
-// happens when the server dies; client.go the side of the restore and of snapshots.
+// The parts: uffd_unsafe.go the kernel interface; memory.go where what belongs; server.go the loop; fill.go pages;
+// guard_unsafe.go and orphan.go what happens when the server dies; client.go the side of the restore and of snapshots.
 package lazy
 
 import (
@@ -45,8 +46,9 @@ type Process struct {
 // request is one line from the restore to the server.
 type request struct {
 	Process *Process `json:"process,omitempty"`
-	Run     string   `json:"run,omitempty"`   // the processes are about to run, nothing is taken back any more; the id of the image
-	Abort   bool     `json:"abort,omitempty"` // the restore has failed
+	// the processes are about to run, nothing is taken back any more; the id of the image
+	Run   string `json:"run,omitempty"`
+	Abort bool   `json:"abort,omitempty"` // the restore has failed
 }
 
 // answer is one line back.

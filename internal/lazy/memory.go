@@ -20,7 +20,10 @@ type content struct {
 }
 
 func newContent(pieces []image.Piece) *content {
-	c := &content{pieces: pieces, frames: map[uint32]int{}, first: make([]int, len(pieces)), order: make([]int, len(pieces))}
+	c := &content{
+		pieces: pieces, frames: map[uint32]int{}, first: make([]int, len(pieces)),
+		order: make([]int, len(pieces)),
+	}
 	for i := range pieces {
 		c.first[i], c.order[i] = c.pages, i
 		c.pages += int(pieces[i].Pages)
@@ -83,13 +86,14 @@ type memory struct {
 	done    []uint64 // a bit for each page of content that needs no more to come
 	left    int      // how many bits are 0
 	areas   []area   // ascending and disjoint
-	under   []area   // areas where another has been moved to before we learned what became of them, in the order in which that happened
-	moved   bool     // some area is not where the image has it
-	doubt   bool     // something about the mappings is not known: what is in no area must not be taken for new
-	doomed  bool     // nothing is known for sure: every page that is missing is lost
-	astray  bool     // pages have no place: there is no mapping where we believe one
-	parent  *memory  // of a forked child, until it is certain what its parent looked like
-	misses  int      // consecutive rounds without progress
+	// areas where another has been moved to before we learned what became of them, in the order in which that happened
+	under  []area
+	moved  bool    // some area is not where the image has it
+	doubt  bool    // something about the mappings is not known: what is in no area must not be taken for new
+	doomed bool    // nothing is known for sure: every page that is missing is lost
+	astray bool    // pages have no place: there is no mapping where we believe one
+	parent *memory // of a forked child, until it is certain what its parent looked like
+	misses int     // consecutive rounds without progress
 }
 
 func newMemory(fd, pid int, c *content, ranges []image.Range) *memory {
@@ -103,7 +107,8 @@ func newMemory(fd, pid int, c *content, ranges []image.Range) *memory {
 // fork returns the memory of a child, as it is at the moment of the fork.
 func (m *memory) fork(fd int) *memory {
 	return &memory{
-		fd: fd, content: m.content, done: slices.Clone(m.done), left: m.left, areas: slices.Clone(m.areas), under: slices.Clone(m.under),
+		fd: fd, content: m.content, done: slices.Clone(m.done), left: m.left, areas: slices.Clone(m.areas),
+		under: slices.Clone(m.under),
 		moved: m.moved, doubt: m.doubt, doomed: m.doomed, parent: m,
 	}
 }
@@ -188,8 +193,8 @@ func (m *memory) cut(start, end uint64) []area {
 	return out
 }
 
-// take takes a range out, for an operation of the process that is over: of two areas at one place it is about the older one, which the process
-// had there when it began.
+// take takes a range out, for an operation of the process that is over: of two areas at one place it is about the older
+// one, which the process had there when it began.
 func (m *memory) take(start, end uint64) []area {
 	var out, kept []area
 	gaps := []image.Range{{Start: start, End: end}}
@@ -249,8 +254,8 @@ func (m *memory) remapped(from, to, size uint64) {
 	if len(got) == 0 {
 		m.doubt = true // a mapping that we know nothing of has come to be there
 	}
-	// Whatever was at the new place was unmapped before, and we are told so before. If we have not been, another thread did and its message is
-	// still to come; it has the first claim on what it finds here.
+	// Whatever was at the new place was unmapped before, and we are told so before. If we have not been, another thread
+	// did and its message is still to come; it has the first claim on what it finds here.
 	m.under = append(m.under, m.cut(to, to+size)...)
 	for _, a := range got {
 		left := area{start: a.start, end: a.end, blank: true} // stays with MREMAP_DONTUNMAP, else it is unmapped next
@@ -271,7 +276,8 @@ func (m *memory) put(a area) {
 	m.areas = slices.Insert(m.areas, i, a)
 }
 
-// settled is called when the kernel has done something for us: then no operation of the process that we are told about is under way.
+// settled is called when the kernel has done something for us: then no operation of the process that we are told about
+// is under way.
 func (m *memory) settled() {
 	if len(m.under) > 0 {
 		m.under, m.doubt = nil, true
@@ -309,7 +315,10 @@ func (m *memory) spans(i int) []span {
 			for n+k < end && !m.isDone(page+k) {
 				k++
 			}
-			out = append(out, span{addr: p.Addr + uint64(n)*pageSize - a.orig + a.start, page: page, off: int(p.Off) + n, pages: k})
+			out = append(out, span{
+				addr: p.Addr + uint64(n)*pageSize - a.orig + a.start, page: page,
+				off: int(p.Off) + n, pages: k,
+			})
 			n += k
 		}
 	}
@@ -325,8 +334,8 @@ func (m *memory) spans(i int) []span {
 	return out
 }
 
-// missing tells which frame has the page at addr, if it is one that is to come. absent is for how many pages from addr on, 16 at most,
-// there is none to come; 0 if addr is in no area.
+// missing tells which frame has the page at addr, if it is one that is to come. absent is for how many pages from addr
+// on, 16 at most, there is none to come; 0 if addr is in no area.
 func (m *memory) missing(addr uint64) (frame uint32, ok bool, absent uint64) {
 	a, in := m.areaAt(addr)
 	if !in {

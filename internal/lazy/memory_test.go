@@ -17,7 +17,8 @@ func sample() *memory {
 	for frame, at := range []uint64{mib, mib + mib/2, 4 * mib, 4*mib + mib/2} {
 		pieces = append(pieces, image.Piece{Addr: at, Pages: 128, Frame: uint32(frame)})
 	}
-	return newMemory(3, 7, newContent(pieces), []image.Range{{Start: mib, End: 2 * mib}, {Start: 4 * mib, End: 5 * mib}})
+	return newMemory(3, 7, newContent(pieces),
+		[]image.Range{{Start: mib, End: 2 * mib}, {Start: 4 * mib, End: 5 * mib}})
 }
 
 // where lists what is missing, by the frame it comes from, as FRAME@ADDRESS+PAGES in pages.
@@ -41,12 +42,31 @@ func TestMemory(t *testing.T) {
 		left int
 	}{
 		{"nothing", func(*memory) {}, at1 + " " + at4, 512},
-		{"discarded", func(m *memory) { m.discarded(mib+64*pageSize, mib+192*pageSize) }, "0:0@256+64 1:64@448+64 " + at4, 384},
+		{
+			"discarded", func(m *memory) { m.discarded(mib+64*pageSize, mib+192*pageSize) },
+			"0:0@256+64 1:64@448+64 " + at4, 384,
+		},
 		{"discarded twice", func(m *memory) { m.discarded(mib, 2*mib); m.discarded(0, 8*mib) }, "", 0},
-		{"unmapped in the middle", func(m *memory) { m.unmapped(mib+pageSize, 5*mib-pageSize) }, "0:0@256+1 3:127@1279+1", 2},
-		{"moved", func(m *memory) { m.remapped(mib, 9*mib, mib); m.unmapped(mib, 2*mib) }, "0:0@2304+128 1:0@2432+128 " + at4, 512},
-		{"moved and left registered", func(m *memory) { m.remapped(mib, 9*mib, mib); m.discarded(mib, 2*mib) }, "0:0@2304+128 1:0@2432+128 " + at4, 512},
-		{"moved in part", func(m *memory) { m.remapped(mib+128*pageSize, 9*mib, mib/2); m.unmapped(mib+mib/2, 2*mib) }, "0:0@256+128 1:0@2304+128 " + at4, 512},
+		{
+			"unmapped in the middle", func(m *memory) { m.unmapped(mib+pageSize, 5*mib-pageSize) },
+			"0:0@256+1 3:127@1279+1", 2,
+		},
+		{
+			"moved", func(m *memory) { m.remapped(mib, 9*mib, mib); m.unmapped(mib, 2*mib) },
+			"0:0@2304+128 1:0@2432+128 " + at4, 512,
+		},
+		{
+			"moved and left registered", func(m *memory) { m.remapped(mib, 9*mib, mib); m.discarded(mib, 2*mib) },
+			"0:0@2304+128 1:0@2432+128 " + at4, 512,
+		},
+		{
+			"moved in part", func(m *memory) {
+				m.remapped(mib+128*pageSize, 9*mib, mib/2)
+				m.unmapped(mib+mib/2,
+					2*mib)
+			},
+			"0:0@256+128 1:0@2304+128 " + at4, 512,
+		},
 		{"moved there and back", func(m *memory) {
 			m.remapped(mib, 9*mib, mib)
 			m.unmapped(mib, 2*mib)
@@ -109,7 +129,14 @@ func TestMissing(t *testing.T) {
 		ok          bool
 		absent      uint64
 	}{
-		{256, 0, true, 0}, {256 + 7, 0, true, 0}, {256 + 8, 0, false, 16}, {256 + 20, 0, false, 8}, {256 + 28, 0, true, 0}, {256 + 200, 1, true, 0}, {255, 0, false, 0}, {512, 0, false, 0},
+		{256, 0, true, 0},
+		{256 + 7, 0, true, 0},
+		{256 + 8, 0, false, 16},
+		{256 + 20, 0, false, 8},
+		{256 + 28, 0, true, 0},
+		{256 + 200, 1, true, 0},
+		{255, 0, false, 0},
+		{512, 0, false, 0},
 	} {
 		frame, ok, absent := m.missing(uint64(c.page) * pageSize)
 		if int(frame) != c.frame || ok != c.ok || absent != c.absent {

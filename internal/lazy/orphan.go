@@ -20,9 +20,10 @@ type orphan struct {
 	swept bool // every page that was missing is poisoned
 }
 
-// Orphanage is what the guard becomes when the server has died. It sends the processes SIGBUS, and poisons all pages that have not come, so that those who
-// catch it, too, get one for each; it lets go of them only then. args are the processes, PID:PIDFD:FD. Children they forked are known by nothing but their
-// userfaultfd: their pages are poisoned as they touch them, as long as they live.
+// Orphanage is what the guard becomes when the server has died. It sends the processes SIGBUS, and poisons all pages
+// that have not come, so that those who catch it, too, get one for each; it lets go of them only then. args are the
+// processes, PID:PIDFD:FD. Children they forked are known by nothing but their userfaultfd: their pages are poisoned as
+// they touch them, as long as they live.
 func Orphanage(args []string, report io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	list, err := orphans(args)
@@ -33,7 +34,8 @@ func Orphanage(args []string, report io.Writer) error {
 		if o.pid == 0 || !o.alive() {
 			continue
 		}
-		// At once, and not when it touches a page: system calls that meet one only fail (EFAULT), or do less than they were asked for.
+		// At once, and not when it touches a page: system calls that meet one only fail (EFAULT), or do less than they
+		// were asked for.
 		_ = unix.PidfdSendSignal(o.pidfd, unix.SIGBUS, nil, 0)
 		fmt.Fprintf(report, "bpfckpt: pid %d: what brings its memory has died before all of it was there; it gets SIGBUS\n", o.pid)
 	}

@@ -60,8 +60,8 @@ type incoming struct {
 	reply chan answer
 }
 
-// Serve is the server: args are the image and the pid of the process that does the restore, whose requests come in over conn. It returns when all
-// memory is there, or the restore was given up.
+// Serve is the server: args are the image and the pid of the process that does the restore, whose requests come in over
+// conn. It returns when all memory is there, or the restore was given up.
 func Serve(ref string, peer int, conn *os.File, report io.Writer) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE) // a process depends on us
 	s := &server{
@@ -188,7 +188,8 @@ func (s *server) loop() error {
 	}
 }
 
-// wait waits until there is something to do, at most some milliseconds if that may be something the kernel does not tell of.
+// wait waits until there is something to do, at most some milliseconds if that may be something the kernel does not
+// tell of.
 func (s *server) wait() error {
 	fds := []unix.PollFd{{Fd: int32(s.wakeup), Events: unix.POLLIN}}
 	if s.guardFD >= 0 {
@@ -364,8 +365,8 @@ func (s *server) say(format string, args ...any) {
 	fmt.Fprintf(s.report, "bpfckpt: "+format+"\n", args...)
 }
 
-// pause is how long the loop waits between two attempts to bring what the kernel refused, milliseconds; patience after how many of them the
-// mapping is taken to be gone.
+// pause is how long the loop waits between two attempts to bring what the kernel refused, milliseconds; patience after
+// how many of them the mapping is taken to be gone.
 const (
 	pause    = 5
 	patience = 200

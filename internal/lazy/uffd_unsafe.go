@@ -60,7 +60,8 @@ func Handshake(fd int) error {
 	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
 }
 
-// HandshakePlain is Handshake for one whose only use is CopyIn: no features are asked for (ioctl_userfaultfd(2), Linux 4.3).
+// HandshakePlain is Handshake for one whose only use is CopyIn: no features are asked for (ioctl_userfaultfd(2), Linux
+// 4.3).
 func HandshakePlain(fd int) error {
 	arg := apiArg{api: uffdAPIVersion}
 	return ioctl(fd, uffdioAPI, unsafe.Pointer(&arg))
@@ -78,8 +79,9 @@ func wake(fd int, start, size uint64) {
 	_ = ioctl(fd, uffdioWake, unsafe.Pointer(&arg)) // it fails for ranges that nobody can wait in
 }
 
-// CopyIn puts data, whole pages, at addr, where no page may be. It returns how many bytes it put there; fewer than all come with an error, of
-// ioctl_userfaultfd(2): EEXIST, there is a page; ENOENT, no registered mapping is there; ESRCH, the address space is no more.
+// CopyIn puts data, whole pages, at addr, where no page may be. It returns how many bytes it put there; fewer than all
+// come with an error, of ioctl_userfaultfd(2): EEXIST, there is a page; ENOENT, no registered mapping is there; ESRCH,
+// the address space is no more.
 func CopyIn(fd int, addr uint64, data []byte) (uint64, error) {
 	var pins runtime.Pinner
 	defer pins.Unpin()
@@ -101,8 +103,8 @@ func fill(fd int, request uintptr, addr, size uint64) (uint64, error) {
 	return outcome(arg.done, err)
 }
 
-// outcome makes sense of what the kernel answers: it says EAGAIN also when it was stopped half-way by another error, which the next
-// attempt tells.
+// outcome makes sense of what the kernel answers: it says EAGAIN also when it was stopped half-way by another error,
+// which the next attempt tells.
 func outcome(done int64, err error) (uint64, error) {
 	if done > 0 {
 		return uint64(done), err
@@ -154,6 +156,7 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 // processMadvise is process_madvise(2) for one range of another process.
 func processMadvise(pidfd int, addr, size uint64, advice int) unix.Errno {
 	vec := rangeArg{addr, size} // struct iovec
-	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&vec)), 1, uintptr(advice), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&vec)), 1,
+		uintptr(advice), 0, 0)
 	return errno
 }

@@ -1,6 +1,6 @@
-// Package pagemap asks the kernel which pages of a process's memory exist and of which sort they are: by the ioctl PAGEMAP_SCAN
-// (Linux 6.7), which walks page tables and skips holes, or, where it is missing, by the entries of /proc/PID/pagemap
-// (Documentation/admin-guide/mm/pagemap.rst). Both answer the same Query.
+// Package pagemap asks the kernel which pages of a process's memory exist and of which sort they are: by the ioctl
+// PAGEMAP_SCAN (Linux 6.7), which walks page tables and skips holes, or, where it is missing, by the entries of
+// /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). Both answer the same Query.
 //
 // The process may run, but then the answer is old before it is read.
 package pagemap
@@ -25,30 +25,33 @@ type Category uint64
 const (
 	WPAllowed Category = 1 << iota // asynchronous write-protect tracking is on
 	Written                        // written to since it was write-protected
-	File                           // belongs to a file or a shared memory object; not one that a private mapping has made its own
-	Present                        // in memory
-	Swapped                        // swapped out, or a marker is in its place (guard, poison, write-protected hole)
-	PFNZero                        // the zero page
-	Huge                           // mapped by a huge page
-	SoftDirty                      // written to since soft-dirty bits were cleared, if the kernel tracks them
-	Guard                          // guard region made with MADV_GUARD_INSTALL; reported since Linux 6.15
+	// belongs to a file or a shared memory object; not one that a private mapping has made its own
+	File
+	Present   // in memory
+	Swapped   // swapped out, or a marker is in its place (guard, poison, write-protected hole)
+	PFNZero   // the zero page
+	Huge      // mapped by a huge page
+	SoftDirty // written to since soft-dirty bits were cleared, if the kernel tracks them
+	Guard     // guard region made with MADV_GUARD_INSTALL; reported since Linux 6.15
 
-	// Exclusive is a page that only this process maps; never the zero page. Only entries tell: PAGEMAP_SCAN does not know it (Linux 4.2).
+	// Exclusive is a page that only this process maps; never the zero page. Only entries tell: PAGEMAP_SCAN does not
+	// know it (Linux 4.2).
 	Exclusive Category = 1 << 32
 )
 
-// Query selects pages. A page is selected if its categories, with those in Invert inverted, include all of All and, unless Any is
-// zero, one of Any. Regions carry the categories in Return; neighbours that differ in them are separate regions.
+// Query selects pages. A page is selected if its categories, with those in Invert inverted, include all of All and,
+// unless Any is zero, one of Any. Regions carry the categories in Return; neighbours that differ in them are separate
+// regions.
 type Query struct {
 	Invert, All, Any, Return Category
 
 	NoFile bool // no page there is one of a file: PAGEMAP_SCAN is not asked for File
 }
 
-// Content selects the pages that a process has for itself: anonymous ones and those of private file mappings that it has changed, present or
-// swapped out, but not the zero page. Among anonymous memory alone no page needs to be asked whether it is one of a file, for which the kernel looks
-// at its struct page: that is two thirds of the time of a walk. Entries tell it anyway, and call the huge zero page one of a file. Regions tell
-// guard regions from pages.
+// Content selects the pages that a process has for itself: anonymous ones and those of private file mappings that it
+// has changed, present or swapped out, but not the zero page. Among anonymous memory alone no page needs to be asked
+// whether it is one of a file, for which the kernel looks at its struct page: that is two thirds of the time of a walk.
+// Entries tell it anyway, and call the huge zero page one of a file. Regions tell guard regions from pages.
 func Content(anon bool) Query {
 	return Query{Invert: File | PFNZero, All: File | PFNZero, Any: Present | Swapped, Return: Guard, NoFile: anon}
 }
@@ -75,8 +78,8 @@ type Map struct {
 	entries []byte
 }
 
-// Open opens the page map of a process; the rights needed are those of ptrace. The Map stays with the memory the process has now:
-// after execve(2) it is of no use.
+// Open opens the page map of a process; the rights needed are those of ptrace. The Map stays with the memory the
+// process has now: after execve(2) it is of no use.
 func Open(pid int) (*Map, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
 	if err != nil {
@@ -91,9 +94,10 @@ func (m *Map) Close() error { return m.f.Close() }
 // Fd returns the open file.
 func (m *Map) Fd() int { return int(m.f.Fd()) }
 
-// Alive is an error that wraps ESRCH once the memory that was opened is nobody's any more: its last process has ended, or executed another program.
-// A scan of memory that is gone may find nothing there and call that success, as a read does, so only this tells nothing from no more. Memory that is
-// still somebody's afterwards was not torn down while one looked (exit_mmap comes after the last user, fs/proc/task_mmu.c, pagemap_read).
+// Alive is an error that wraps ESRCH once the memory that was opened is nobody's any more: its last process has ended,
+// or executed another program. A scan of memory that is gone may find nothing there and call that success, as a read
+// does, so only this tells nothing from no more. Memory that is still somebody's afterwards was not torn down while one
+// looked (exit_mmap comes after the last user, fs/proc/task_mmu.c, pagemap_read).
 func (m *Map) Alive() error {
 	var entry [8]byte // that of the first page; there is one, mapped or not
 	for {
@@ -116,10 +120,12 @@ func (m *Map) UseEntries() { m.noScan = true }
 // errEntries is for queries that only PAGEMAP_SCAN answers.
 var errEntries = errors.New("the kernel has no PAGEMAP_SCAN (Linux 6.7)")
 
-// Walk calls sink with the regions of the pages in [start, end) that q selects, in ascending order. Regions of neighbouring mappings
-// may be one. An error of sink ends the walk. If the memory was gone before its end the error wraps ESRCH (Alive).
+// Walk calls sink with the regions of the pages in [start, end) that q selects, in ascending order. Regions of
+// neighbouring mappings may be one. An error of sink ends the walk. If the memory was gone before its end the error
+// wraps ESRCH (Alive).
 //
-// Without PAGEMAP_SCAN, PFNZero and Huge pages are reported as Present only, and asking for WPAllowed or Written is an error.
+// Without PAGEMAP_SCAN, PFNZero and Huge pages are reported as Present only, and asking for WPAllowed or Written is an
+// error.
 func (m *Map) Walk(start, end uint64, q Query, sink func(Region) error) error {
 	if err := m.walk(start, end, q, sink); err != nil {
 		return err
@@ -141,9 +147,10 @@ func (m *Map) walk(start, end uint64, q Query, sink func(Region) error) error {
 	return m.read(start, end, q, sink)
 }
 
-// Protect is Walk, and write-protects every page it reports, in one step with looking at it (PM_SCAN_WP_MATCHING): a write either comes before, and
-// the page is reported as Written, or makes it Written afterwards. q must ask for WPAllowed, so that only mappings registered with a
-// userfaultfd in asynchronous mode are touched. What sink was given is protected even if it returns an error.
+// Protect is Walk, and write-protects every page it reports, in one step with looking at it (PM_SCAN_WP_MATCHING): a
+// write either comes before, and the page is reported as Written, or makes it Written afterwards. q must ask for
+// WPAllowed, so that only mappings registered with a userfaultfd in asynchronous mode are touched. What sink was given
+// is protected even if it returns an error.
 func (m *Map) Protect(start, end uint64, q Query, sink func(Region) error) error {
 	if q.All&WPAllowed == 0 || q.Invert&WPAllowed != 0 {
 		return errors.New("to write-protect pages, ask for WPAllowed")
@@ -189,8 +196,9 @@ func (m *Map) scan(start, end uint64, q Query, flags uint64, sink func(Region) e
 		}
 		switch {
 		case n < len(m.regions):
-			// It ends early only for want of room. Where it says it ended is not it, up to Linux 6.18 at least: if there were more than 512
-			// regions, it is where its own buffer last was full, and what lies behind that would come once more.
+			// It ends early only for want of room. Where it says it ended is not it, up to Linux 6.18 at least: if
+			// there were more than 512 regions, it is where its own buffer last was full, and what lies behind that
+			// would come once more.
 			walked = end
 		case n > 0:
 			walked = max(walked, m.regions[n-1].End)

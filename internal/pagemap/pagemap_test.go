@@ -15,8 +15,8 @@ import (
 
 const madvGuardInstall = 102 // MADV_GUARD_INSTALL, Linux 6.13
 
-// crafted is a mapping of this process, of 16 pages: 0 and 1 written, 2 read only (zero page), 3 never touched, 4 written and then
-// PROT_NONE, 5 written and dropped, 6 a guard page (if the kernel has them), 7 to 15 never touched.
+// crafted is a mapping of this process, of 16 pages: 0 and 1 written, 2 read only (zero page), 3 never touched, 4
+// written and then PROT_NONE, 5 written and dropped, 6 a guard page (if the kernel has them), 7 to 15 never touched.
 func crafted(t *testing.T) (start uint64, guards bool) {
 	t.Helper()
 	m, err := unix.Mmap(-1, 0, 16*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -58,7 +58,8 @@ func walk(t *testing.T, m *Map, start uint64, q Query) []Region {
 	return got
 }
 
-// frame is the number of the page frame that a page of ours is in (Documentation/admin-guide/mm/pagemap.rst); 0 if it is in none.
+// frame is the number of the page frame that a page of ours is in (Documentation/admin-guide/mm/pagemap.rst); 0 if it
+// is in none.
 func frame(t *testing.T, page []byte) uint64 {
 	t.Helper()
 	f, err := os.Open("/proc/self/pagemap")
@@ -73,7 +74,8 @@ func frame(t *testing.T, page []byte) uint64 {
 	return binary.NativeEndian.Uint64(b[:]) & (1<<55 - 1)
 }
 
-// zeroPage is whether this kernel has one page for all memory that was only read. There are kernels for virtual machines that have not.
+// zeroPage is whether this kernel has one page for all memory that was only read. There are kernels for virtual
+// machines that have not.
 func zeroPage(t *testing.T) bool {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, 3*PageSize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -124,10 +126,12 @@ func TestWalkSelectsPrivatePages(t *testing.T) {
 	}
 }
 
-// The kernel tells a wrong end of a walk that found more regions than its own buffer holds: each comes once all the same.
+// The kernel tells a wrong end of a walk that found more regions than its own buffer holds: each comes once all the
+// same.
 func TestWalkManyRegions(t *testing.T) {
 	for _, pages := range []int{512, 513, 600, 1024, 4096, 4097, 5000} {
-		mem, err := unix.Mmap(-1, 0, (2*pages+64)*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		mem, err := unix.Mmap(-1, 0, (2*pages+64)*PageSize, unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +176,8 @@ func TestWalkHugeZeroPage(t *testing.T) {
 	if mem[first]+mem[first+huge] != 0 {
 		t.Fatal("fresh memory is not zero")
 	}
-	least, most := uint64(0), uint64(2) // small zero pages entries cannot tell: if there is no huge one, two are reported
+	// small zero pages entries cannot tell: if there is no huge one, two are reported
+	least, most := uint64(0), uint64(2)
 	if !zeroPage(t) && frame(t, mem[first:]) != frame(t, mem[first+huge:]) {
 		least, most = 2, 2*huge/PageSize // what was only read are pages of its own, of either size
 	}
@@ -198,7 +203,8 @@ func TestWalkHugeZeroPage(t *testing.T) {
 	}
 }
 
-// TestGone looks at the memory of a process that ends, or executes another program: nothing found is not the same as nothing there.
+// TestGone looks at the memory of a process that ends, or executes another program: nothing found is not the same as
+// nothing there.
 func TestGone(t *testing.T) {
 	for _, entries := range []bool{false, true} {
 		for _, end := range []string{"end", "exec"} {

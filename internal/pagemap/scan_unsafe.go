@@ -28,7 +28,8 @@ const ioctlScan = 3<<30 | 96<<16 | 'f'<<8 | 16
 // scanWPMatching is PM_SCAN_WP_MATCHING: write-protect what is reported.
 const scanWPMatching = 1
 
-// scan fills vec with the first regions of [start, end) that q selects and returns their number and the address up to which it looked.
+// scan fills vec with the first regions of [start, end) that q selects and returns their number and the address up to
+// which it looked.
 func scan(fd int, start, end uint64, q Query, flags uint64, vec []Region) (n int, walked uint64, err error) {
 	arg := scanArg{
 		size: uint64(unsafe.Sizeof(scanArg{})), flags: flags, start: start, end: end,

@@ -19,7 +19,8 @@ type FDInfo struct {
 	Lines []Line // the further lines, in order, as printed
 }
 
-// FDLock is a "lock:" line of fdinfo (fs/locks.c, lock_get_status): a lock held through this descriptor's description or by its process.
+// FDLock is a "lock:" line of fdinfo (fs/locks.c, lock_get_status): a lock held through this descriptor's description
+// or by its process.
 type FDLock struct {
 	Type  string // "FLOCK", "POSIX", "OFDLCK", "ACCESS" (mandatory, before 5.15), "LEASE", "DELEG"
 	Mode  string // "READ", "WRITE", "UNLCK"; the state of a lease precedes it: "ACTIVE READ"
@@ -31,22 +32,29 @@ type FDLock struct {
 	End   int64 // inclusive, -1 for EOF
 }
 
-// fdinfoKinds tells which kind of file prints a key. Kinds are those of the kernel functions named; a key that is not here is refused.
+// fdinfoKinds tells which kind of file prints a key. Kinds are those of the kernel functions named; a key that is not
+// here is refused.
 var fdinfoKinds = map[string]string{
 	"eventfd-count": "eventfd", "eventfd-id": "eventfd", "eventfd-semaphore": "eventfd", // fs/eventfd.c
 	"tfd":     "epoll",    // fs/eventpoll.c
 	"sigmask": "signalfd", // fs/signalfd.c
-	"inotify": "inotify", "inotify wd": "inotify", "fanotify flags": "fanotify", "fanotify ino": "fanotify", "fanotify sdev": "fanotify",
+	"inotify": "inotify", "inotify wd": "inotify", "fanotify flags": "fanotify", "fanotify ino": "fanotify",
+	"fanotify sdev":   "fanotify",
 	"fanotify mnt_id": "fanotify", "fanotify mnt_ns": "fanotify", // fs/notify/fdinfo.c
-	"clockid": "timerfd", "ticks": "timerfd", "settime flags": "timerfd", "it_value": "timerfd", "it_interval": "timerfd", // fs/timerfd.c
-	"Pid": "pidfd", "NSpid": "pidfd", // fs/pidfs.c
+	// fs/timerfd.c
+	"clockid": "timerfd", "ticks": "timerfd", "settime flags": "timerfd", "it_value": "timerfd",
+	"it_interval": "timerfd",
+	"Pid":         "pidfd", "NSpid": "pidfd", // fs/pidfs.c
 	"tty-index": "tty",                                                       // drivers/tty/pty.c
 	"scm_fds":   "socket",                                                    // net/unix/af_unix.c
 	"pending":   "userfaultfd", "total": "userfaultfd", "API": "userfaultfd", // fs/userfaultfd.c
 	"size": "dma-buf", "count": "dma-buf", "exp_name": "dma-buf", "name": "dma-buf", // drivers/dma-buf/dma-buf.c
-	"prog_type": "bpf", "map_type": "bpf", "link_type": "bpf", "btf_id": "bpf", "token_info": "bpf", // kernel/bpf/syscall.c
-	"SqMask": "io_uring", "SqHead": "io_uring", "SqTail": "io_uring", "CachedSqHead": "io_uring", "CqMask": "io_uring", "CqHead": "io_uring",
-	"CqTail": "io_uring", "CachedCqTail": "io_uring", "SQEs": "io_uring", "CQEs": "io_uring", "SqThread": "io_uring", // io_uring/fdinfo.c
+	// kernel/bpf/syscall.c
+	"prog_type": "bpf", "map_type": "bpf", "link_type": "bpf", "btf_id": "bpf", "token_info": "bpf",
+	"SqMask": "io_uring", "SqHead": "io_uring", "SqTail": "io_uring", "CachedSqHead": "io_uring", "CqMask": "io_uring",
+	"CqHead": "io_uring",
+	// io_uring/fdinfo.c
+	"CqTail": "io_uring", "CachedCqTail": "io_uring", "SQEs": "io_uring", "CQEs": "io_uring", "SqThread": "io_uring",
 }
 
 // FDInfo parses the fdinfo of a descriptor.
@@ -59,8 +67,8 @@ func (d Dir) FDInfo(fd int) (FDInfo, error) {
 	return info, err
 }
 
-// ParseFDInfo parses proc_pid_fdinfo(5). The lines of a kind that prints free text (bpf, io_uring, drm) are taken whole once its first key
-// has told the kind; any other unknown key is fault.FDInfoKey.
+// ParseFDInfo parses proc_pid_fdinfo(5). The lines of a kind that prints free text (bpf, io_uring, drm) are taken whole
+// once its first key has told the kind; any other unknown key is fault.FDInfoKey.
 func ParseFDInfo(r io.Reader) (FDInfo, error) {
 	info := FDInfo{MntID: -1}
 	seen := 0
@@ -104,7 +112,10 @@ func (info *FDInfo) common(key, text string) (err error) {
 }
 
 // freeText are the kinds whose further lines are not "key: value" or have keys of their driver.
-var freeText = map[string]bool{"bpf": true, "io_uring": true, "drm": true, "inotify": true, "fanotify": true, "epoll": true}
+var freeText = map[string]bool{
+	"bpf": true, "io_uring": true, "drm": true, "inotify": true, "fanotify": true,
+	"epoll": true,
+}
 
 // special takes a line that only one kind of file prints.
 func (info *FDInfo) special(line, key, value string) error {
@@ -147,7 +158,8 @@ func (info *FDInfo) lock(text string) error {
 		return bad()
 	}
 	device := strings.Split(f[5], ":")
-	if len(device) != 3 || !decimal(f[4], &l.Pid) || !base(device[0], 16, &l.Major) || !base(device[1], 16, &l.Minor) || !base(device[2], 10, &l.Ino) {
+	if len(device) != 3 || !decimal(f[4], &l.Pid) || !base(device[0], 16, &l.Major) || !base(device[1], 16, &l.Minor) ||
+		!base(device[2], 10, &l.Ino) {
 		return bad()
 	}
 	var err error

@@ -154,8 +154,10 @@ func (c *cursor) decimal(end byte) (v uint64) {
 // smapKeys is every key of a smaps record up to Linux 6.18, and where its value goes; nil: only a statistic.
 var smapKeys = map[string]func(*Smap) *uint64{
 	"Size": nil, "Pss": nil, "Pss_Dirty": nil, "Pss_Anon": nil, "Pss_File": nil, "Pss_Shmem": nil, "MMUPageSize": nil,
-	"Shared_Clean": nil, "Shared_Dirty": nil, "Private_Clean": nil, "Private_Dirty": nil, "Referenced": nil, "KSM": nil, "LazyFree": nil,
-	"AnonHugePages": nil, "ShmemPmdMapped": nil, "FilePmdMapped": nil, "Shared_Hugetlb": nil, "Private_Hugetlb": nil, "SwapPss": nil,
+	"Shared_Clean": nil, "Shared_Dirty": nil, "Private_Clean": nil, "Private_Dirty": nil, "Referenced": nil, "KSM": nil,
+	"LazyFree":      nil,
+	"AnonHugePages": nil, "ShmemPmdMapped": nil, "FilePmdMapped": nil, "Shared_Hugetlb": nil, "Private_Hugetlb": nil,
+	"SwapPss":        nil,
 	"KernelPageSize": func(s *Smap) *uint64 { return &s.KernelPageSize },
 	"Rss":            func(s *Smap) *uint64 { return &s.RSS },
 	"Anonymous":      func(s *Smap) *uint64 { return &s.Anonymous },
@@ -228,8 +230,8 @@ type NUMA struct {
 	Policy string // "default", "bind:0-1", "interleave=static:0,2", "prefer (many):1", "local" ...
 }
 
-// NUMAMaps parses numa_maps. Without CONFIG_NUMA there is no such file: no mapping has a policy, and the result is empty. It
-// walks the page tables, as smaps does.
+// NUMAMaps parses numa_maps. Without CONFIG_NUMA there is no such file: no mapping has a policy, and the result is
+// empty. It walks the page tables, as smaps does.
 func (d Dir) NUMAMaps() ([]NUMA, error) {
 	if !exists(string(d) + "/numa_maps") {
 		if !exists(string(d)) {

@@ -1,9 +1,11 @@
-// Package procfs reads the files below /proc that tell the state of a process. Each parser takes an io.Reader, is strict, and
-// refuses with a fault what it does not know: a field skipped here would be a process broken at restore. The formats are those of
-// proc(5) and Documentation/filesystems/proc.rst; each parser names the kernel function that prints its file.
+// Package procfs reads the files below /proc that tell the state of a process. Each parser takes an io.Reader, is
+// strict, and refuses with a fault what it does not know: a field skipped here would be a process broken at restore.
+// The formats are those of proc(5) and Documentation/filesystems/proc.rst; each parser names the kernel function that
+// prints its file.
 //
-// A Dir is a /proc/PID or /proc/PID/task/TID directory; its methods open a file of it and parse it. Nothing here disturbs or stops
-// a process. What is read of a running one is a mere snapshot: consistent within one read(2) of a small file, no further.
+// A Dir is a /proc/PID or /proc/PID/task/TID directory; its methods open a file of it and parse it. Nothing here
+// disturbs or stops a process. What is read of a running one is a mere snapshot: consistent within one read(2) of a
+// small file, no further.
 package procfs
 
 import (
@@ -118,7 +120,8 @@ func (d Dir) Link(name string) (string, error) {
 	return s, nil
 }
 
-// Stat2 follows a link of d and returns what stat(2) says of the object it leads to, whether or not that still has a name.
+// Stat2 follows a link of d and returns what stat(2) says of the object it leads to, whether or not that still has a
+// name.
 func (d Dir) Stat2(name string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(string(d)+"/"+name, &st); err != nil {
@@ -156,8 +159,8 @@ func (d Dir) Tasks() ([]int, error) { return d.numbers("task") }
 // FDs lists the open descriptors, ascending.
 func (d Dir) FDs() ([]int, error) { return d.numbers("fd") }
 
-// Children lists the children that this thread made (or was given), in birth order. It needs CONFIG_PROC_CHILDREN, and is only reliable while the
-// children are stopped.
+// Children lists the children that this thread made (or was given), in birth order. It needs CONFIG_PROC_CHILDREN, and
+// is only reliable while the children are stopped.
 func (d Dir) Children() ([]int, error) { return parse(d, "children", ParseChildren) }
 
 // ParseChildren parses /proc/PID/task/TID/children (fs/proc/array.c, children_seq_show): ids separated by blanks.

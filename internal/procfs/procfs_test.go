@@ -20,10 +20,14 @@ func TestParseStat(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Stat{
-		Pid: 42, Comm: "a) (b c)", State: 'S', PPid: 1, Pgrp: 42, Session: 40, TTY: 34816, TPGid: 42, Flags: 4194304, MinFlt: 128, CMinFlt: 7, MajFlt: 1,
-		CMajFlt: 2, UTime: 3, STime: 4, CUTime: 5, CSTime: 6, Priority: 20, Nice: -5, NumThreads: 3, StartTime: 110132, VSize: 2990080, RSS: 391,
-		RSSLim: ^uint64(0), StartCode: 4096, EndCode: 8192, StartStack: 140728889890352, ExitSignal: 17, Processor: 1, RTPriority: 99, Policy: 2,
-		GuestTime: 8, CGuestTime: 9, StartData: 100, EndData: 200, StartBrk: 300, ArgStart: 400, ArgEnd: 500, EnvStart: 600, EnvEnd: 700, ExitCode: 256,
+		Pid: 42, Comm: "a) (b c)", State: 'S', PPid: 1, Pgrp: 42, Session: 40, TTY: 34816, TPGid: 42, Flags: 4194304,
+		MinFlt: 128, CMinFlt: 7, MajFlt: 1,
+		CMajFlt: 2, UTime: 3, STime: 4, CUTime: 5, CSTime: 6, Priority: 20, Nice: -5, NumThreads: 3, StartTime: 110132,
+		VSize: 2990080, RSS: 391,
+		RSSLim: ^uint64(0), StartCode: 4096, EndCode: 8192, StartStack: 140728889890352, ExitSignal: 17, Processor: 1,
+		RTPriority: 99, Policy: 2,
+		GuestTime: 8, CGuestTime: 9, StartData: 100, EndData: 200, StartBrk: 300, ArgStart: 400, ArgEnd: 500,
+		EnvStart: 600, EnvEnd: 700, ExitCode: 256,
 	}
 	if d := cmp.Diff(want, s); d != "" {
 		t.Error(d)
@@ -42,7 +46,10 @@ func TestParseMaps(t *testing.T) {
 	}
 	want := []Map{
 		{Start: 0x563f50a00000, End: 0x563f50a02000, Prot: 1, Major: 0xfe, Ino: 247766, Name: "/usr/bin/a b"},
-		{Start: 0x7f0000000000, End: 0x7f0000001000, Prot: 7, Shared: true, Offset: 0x1000, Minor: 1, Ino: 5, Name: "/dev/zero (deleted)"},
+		{
+			Start: 0x7f0000000000, End: 0x7f0000001000, Prot: 7, Shared: true, Offset: 0x1000, Minor: 1, Ino: 5,
+			Name: "/dev/zero (deleted)",
+		},
 		{Start: 0x7f0000001000, End: 0x7f0000002000},
 		{Start: 0x7ffdff7bd000, End: 0x7ffdff7de000, Prot: 3, Name: "[stack]"},
 	}
@@ -65,7 +72,10 @@ VmFlags: rd mr mw me
 		t.Fatal(err)
 	}
 	want := []Smap{{
-		Map:            Map{Start: 0x563f50a00000, End: 0x563f50a02000, Prot: 1, Major: 0xfe, Ino: 247766, Name: "/a: b"},
+		Map: Map{
+			Start: 0x563f50a00000, End: 0x563f50a02000, Prot: 1, Major: 0xfe, Ino: 247766,
+			Name: "/a: b",
+		},
 		KernelPageSize: 4096, RSS: 12288, ProtectionKey: 3, Flags: []string{"rd", "mr", "mw", "me"},
 	}}
 	if d := cmp.Diff(want, got); d != "" {
@@ -75,7 +85,8 @@ VmFlags: rd mr mw me
 
 func TestParseFDInfo(t *testing.T) {
 	const common = "pos:\t5\nflags:\t02100002\nmnt_id:\t24\nino:\t3\n"
-	got, err := ParseFDInfo(strings.NewReader(common + "lock:\t1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\nlock:\t2: LEASE  ACTIVE    READ 7 fe:00:9 3 8\n"))
+	got, err := ParseFDInfo(strings.NewReader(common +
+		"lock:\t1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\nlock:\t2: LEASE  ACTIVE    READ 7 fe:00:9 3 8\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +101,8 @@ func TestParseFDInfo(t *testing.T) {
 	if err != nil || got.Kind != "eventfd" || len(got.Lines) != 2 || got.Lines[0] != (Line{"eventfd-count", "3"}) {
 		t.Errorf("eventfd: %+v, %v", got, err)
 	}
-	got, err = ParseFDInfo(strings.NewReader(common + "tfd:        5 events:       19 data:                5  pos:0 ino:61af sdev:7\n"))
+	got, err = ParseFDInfo(strings.NewReader(common +
+		"tfd:        5 events:       19 data:                5  pos:0 ino:61af sdev:7\n"))
 	if err != nil || got.Kind != "epoll" || len(got.Lines) != 1 {
 		t.Errorf("epoll: %+v, %v", got, err)
 	}
@@ -142,20 +154,23 @@ func TestUnknownIsRefused(t *testing.T) {
 	}
 	const common = "pos:\t5\nflags:\t02\nmnt_id:\t24\nino:\t3\n"
 	cases := map[string]error{
-		"stat field":          second(ParseStat(strings.NewReader("1 (a) S" + strings.Repeat(" 1", 50)))),
-		"status key":          second(ParseStatus(strings.NewReader(string(status) + "NewKey:\t1\n"))),
-		"status mask":         second(ParseStatus(strings.NewReader(string(status) + "untag_mask:\t0x80000fffffffffff\n"))),
-		"status short":        second(ParseStatus(strings.NewReader("Name:\ta\n"))),
-		"maps letter":         second(ParseMaps(strings.NewReader("1000-2000 r-zp 0 0:0 0\n"))),
-		"maps empty":          second(ParseMaps(strings.NewReader("2000-1000 r--p 0 0:0 0\n"))),
-		"smaps key":           second(ParseSmaps(strings.NewReader("1000-2000 r--p 0 0:0 0\nNew:  0 kB\n"))),
-		"smaps unit":          second(ParseSmaps(strings.NewReader("1000-2000 r--p 0 0:0 0\nRss:  0 MB\n"))),
-		"smaps order":         second(ParseSmaps(strings.NewReader("Rss:  0 kB\n"))),
-		"fdinfo key":          second(ParseFDInfo(strings.NewReader(common + "new: 1\n"))),
-		"fdinfo mixed":        second(ParseFDInfo(strings.NewReader(common + "eventfd-count: 1\nsigmask: 0\n"))),
-		"fdinfo lock":         second(ParseFDInfo(strings.NewReader(common + "lock:\t1: NEWLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\n"))),
-		"fdinfo short":        second(ParseFDInfo(strings.NewReader("pos:\t5\n"))),
-		"limits new":          second(ParseLimits(strings.NewReader(string(limits) + "Max new things            1                    2                    units\n"))),
+		"stat field": second(ParseStat(strings.NewReader("1 (a) S" + strings.Repeat(" 1", 50)))),
+		"status key": second(ParseStatus(strings.NewReader(string(status) + "NewKey:\t1\n"))),
+		"status mask": second(ParseStatus(strings.NewReader(string(status) +
+			"untag_mask:\t0x80000fffffffffff\n"))),
+		"status short": second(ParseStatus(strings.NewReader("Name:\ta\n"))),
+		"maps letter":  second(ParseMaps(strings.NewReader("1000-2000 r-zp 0 0:0 0\n"))),
+		"maps empty":   second(ParseMaps(strings.NewReader("2000-1000 r--p 0 0:0 0\n"))),
+		"smaps key":    second(ParseSmaps(strings.NewReader("1000-2000 r--p 0 0:0 0\nNew:  0 kB\n"))),
+		"smaps unit":   second(ParseSmaps(strings.NewReader("1000-2000 r--p 0 0:0 0\nRss:  0 MB\n"))),
+		"smaps order":  second(ParseSmaps(strings.NewReader("Rss:  0 kB\n"))),
+		"fdinfo key":   second(ParseFDInfo(strings.NewReader(common + "new: 1\n"))),
+		"fdinfo mixed": second(ParseFDInfo(strings.NewReader(common + "eventfd-count: 1\nsigmask: 0\n"))),
+		"fdinfo lock": second(ParseFDInfo(strings.NewReader(common +
+			"lock:\t1: NEWLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\n"))),
+		"fdinfo short": second(ParseFDInfo(strings.NewReader("pos:\t5\n"))),
+		"limits new": second(ParseLimits(strings.NewReader(string(limits) +
+			"Max new things            1                    2                    units\n"))),
 		"limits few":          second(ParseLimits(strings.NewReader("Limit\n"))),
 		"timers key":          second(ParseTimers(strings.NewReader("ID: 1\nnew: 1\n"))),
 		"timers cut":          second(ParseTimers(strings.NewReader("ID: 1\n"))),
@@ -207,8 +222,10 @@ func parseAll(pid int) error {
 		return err
 	}
 	checks := []error{
-		second(d.Status()), second(d.Maps()), second(d.Smaps()), second(d.Auxv()), second(d.Limits()), second(d.Timers()), second(d.NUMAMaps()),
-		second(d.Personality()), second(d.OOMScoreAdj()), second(d.TimerSlack()), second(d.IO()), second(d.Cgroups()), second(d.Comm()),
+		second(d.Status()), second(d.Maps()), second(d.Smaps()), second(d.Auxv()), second(d.Limits()),
+		second(d.Timers()), second(d.NUMAMaps()),
+		second(d.Personality()), second(d.OOMScoreAdj()), second(d.TimerSlack()), second(d.IO()), second(d.Cgroups()),
+		second(d.Comm()),
 		second(d.Args()), second(d.Label()), second(d.Link("cwd")), second(d.Link("exe")), second(d.Stat2("root")),
 	}
 	for _, kind := range Namespaces {
@@ -216,7 +233,8 @@ func parseAll(pid int) error {
 	}
 	for _, tid := range tasks {
 		th := Task(pid, tid)
-		checks = append(checks, second(th.Stat()), second(th.Status()), second(th.Comm()), second(Pid(tid).TimerSlack()), second(th.Children()))
+		checks = append(checks, second(th.Stat()), second(th.Status()), second(th.Comm()),
+			second(Pid(tid).TimerSlack()), second(th.Children()))
 	}
 	fds, err := d.FDs()
 	if err != nil {
@@ -227,7 +245,8 @@ func parseAll(pid int) error {
 	}
 	for _, err := range checks {
 		var f *fault.Error
-		if err != nil && !(errors.As(err, &f) && f.Code == fault.ProcRead && errors.Is(err, os.ErrNotExist)) { // a descriptor closed meanwhile
+		// a descriptor closed meanwhile
+		if err != nil && !(errors.As(err, &f) && f.Code == fault.ProcRead && errors.Is(err, os.ErrNotExist)) {
 			return err
 		}
 	}

@@ -17,8 +17,10 @@ type Limit struct{ Soft, Hard uint64 }
 
 // limitNames are the names of /proc/PID/limits (fs/proc/base.c, lnames) by RLIMIT_* number.
 var limitNames = [16]string{
-	"Max cpu time", "Max file size", "Max data size", "Max stack size", "Max core file size", "Max resident set", "Max processes",
-	"Max open files", "Max locked memory", "Max address space", "Max file locks", "Max pending signals", "Max msgqueue size",
+	"Max cpu time", "Max file size", "Max data size", "Max stack size", "Max core file size", "Max resident set",
+	"Max processes",
+	"Max open files", "Max locked memory", "Max address space", "Max file locks", "Max pending signals",
+	"Max msgqueue size",
 	"Max nice priority", "Max realtime priority", "Max realtime timeout",
 }
 
@@ -57,7 +59,8 @@ func limit(word string, out *uint64) bool {
 	return base(word, 10, out)
 }
 
-// Timer is one record of /proc/PID/timers (fs/proc/base.c, show_timer). The file tells neither the time left nor the interval.
+// Timer is one record of /proc/PID/timers (fs/proc/base.c, show_timer). The file tells neither the time left nor the
+// interval.
 type Timer struct {
 	ID     int
 	Signo  int
@@ -195,8 +198,8 @@ func ParseAuxv(r io.Reader) ([]byte, error) {
 // Personality reads the execution domain (personality(2)).
 func (d Dir) Personality() (uint32, error) { return parse(d, "personality", single[uint32](16)) }
 
-// TimerSlack reads the timer slack of a thread in ns (PR_GET_TIMERSLACK). Only /proc/TID/timerslack_ns exists, not the one below task: d
-// must be Pid(tid).
+// TimerSlack reads the timer slack of a thread in ns (PR_GET_TIMERSLACK). Only /proc/TID/timerslack_ns exists, not the
+// one below task: d must be Pid(tid).
 func (d Dir) TimerSlack() (uint64, error) { return parse(d, "timerslack_ns", single[uint64](10)) }
 
 // single returns a parser for a file that holds one unsigned number.
@@ -229,8 +232,8 @@ func (d Dir) OOMScoreAdj() (int, error) {
 	})
 }
 
-// AutogroupNice reads autogroup: the nice value of the whole session among all sessions (sched(7)). It is 0 where the kernel has no autogroups, or
-// the process is in none.
+// AutogroupNice reads autogroup: the nice value of the whole session among all sessions (sched(7)). It is 0 where the
+// kernel has no autogroups, or the process is in none.
 func (d Dir) AutogroupNice() (int, error) {
 	nice, err := parse(d, "autogroup", ParseAutogroup)
 	if errors.Is(err, unix.ENOENT) && !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
@@ -290,9 +293,13 @@ func (d Dir) Label() (string, error) {
 }
 
 // Namespaces are the kinds of namespace a process is in (namespaces(7)), as links below ns name them.
-var Namespaces = [...]string{"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"}
+var Namespaces = [...]string{
+	"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children",
+	"user", "uts",
+}
 
-// NS returns the identity of one namespace, for example "mnt:[4026531832]"; "" if the kernel has no such kind, or the thread is ending and has left it.
+// NS returns the identity of one namespace, for example "mnt:[4026531832]"; "" if the kernel has no such kind, or the
+// thread is ending and has left it.
 func (d Dir) NS(kind string) (string, error) {
 	s, err := d.Link("ns/" + kind)
 	switch {
@@ -301,7 +308,8 @@ func (d Dir) NS(kind string) (string, error) {
 	case exists(string(d) + "/ns"):
 		return "", nil
 	}
-	return "", d.fail("ns/"+kind, unix.ENOENT) // it may have ended after the link was looked for, and before fail looked
+	// it may have ended after the link was looked for, and before fail looked
+	return "", d.fail("ns/"+kind, unix.ENOENT)
 }
 
 // Sysctl reads a one-line setting below /proc/sys, named as there: "kernel/pid_max".

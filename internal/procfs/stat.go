@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Stat is /proc/PID/stat or /proc/PID/task/TID/stat (fs/proc/array.c, do_task_stat). Times are in clock ticks of 1/100 s; addresses are 0 without
-// ptrace access.
+// Stat is /proc/PID/stat or /proc/PID/task/TID/stat (fs/proc/array.c, do_task_stat). Times are in clock ticks of 1/100
+// s; addresses are 0 without ptrace access.
 type Stat struct {
 	Pid                                int
 	Comm                               string

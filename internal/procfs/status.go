@@ -33,8 +33,8 @@ type Status struct {
 	X86ThreadFeaturesLocked                []string
 }
 
-// statusKeys is every key of proc_pid_status(5) and of Linux up to 6.18, and how to take it. nil: known to say nothing of what
-// must be rebuilt.
+// statusKeys is every key of proc_pid_status(5) and of Linux up to 6.18, and how to take it. nil: known to say nothing
+// of what must be rebuilt.
 var statusKeys = map[string]func(*Status, string) bool{
 	"Name":      func(s *Status, v string) bool { s.Name = v; return true },
 	"Umask":     func(s *Status, v string) bool { return base(v, 8, &s.Umask) },
@@ -55,17 +55,18 @@ var statusKeys = map[string]func(*Status, string) bool{
 	"Kthread":   func(s *Status, v string) bool { return flag(v, &s.Kthread) },
 	"VmPeak":    nil, "VmSize": nil, "RssFile": nil, "VmData": nil, "VmStk": nil, "VmExe": nil, "VmLib": nil,
 	"VmPTE": nil, "VmPMD": nil,
-	"RssAnon":                   func(s *Status, v string) bool { return kB(v, &s.RssAnon) },
-	"RssShmem":                  func(s *Status, v string) bool { return kB(v, &s.RssShmem) },
-	"VmSwap":                    func(s *Status, v string) bool { return kB(v, &s.VmSwap) },
-	"VmLck":                     func(s *Status, v string) bool { return kB(v, &s.VmLck) },
-	"VmPin":                     func(s *Status, v string) bool { return kB(v, &s.VmPin) },
-	"VmHWM":                     func(s *Status, v string) bool { return kB(v, &s.VmHWM) },
-	"VmRSS":                     func(s *Status, v string) bool { s.HasMM = true; return kB(v, &s.VmRSS) },
-	"HugetlbPages":              func(s *Status, v string) bool { return kB(v, &s.HugetlbPages) },
-	"CoreDumping":               func(s *Status, v string) bool { return flag(v, &s.CoreDumping) },
-	"THP_enabled":               func(s *Status, v string) bool { return flag(v, &s.THPEnabled) },
-	"untag_mask":                func(_ *Status, v string) bool { return v == "0xffffffffffffffff" }, // else linear address masking is on (arch_prctl ARCH_ENABLE_TAGGED_ADDR)
+	"RssAnon":      func(s *Status, v string) bool { return kB(v, &s.RssAnon) },
+	"RssShmem":     func(s *Status, v string) bool { return kB(v, &s.RssShmem) },
+	"VmSwap":       func(s *Status, v string) bool { return kB(v, &s.VmSwap) },
+	"VmLck":        func(s *Status, v string) bool { return kB(v, &s.VmLck) },
+	"VmPin":        func(s *Status, v string) bool { return kB(v, &s.VmPin) },
+	"VmHWM":        func(s *Status, v string) bool { return kB(v, &s.VmHWM) },
+	"VmRSS":        func(s *Status, v string) bool { s.HasMM = true; return kB(v, &s.VmRSS) },
+	"HugetlbPages": func(s *Status, v string) bool { return kB(v, &s.HugetlbPages) },
+	"CoreDumping":  func(s *Status, v string) bool { return flag(v, &s.CoreDumping) },
+	"THP_enabled":  func(s *Status, v string) bool { return flag(v, &s.THPEnabled) },
+	// else linear address masking is on (arch_prctl ARCH_ENABLE_TAGGED_ADDR)
+	"untag_mask":                func(_ *Status, v string) bool { return v == "0xffffffffffffffff" },
 	"Threads":                   func(s *Status, v string) bool { return decimal(v, &s.Threads) },
 	"SigQ":                      nil,
 	"SigPnd":                    func(s *Status, v string) bool { return base(v, 16, &s.SigPnd) },
@@ -86,8 +87,18 @@ var statusKeys = map[string]func(*Status, string) bool{
 	"Cpus_allowed":              nil, "Cpus_allowed_list": nil, "Mems_allowed": nil, "Mems_allowed_list": nil,
 	"voluntary_ctxt_switches":    func(s *Status, v string) bool { return base(v, 10, &s.VoluntarySwitches) },
 	"nonvoluntary_ctxt_switches": func(s *Status, v string) bool { return base(v, 10, &s.InvoluntarySwitches) },
-	"x86_Thread_features":        func(s *Status, v string) bool { s.X86ThreadFeatures = strings.Fields(v); return true },
-	"x86_Thread_features_locked": func(s *Status, v string) bool { s.X86ThreadFeaturesLocked = strings.Fields(v); return true },
+	"x86_Thread_features": func(s *Status,
+		v string,
+	) bool {
+		s.X86ThreadFeatures = strings.Fields(v)
+		return true
+	},
+	"x86_Thread_features_locked": func(s *Status,
+		v string,
+	) bool {
+		s.X86ThreadFeaturesLocked = strings.Fields(v)
+		return true
+	},
 }
 
 // Status parses the status file of d.

@@ -160,7 +160,8 @@ const (
 // View is what is to be seen of pid namespaces from here, at one moment.
 type View struct {
 	here Place
-	// Processes in namespaces below our own, without their start times: the pids they have here. nil before they are looked for.
+	// Processes in namespaces below our own, without their start times: the pids they have here. nil before they are
+	// looked for.
 	inside map[ID]int
 	seen   map[uint64]bool // those namespaces
 }

@@ -21,8 +21,9 @@ type liveness struct {
 // deadInstructions is how far deadAfter looks. What follows a system call in a libc is ten to thirty instructions.
 const deadInstructions = 200
 
-// deadAfter reports whether no way through the code at an address reads a register before it is written, or lost by the calling convention: both registers
-// here are the callee's to change. It follows branches and calls, and says no to whatever it does not know.
+// deadAfter reports whether no way through the code at an address reads a register before it is written, or lost by the
+// calling convention: both registers here are the callee's to change. It follows branches and calls, and says no to
+// whatever it does not know.
 func deadAfter(read func(at uint64, b []byte) int, at uint64, reg []x86asm.Reg) bool {
 	l := liveness{read: read, reg: reg, seen: map[uint64]bool{}, budget: deadInstructions}
 	return l.dead(at)
@@ -94,7 +95,8 @@ func isEndbr(code []byte) bool {
 
 func isJcc(op x86asm.Op) bool {
 	switch op {
-	case x86asm.JA, x86asm.JAE, x86asm.JB, x86asm.JBE, x86asm.JE, x86asm.JG, x86asm.JGE, x86asm.JL, x86asm.JLE, x86asm.JNE, x86asm.JNO, x86asm.JNP,
+	case x86asm.JA, x86asm.JAE, x86asm.JB, x86asm.JBE, x86asm.JE, x86asm.JG, x86asm.JGE, x86asm.JL, x86asm.JLE,
+		x86asm.JNE, x86asm.JNO, x86asm.JNP,
 		x86asm.JNS, x86asm.JO, x86asm.JP, x86asm.JS:
 		return true
 	}
@@ -111,11 +113,14 @@ func (l *liveness) effect(inst *x86asm.Inst) int {
 		if inst.Args[0] == inst.Args[1] { // a way to write zero
 			writes = true
 		}
-	case x86asm.CMP, x86asm.TEST, x86asm.ADD, x86asm.AND, x86asm.OR, x86asm.NEG, x86asm.NOT, x86asm.INC, x86asm.DEC, x86asm.SHL, x86asm.SHR, x86asm.SAR,
+	case x86asm.CMP, x86asm.TEST, x86asm.ADD, x86asm.AND, x86asm.OR, x86asm.NEG, x86asm.NOT, x86asm.INC, x86asm.DEC,
+		x86asm.SHL, x86asm.SHR, x86asm.SAR,
 		x86asm.PUSH, x86asm.XCHG, x86asm.CMPXCHG, x86asm.XADD, x86asm.BT, x86asm.LEAVE,
-		x86asm.CMOVA, x86asm.CMOVAE, x86asm.CMOVB, x86asm.CMOVBE, x86asm.CMOVE, x86asm.CMOVG, x86asm.CMOVGE, x86asm.CMOVL, x86asm.CMOVLE, x86asm.CMOVNE,
+		x86asm.CMOVA, x86asm.CMOVAE, x86asm.CMOVB, x86asm.CMOVBE, x86asm.CMOVE, x86asm.CMOVG, x86asm.CMOVGE,
+		x86asm.CMOVL, x86asm.CMOVLE, x86asm.CMOVNE,
 		x86asm.CMOVS, x86asm.CMOVNS,
-		x86asm.SETA, x86asm.SETAE, x86asm.SETB, x86asm.SETBE, x86asm.SETE, x86asm.SETG, x86asm.SETGE, x86asm.SETL, x86asm.SETLE, x86asm.SETNE, x86asm.SETS, x86asm.SETNS:
+		x86asm.SETA, x86asm.SETAE, x86asm.SETB, x86asm.SETBE, x86asm.SETE, x86asm.SETG, x86asm.SETGE, x86asm.SETL,
+		x86asm.SETLE, x86asm.SETNE, x86asm.SETS, x86asm.SETNS:
 	default:
 		return effectUnknown
 	}

@@ -9,13 +9,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// Driving is for processes that the tracer owns and builds, not for targets: their registers are ours to set, and they are killed
-// when the tracing thread ends. All their signals but SIGTRAP are expected to be blocked (SetSigMask), so that none interferes.
+// Driving is for processes that the tracer owns and builds, not for targets: their registers are ours to set, and they
+// are killed when the tracing thread ends. All their signals but SIGTRAP are expected to be blocked (SetSigMask), so
+// that none interferes.
 
 const driveOptions = optionSysGood | optionTraceFork | optionTraceVfork | optionTraceClone | optionExitKill
 
-// Own seizes a running single-threaded process in order to drive it, and waits until it has stopped. It and every process and thread it
-// creates are killed when the tracing thread ends before they are released.
+// Own seizes a running single-threaded process in order to drive it, and waits until it has stopped. It and every
+// process and thread it creates are killed when the tracing thread ends before they are released.
 func (t *Tracer) Own(pid int) (*Thread, error) {
 	th := &Thread{Pid: pid, Tid: pid, t: t}
 	err := th.do("take over", func() error {
@@ -31,15 +32,16 @@ func (t *Tracer) Own(pid int) (*Thread, error) {
 	return th, nil
 }
 
-// SuspendSeccomp makes the kernel ignore the thread's seccomp filters until it is released (PTRACE_O_SUSPEND_SECCOMP, Linux 4.3; needs
-// CONFIG_CHECKPOINT_RESTORE and CAP_SYS_ADMIN).
+// SuspendSeccomp makes the kernel ignore the thread's seccomp filters until it is released (PTRACE_O_SUSPEND_SECCOMP,
+// Linux 4.3; needs CONFIG_CHECKPOINT_RESTORE and CAP_SYS_ADMIN).
 func (th *Thread) SuspendSeccomp() error {
 	return th.do("suspend seccomp", func() error {
 		return request(unix.PTRACE_SETOPTIONS, th.Tid, 0, driveOptions|optionSuspendSeccomp)
 	})
 }
 
-// Adopt returns the thread with the given id, which a driven thread has just made, stopped before its first instruction.
+// Adopt returns the thread with the given id, which a driven thread has just made, stopped before its first
+// instruction.
 func (t *Tracer) Adopt(pid, tid int) (*Thread, error) {
 	th := &Thread{Pid: pid, Tid: tid, t: t}
 	err := th.do("wait for its first stop", func() error {
@@ -73,7 +75,8 @@ func (th *Thread) wait() (unix.WaitStatus, error) {
 	}
 }
 
-// waitFor waits for a stop that want accepts. Any other one is an error: nothing else is supposed to happen to a driven thread.
+// waitFor waits for a stop that want accepts. Any other one is an error: nothing else is supposed to happen to a driven
+// thread.
 func (th *Thread) waitFor(want func(unix.WaitStatus) bool) (unix.WaitStatus, error) {
 	status, err := th.wait()
 	if err != nil {
@@ -85,8 +88,8 @@ func (th *Thread) waitFor(want func(unix.WaitStatus) bool) (unix.WaitStatus, err
 	return status, nil
 }
 
-// goOn lets the thread go on with a request to the next stop that want accepts. A SIGCONT that comes to its process, pending or not, is told of by a stop
-// on the way (PTRACE_EVENT_STOP, ptrace(2)), which means nothing here.
+// goOn lets the thread go on with a request to the next stop that want accepts. A SIGCONT that comes to its process,
+// pending or not, is told of by a stop on the way (PTRACE_EVENT_STOP, ptrace(2)), which means nothing here.
 func (th *Thread) goOn(req int, want func(unix.WaitStatus) bool) (unix.WaitStatus, error) {
 	for {
 		if err := request(req, th.Tid, 0, 0); err != nil {
@@ -116,7 +119,8 @@ func isTrap(s unix.WaitStatus) bool { return s.StopSignal() == unix.SIGTRAP && i
 
 // describe says where and why a thread stopped.
 func (th *Thread) describe(status unix.WaitStatus) string {
-	text := fmt.Sprintf("signal %d (%s), event %d", status.StopSignal(), unix.SignalName(status.StopSignal()), int(status)>>16)
+	text := fmt.Sprintf("signal %d (%s), event %d", status.StopSignal(), unix.SignalName(status.StopSignal()),
+		int(status)>>16)
 	var r Regs
 	if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err == nil {
 		text += fmt.Sprintf(", rip %#x, rax %#x, orig_rax %d", r.Rip, r.Rax, int64(r.OrigRax))
@@ -127,8 +131,9 @@ func (th *Thread) describe(status unix.WaitStatus) string {
 	return text
 }
 
-// Call makes the thread execute one system call with the `syscall` instruction at insn and stop again at the exit from it, before any
-// further instruction: insn may be unmapped by the very call. It returns the raw result; an errno result is the error.
+// Call makes the thread execute one system call with the `syscall` instruction at insn and stop again at the exit from
+// it, before any further instruction: insn may be unmapped by the very call. It returns the raw result; an errno result
+// is the error.
 func (th *Thread) Call(insn, nr uint64, args ...uint64) (int64, error) {
 	var result int64
 	err := th.do(fmt.Sprintf("system call %d", nr), func() error {
@@ -151,7 +156,8 @@ func (th *Thread) Call(insn, nr uint64, args ...uint64) (int64, error) {
 	return result, err
 }
 
-// CallNew is Call for a system call that creates a process or thread, whose id in our pid namespace it returns; Adopt takes it over.
+// CallNew is Call for a system call that creates a process or thread, whose id in our pid namespace it returns; Adopt
+// takes it over.
 func (th *Thread) CallNew(insn, nr uint64, args ...uint64) (id int, err error) {
 	var result int64
 	err = th.do(fmt.Sprintf("system call %d", nr), func() error {
@@ -160,7 +166,8 @@ func (th *Thread) CallNew(insn, nr uint64, args ...uint64) (id int, err error) {
 			return err
 		}
 		for {
-			status, err := th.goOn(unix.PTRACE_SYSCALL, func(s unix.WaitStatus) bool { return isSyscallStop(s) || isBirth(s) })
+			status, err := th.goOn(unix.PTRACE_SYSCALL,
+				func(s unix.WaitStatus) bool { return isSyscallStop(s) || isBirth(s) })
 			if err != nil {
 				return err
 			}
@@ -199,9 +206,9 @@ func (th *Thread) enter(insn, nr uint64, args ...uint64) (*Regs, error) {
 	return r, err
 }
 
-// Interrupted makes the thread execute a blocking system call that finds a signal pending at once and so leaves in the task what
-// restart_syscall(2) needs. The thread is then in a PTRACE_INTERRUPT stop; the result is the kernel's -ERESTART_RESTARTBLOCK, or
-// that of a call that did not need to block.
+// Interrupted makes the thread execute a blocking system call that finds a signal pending at once and so leaves in the
+// task what restart_syscall(2) needs. The thread is then in a PTRACE_INTERRUPT stop; the result is the kernel's
+// -ERESTART_RESTARTBLOCK, or that of a call that did not need to block.
 func (th *Thread) Interrupted(insn, nr uint64, args ...uint64) (int64, error) {
 	var r *Regs
 	err := th.do(fmt.Sprintf("interrupted system call %d", nr), func() (err error) {
@@ -231,19 +238,21 @@ func (th *Thread) interruptAndContinue() error {
 	return err
 }
 
-// Settle takes the thread from any stop into a PTRACE_INTERRUPT stop without executing an instruction of it. From there the kernel,
-// when the thread is released, delivers signals and restarts the interrupted system call that the registers describe.
+// Settle takes the thread from any stop into a PTRACE_INTERRUPT stop without executing an instruction of it. From there
+// the kernel, when the thread is released, delivers signals and restarts the interrupted system call that the registers
+// describe.
 func (th *Thread) Settle() error { return th.do("settle", th.interruptAndContinue) }
 
-// Run sets the registers and lets the thread run until it executes a breakpoint instruction (int3). onNew is called with the id of each
-// process or thread that it creates meanwhile; it may be nil if it creates none.
+// Run sets the registers and lets the thread run until it executes a breakpoint instruction (int3). onNew is called
+// with the id of each process or thread that it creates meanwhile; it may be nil if it creates none.
 func (th *Thread) Run(r *Regs, onNew func(id int) error) error {
 	return th.do("run", func() error {
 		if err := setRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
 			return err
 		}
 		for {
-			status, err := th.goOn(unix.PTRACE_CONT, func(s unix.WaitStatus) bool { return isTrap(s) || onNew != nil && isBirth(s) })
+			status, err := th.goOn(unix.PTRACE_CONT,
+				func(s unix.WaitStatus) bool { return isTrap(s) || onNew != nil && isBirth(s) })
 			if err != nil {
 				return err
 			}
@@ -262,8 +271,8 @@ func (th *Thread) Run(r *Regs, onNew func(id int) error) error {
 	})
 }
 
-// Release detaches from a driven thread: from now on it belongs to nobody and survives us. With a job-control stop signal the thread
-// is left stopped.
+// Release detaches from a driven thread: from now on it belongs to nobody and survives us. With a job-control stop
+// signal the thread is left stopped.
 func (th *Thread) Release() error { return th.do("release", th.detach) }
 
 // Kill ends the whole process of a driven thread and waits until the kernel has taken it down. It is idempotent.

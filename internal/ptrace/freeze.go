@@ -26,22 +26,23 @@ type Group struct {
 	dead map[deadKey]bool
 }
 
-// Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears. Those that have ended are left out (Of),
-// but for the first, whose end is fault.TargetGone.
-// On error nothing stays attached. A thread that does not stop within timeout gives fault.Freeze that names it.
+// Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears. Those
+// that have ended are left out (Of), but for the first, whose end is fault.TargetGone. On error nothing stays attached.
+// A thread that does not stop within timeout gives fault.Freeze that names it.
 func (t *Tracer) Freeze(ctx context.Context, pids []int, timeout time.Duration) (*Group, error) {
 	g := &Group{t: t}
 	if err := g.Add(ctx, pids, timeout); err != nil {
 		return nil, err
 	}
 	if len(pids) > 0 && len(g.Of(pids[0])) == 0 {
-		return nil, errors.Join(fault.New(fault.TargetGone, fmt.Sprintf("pid %d", pids[0]), "it ended before it could be stopped"), g.Thaw())
+		return nil, errors.Join(fault.New(fault.TargetGone, fmt.Sprintf("pid %d", pids[0]),
+			"it ended before it could be stopped"), g.Thaw())
 	}
 	return g, nil
 }
 
-// Add freezes more thread groups into g, children that were found after the first ones stood still for example. Those that have ended are left out.
-// On error everything in g is thawed.
+// Add freezes more thread groups into g, children that were found after the first ones stood still for example. Those
+// that have ended are left out. On error everything in g is thawed.
 func (g *Group) Add(ctx context.Context, pids []int, timeout time.Duration) error {
 	g.pids = append(g.pids, pids...)
 	return g.t.Do(func() error {
@@ -88,7 +89,8 @@ func (g *Group) Of(pid int) []*Thread {
 	return g.threads[first : first+n]
 }
 
-// Thaw detaches from every thread; each goes on where it was, one in a job-control stop stays in it. It may be called twice.
+// Thaw detaches from every thread; each goes on where it was, one in a job-control stop stays in it. It may be called
+// twice.
 func (g *Group) Thaw() error {
 	return g.t.Do(func() error {
 		g.letGoOn()
@@ -253,8 +255,8 @@ func (f *freezer) awaitStops() error {
 	}
 }
 
-// leaveOut takes processes that ended meanwhile out of the group. Their threads end with them; one that does not belongs to a process whose first
-// thread alone has ended, which cannot be taken apart like that.
+// leaveOut takes processes that ended meanwhile out of the group. Their threads end with them; one that does not
+// belongs to a process whose first thread alone has ended, which cannot be taken apart like that.
 func (f *freezer) leaveOut() error {
 	g := f.g
 	for i := 0; i < len(g.threads); i++ {
@@ -270,7 +272,8 @@ func (f *freezer) leaveOut() error {
 				return err
 			}
 			if time.Now().After(f.deadline) {
-				return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", th.Pid), "its first thread ended while it was being stopped")
+				return fault.New(fault.TargetGone, fmt.Sprintf("pid %d", th.Pid),
+					"its first thread ended while it was being stopped")
 			}
 			time.Sleep(100 * time.Microsecond)
 		}
@@ -287,8 +290,8 @@ func (f *freezer) timeout() error {
 		"it did not stop in time (state %s, waiting in %s)", procWord(th.Tid, "stat", 2), procLine(th.Tid, "wchan"))
 }
 
-// pollStop asks, without blocking, whether the thread has reached its stop. Signals that reach the thread first are passed on: it then handles
-// them and stops right after.
+// pollStop asks, without blocking, whether the thread has reached its stop. Signals that reach the thread first are
+// passed on: it then handles them and stops right after.
 func (th *Thread) pollStop() (stopped, gone bool, err error) {
 	for {
 		pid, status, err := th.collect(unix.WNOHANG)
@@ -298,7 +301,8 @@ func (th *Thread) pollStop() (stopped, gone bool, err error) {
 		case errors.Is(err, unix.ECHILD):
 			return false, true, nil
 		case err != nil:
-			return false, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "wait: %w", err)
+			return false, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "wait: %w",
+				err)
 		case pid == 0:
 			return false, false, nil
 		case status.Exited() || status.Signaled():
@@ -308,18 +312,22 @@ func (th *Thread) pollStop() (stopped, gone bool, err error) {
 				th.JobStop = int(sig)
 			}
 			if err := th.atStop(); err != nil && !errors.Is(err, unix.ESRCH) {
-				return true, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "look at its registers: %w", err)
+				return true, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid),
+					"look at its registers: %w", err)
 			}
 			return true, false, nil
 		}
-		if err := request(unix.PTRACE_CONT, th.Tid, 0, uintptr(status.StopSignal())); err != nil && !errors.Is(err, unix.ESRCH) {
-			return false, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid), "pass on a signal: %w", err)
+		if err := request(unix.PTRACE_CONT, th.Tid, 0, uintptr(status.StopSignal())); err != nil &&
+			!errors.Is(err, unix.ESRCH) {
+			return false, false, fault.New(fault.Ptrace, fmt.Sprintf("thread %d of pid %d", th.Tid, th.Pid),
+				"pass on a signal: %w", err)
 		}
 	}
 }
 
-// abandon detaches from everything, at once from what has stopped. A thread that has not cannot be detached: it is waited for a little
-// longer, and left to the next Freeze if even that does not help, or to the end of the tracing thread.
+// abandon detaches from everything, at once from what has stopped. A thread that has not cannot be detached: it is
+// waited for a little longer, and left to the next Freeze if even that does not help, or to the end of the tracing
+// thread.
 func (f *freezer) abandon() {
 	for _, th := range f.g.threads {
 		_ = th.detach() // it is gone if this fails
@@ -364,7 +372,8 @@ func (t *Tracer) letGo(pids []int) {
 func seizeFault(th *Thread, err error) error {
 	object := fmt.Sprintf("pid %d", th.Pid)
 	switch {
-	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EPERM) && dead(th): // the kernel refuses the dead like strangers
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EPERM) &&
+		dead(th): // the kernel refuses the dead like strangers
 		return fault.New(fault.TargetGone, object, "it ended before it could be stopped")
 	case errors.Is(err, unix.EPERM):
 		if tracer := tracerOf(th.Tid); tracer > 0 {

@@ -89,7 +89,8 @@ func TestFreezeAgain(t *testing.T) {
 	tr := New()
 	defer tr.Close()
 	for range 2 {
-		if _, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, 20*time.Millisecond); !errors.Is(err, &fault.Error{Code: fault.Freeze}) {
+		if _, err := tr.Freeze(t.Context(), []int{cmd.Process.Pid}, 20*time.Millisecond); !errors.Is(err,
+			&fault.Error{Code: fault.Freeze}) {
 			t.Fatalf("want E_FREEZE, got %v", err)
 		}
 	}
@@ -144,12 +145,14 @@ func TestFreezeOfTheDead(t *testing.T) {
 	}
 	tr := New()
 	defer tr.Close()
-	if _, err := tr.Freeze(context.Background(), []int{pid}, patience); !errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
+	if _, err := tr.Freeze(context.Background(), []int{pid}, patience); !errors.Is(err,
+		&fault.Error{Code: fault.TargetGone}) {
 		t.Errorf("want E_TARGET_GONE, got %v", err)
 	}
 }
 
-// The exit status of a child of ours that is killed while it is stopped is for whoever waits for it, not for the tracer.
+// The exit status of a child of ours that is killed while it is stopped is for whoever waits for it, not for the
+// tracer.
 func TestDeathOfOurChild(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
@@ -178,12 +181,14 @@ func TestDeathOfOurChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+	if err := cmd.Wait(); err == nil || cmd.ProcessState == nil ||
+		cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
 		t.Errorf("waiting for it: %v", err)
 	}
 }
 
-// TestFreezeLeavesOutTheDead freezes a process together with others that end meanwhile: those are left out, whenever they end.
+// TestFreezeLeavesOutTheDead freezes a process together with others that end meanwhile: those are left out, whenever
+// they end.
 func TestFreezeLeavesOutTheDead(t *testing.T) {
 	root := sleeper(t)
 	tr := New()

@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hurried is the nice value of threads that a stopped process waits for. On a busy machine they would else stand in line with everybody, and the
-// process with them.
+// hurried is the nice value of threads that a stopped process waits for. On a busy machine they would else stand in
+// line with everybody, and the process with them.
 const hurried = -20
 
-// Hurry lets the calling goroutine run before others, if we have the right to that (CAP_SYS_NICE), until the function it returns is called, by
-// the same goroutine; more than once does no harm.
+// Hurry lets the calling goroutine run before others, if we have the right to that (CAP_SYS_NICE), until the function
+// it returns is called, by the same goroutine; more than once does no harm.
 func Hurry() (calm func()) {
 	runtime.LockOSThread()
 	tid := unix.Gettid()
@@ -30,5 +30,6 @@ func Hurry() (calm func()) {
 
 // Hurry is Hurry for the tracing thread, for good.
 func (t *Tracer) Hurry() {
-	_ = t.Do(func() error { return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), hurried) }) // without it all works as well
+	// without it all works as well
+	_ = t.Do(func() error { return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), hurried) })
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// Injection makes a stopped thread of a target execute system calls, for what the kernel tells nobody else. This process may be killed
-// at any moment of it and the target must still run on exactly where it was. So nothing is ever in a state from which the thread cannot
-// find back alone:
+// Injection makes a stopped thread of a target execute system calls, for what the kernel tells nobody else. This
+// process may be killed at any moment of it and the target must still run on exactly where it was. So nothing is ever
+// in a state from which the thread cannot find back alone:
 //
 //   - No code is written. The thread executes a `syscall; ret` that one of its mappings contains.
 //   - Before its registers are touched, a signal frame with its whole register state is put into dead stack memory, as the delivery
@@ -28,8 +28,8 @@ import (
 //
 // docs/adr/0030-injection.md tells more.
 
-// Syscall is one system call to be made inside a target. It must not block, and must not touch the thread's restart block
-// (nanosleep, poll, futex), registers or signal mask.
+// Syscall is one system call to be made inside a target. It must not block, and must not touch the thread's restart
+// block (nanosleep, poll, futex), registers or signal mask.
 type Syscall struct {
 	Nr   uint64
 	Args [6]uint64
@@ -54,8 +54,8 @@ type Injector struct {
 	code gadgets
 }
 
-// Injector prepares injection into a process of g, whose threads are all stopped. maps are its mappings, or nil to have them read. The fault
-// fault.InjectCode means that the process has no code that could be used.
+// Injector prepares injection into a process of g, whose threads are all stopped. maps are its mappings, or nil to have
+// them read. The fault fault.InjectCode means that the process has no code that could be used.
 func (g *Group) Injector(pid int, maps []procfs.Map) (*Injector, error) {
 	if maps == nil {
 		var err error
@@ -70,8 +70,9 @@ func (g *Group) Injector(pid int, maps []procfs.Map) (*Injector, error) {
 	return &Injector{g: g, pid: pid, maps: maps, code: code}, nil
 }
 
-// Inject makes th execute calls one after the other and puts it back exactly where it was, in a PTRACE_INTERRUPT stop. The results are in
-// calls; the error is one of the mechanism. Faults: InjectRoom and InjectState (the thread has not been touched), InjectCall.
+// Inject makes th execute calls one after the other and puts it back exactly where it was, in a PTRACE_INTERRUPT stop.
+// The results are in calls; the error is one of the mechanism. Faults: InjectRoom and InjectState (the thread has not
+// been touched), InjectCall.
 func (in *Injector) Inject(th *Thread, calls []Syscall) error {
 	return in.g.t.Do(func() error {
 		l, err := in.borrow(th, calls)
@@ -132,7 +133,9 @@ func (in *Injector) borrow(th *Thread, calls []Syscall) (*loan, error) {
 }
 
 // settle finds the place for the frame and what else the calls need, and returns the size of it all.
-func (l *loan) settle(in *Injector, frame *signalFrame, status *procfs.Status, calls []Syscall) (size uint64, err error) {
+func (l *loan) settle(in *Injector, frame *signalFrame, status *procfs.Status, calls []Syscall) (size uint64,
+	err error,
+) {
 	if l.chain = l.chainable(status, calls); l.chain != nil {
 		size = l.chain.lead + frame.size() + l.chain.room
 		if err = l.place(in, size, l.chain.lead); err == nil {
@@ -253,8 +256,8 @@ func (l *loan) callFrom(c *Syscall, sp uint64) error {
 	return nil
 }
 
-// take blocks signals once the thread has other registers than its own: from here on nothing but SIGKILL and SIGSTOP interferes. Not
-// before, because only the frame behind the registers undoes it.
+// take blocks signals once the thread has other registers than its own: from here on nothing but SIGKILL and SIGSTOP
+// interferes. Not before, because only the frame behind the registers undoes it.
 func (l *loan) take(mask uint64) error {
 	if l.taken {
 		return nil
@@ -285,8 +288,9 @@ func (l *loan) toSyscallStop() error {
 	}
 }
 
-// passOn decides with which signal a thread goes on that stopped for something else than we wait for. Only what cannot be blocked comes
-// here: SIGSTOP, whose stop then takes effect when the thread is released, and the notes about job control.
+// passOn decides with which signal a thread goes on that stopped for something else than we wait for. Only what cannot
+// be blocked comes here: SIGSTOP, whose stop then takes effect when the thread is released, and the notes about job
+// control.
 func (l *loan) passOn(status unix.WaitStatus) (sig int, err error) {
 	stop := status.StopSignal()
 	switch {

@@ -15,10 +15,11 @@ import (
 
 // gadgets are addresses of code of the target that injection uses.
 type gadgets struct {
-	call     uint64   // syscall; ret
-	store    uint64   // mov %rax,(%rbx); pop %rbx; ret; 0 if there is none
-	restorer uint64   // the syscall instruction of a restorer, if there is one
-	finish   []uint64 // what to put on the stack, lowest address first, so that a ret ends in rt_sigreturn with the frame right behind
+	call     uint64 // syscall; ret
+	store    uint64 // mov %rax,(%rbx); pop %rbx; ret; 0 if there is none
+	restorer uint64 // the syscall instruction of a restorer, if there is one
+	// what to put on the stack, lowest address first, so that a ret ends in rt_sigreturn with the frame right behind
+	finish []uint64
 }
 
 // The instruction sequences. What precedes them does not matter: they are jumped to.
@@ -26,9 +27,10 @@ var (
 	codeSyscallRet = []byte{0x0f, 0x05, 0xc3}                                             // syscall; ret
 	codeRestorer   = []byte{0x48, 0xc7, 0xc0, unix.SYS_RT_SIGRETURN, 0, 0, 0, 0x0f, 0x05} // mov $15,%rax; syscall
 	codeRestorer32 = []byte{0xb8, unix.SYS_RT_SIGRETURN, 0, 0, 0, 0x0f, 0x05}             // mov $15,%eax; syscall
-	codeStore      = []byte{0x48, 0x89, 0x03, 0x5b, 0xc3}                                 // mov %rax,(%rbx); pop %rbx; ret
-	codePopRax     = []byte{0x58, 0xc3}                                                   // pop %rax; ret
-	codeSyscall    = []byte{0x0f, 0x05}
+	// mov %rax,(%rbx); pop %rbx; ret
+	codeStore   = []byte{0x48, 0x89, 0x03, 0x5b, 0xc3}
+	codePopRax  = []byte{0x58, 0xc3} // pop %rax; ret
+	codeSyscall = []byte{0x0f, 0x05}
 )
 
 // finder collects the addresses of the sequences.
@@ -59,9 +61,9 @@ func (f *finder) gadgets() gadgets {
 	return g
 }
 
-// findGadgets looks through the executable mappings: the vDSO first, then those of files (libraries are rarely unmapped), small ones
-// first. Any process with a libc, and any Go program, has the two sequences that are needed; `pop %rax; ret` stands in for a missing
-// restorer. The one that chains need is found in a libc.
+// findGadgets looks through the executable mappings: the vDSO first, then those of files (libraries are rarely
+// unmapped), small ones first. Any process with a libc, and any Go program, has the two sequences that are needed; `pop
+// %rax; ret` stands in for a missing restorer. The one that chains need is found in a libc.
 func findGadgets(pid int, maps []procfs.Map) (gadgets, error) {
 	var f finder
 	buf := make([]byte, 256<<10)
@@ -90,7 +92,8 @@ func findGadgets(pid int, maps []procfs.Map) (gadgets, error) {
 func codeMaps(maps []procfs.Map) []procfs.Map {
 	var out []procfs.Map
 	for _, m := range maps {
-		if m.Prot&(unix.PROT_READ|unix.PROT_EXEC) == unix.PROT_READ|unix.PROT_EXEC && m.Name != "[vsyscall]" && (m.HasFile() || m.Name == "[vdso]") && !m.Shared {
+		if m.Prot&(unix.PROT_READ|unix.PROT_EXEC) == unix.PROT_READ|unix.PROT_EXEC && m.Name != "[vsyscall]" &&
+			(m.HasFile() || m.Name == "[vdso]") && !m.Shared {
 			out = append(out, m)
 		}
 	}
@@ -114,7 +117,8 @@ func (l *loan) usable(status *procfs.Status) error {
 	default:
 		return l.refuse("it is in seccomp mode %d", l.seccomp)
 	}
-	if sud, err := getSUD(l.th.Tid); err == nil && sud.Mode != 0 { // the error of a kernel before 6.4 means: cannot tell
+	// the error of a kernel before 6.4 means: cannot tell
+	if sud, err := getSUD(l.th.Tid); err == nil && sud.Mode != 0 {
 		return l.refuse("it has its system calls dispatched to itself (PR_SET_SYSCALL_USER_DISPATCH)")
 	}
 	if !l.restarts() {
@@ -134,9 +138,10 @@ func (l *loan) usable(status *procfs.Status) error {
 // blocking are the system calls that restart_syscall(2) continues.
 var blocking = [...]byte{unix.SYS_POLL, unix.SYS_NANOSLEEP, unix.SYS_FUTEX, unix.SYS_CLOCK_NANOSLEEP}
 
-// RestartedCall returns the number of the system call that a thread with registers r is interrupted in. When it was interrupted and continued
-// before, the registers only say restart_syscall; then the number is taken from the instruction that loaded it, which
-// compilers and libc put right before the system call, or before the call of syscall(3). ok is false if no such instruction is found.
+// RestartedCall returns the number of the system call that a thread with registers r is interrupted in. When it was
+// interrupted and continued before, the registers only say restart_syscall; then the number is taken from the
+// instruction that loaded it, which compilers and libc put right before the system call, or before the call of
+// syscall(3). ok is false if no such instruction is found.
 func RestartedCall(pid int, r *Regs) (nr uint64, ok bool) {
 	if r.OrigRax != unix.SYS_RESTART_SYSCALL {
 		return r.OrigRax, int64(r.OrigRax) >= 0
@@ -154,7 +159,8 @@ func RestartedCall(pid int, r *Regs) (nr uint64, ok bool) {
 	if err := access(pid, r.Rsp, ret[:], unix.O_RDONLY); err != nil {
 		return 0, false
 	}
-	if err := access(pid, binary.LittleEndian.Uint64(ret[:])-uint64(len(caller)), caller[:], unix.O_RDONLY); err != nil {
+	if err := access(pid, binary.LittleEndian.Uint64(ret[:])-uint64(len(caller)), caller[:],
+		unix.O_RDONLY); err != nil {
 		return 0, false
 	}
 	return loaded(caller[:], []byte{0xbf}, []byte{0x48, 0xc7, 0xc7}) // mov $n,%edi; mov $n,%rdi
@@ -163,7 +169,8 @@ func RestartedCall(pid int, r *Regs) (nr uint64, ok bool) {
 // codeSeventhArg is how syscall(3) of glibc ends: mov 8(%rsp),%r9.
 var codeSeventhArg = []byte{0x4c, 0x8b, 0x4c, 0x24, 0x08}
 
-// loaded finds the one blocking system call whose number some instruction in code loads. opcodes are what precedes the number.
+// loaded finds the one blocking system call whose number some instruction in code loads. opcodes are what precedes the
+// number.
 func loaded(code []byte, opcodes ...[]byte) (nr uint64, ok bool) {
 	for _, n := range blocking {
 		found := false
@@ -193,10 +200,11 @@ func (l *loan) restarts() bool {
 	return ok && (result == restartSys || result == restartNoIntr || result == restartNoHand || result == restartBlock)
 }
 
-// rewound returns the registers as the kernel itself makes them when it restarts the interrupted system call, if there is one
-// (arch/x86/kernel/signal.c, arch_do_signal_or_restart), or aborts the rseq critical section that the thread is in. One difference: a call that the
-// kernel would continue with restart_syscall(2) is made anew, because sigreturn makes restart_syscall fail with EINTR
-// (restore_sigcontext). A relative timeout then starts again, except in a nanosleep(2) whose remaining time replaces the request.
+// rewound returns the registers as the kernel itself makes them when it restarts the interrupted system call, if there
+// is one (arch/x86/kernel/signal.c, arch_do_signal_or_restart), or aborts the rseq critical section that the thread is
+// in. One difference: a call that the kernel would continue with restart_syscall(2) is made anew, because sigreturn
+// makes restart_syscall fail with EINTR (restore_sigcontext). A relative timeout then starts again, except in a
+// nanosleep(2) whose remaining time replaces the request.
 func (l *loan) rewound() Regs {
 	r := l.regs
 	if l.restarts() {
@@ -258,8 +266,8 @@ const (
 	xfeatureTile   = 1 << 18
 	sizeofTile     = 8192
 	ucFlags        = 7 // UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
-	// noAltStack in ss_flags is a value sigaltstack(2) refuses, so that sigreturn leaves the alternate stack as it is, whatever it is:
-	// restore_altstack (kernel/signal.c) ignores every error but a fault.
+	// noAltStack in ss_flags is a value sigaltstack(2) refuses, so that sigreturn leaves the alternate stack as it is,
+	// whatever it is: restore_altstack (kernel/signal.c) ignores every error but a fault.
 	noAltStack = 0x00ffffff
 )
 
@@ -285,7 +293,8 @@ func signalXState(b []byte) ([]byte, error) {
 	features := binary.LittleEndian.Uint64(b[xstateSW:])
 	inUse := binary.LittleEndian.Uint64(b[xstateHeader:])
 	if features&xfeatureTile != 0 && inUse&xfeatureTile == 0 {
-		// A thread that never used the tiles has no room for them in the kernel, which then refuses a frame that has. They come last.
+		// A thread that never used the tiles has no room for them in the kernel, which then refuses a frame that has.
+		// They come last.
 		features &^= xfeatureTile
 		b = b[:len(b)-sizeofTile]
 	}
@@ -328,7 +337,8 @@ func (f *signalFrame) ucontext(fpstate uint64) []uint64 {
 	return []uint64{
 		ucFlags, 0, // uc_flags, uc_link
 		0, noAltStack, 0, // uc_stack: ss_sp, ss_flags, ss_size
-		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx, r.Rdx, r.Rax, r.Rcx, r.Rsp, r.Rip, r.Eflags,
+		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx, r.Rdx, r.Rax, r.Rcx, r.Rsp,
+		r.Rip, r.Eflags,
 		r.Cs&0xffff | r.Gs&0xffff<<16 | r.Fs&0xffff<<32 | r.Ss&0xffff<<48,
 		0, 0, 0, 0, // err, trapno, oldmask, cr2
 		fpstate, 0, 0, 0, 0, 0, 0, 0, 0, // fpstate, reserved

@@ -9,17 +9,19 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// A chain is many calls with one stop. Each call returns into a gadget that stores the result, then into rt_sigreturn, whose frame holds
-// the registers of the next call. The last call is tgkill(2) of the thread itself with a signal that the process ignores: with us alive
-// that is a stop, without us nothing, and what follows is the frame that leads back. So a chain runs to its end whether or not we do.
+// A chain is many calls with one stop. Each call returns into a gadget that stores the result, then into rt_sigreturn,
+// whose frame holds the registers of the next call. The last call is tgkill(2) of the thread itself with a signal that
+// the process ignores: with us alive that is a stop, without us nothing, and what follows is the frame that leads back.
+// So a chain runs to its end whether or not we do.
 //
 // rt_sigreturn resets the restart block, so a thread that needs it makes its calls one by one.
 
 // bells are signals whose default is to be ignored and that have no other effect (signal(7)).
 var bells = [...]int{int(unix.SIGWINCH), int(unix.SIGURG), int(unix.SIGCHLD)}
 
-// bell returns a signal that the process ignores, 0 if it takes all of them. It is not one that is waiting, which would be taken for ours and be gone, and
-// rather one that the thread has not blocked: such a signal would not wait if somebody sent it now.
+// bell returns a signal that the process ignores, 0 if it takes all of them. It is not one that is waiting, which would
+// be taken for ours and be gone, and rather one that the thread has not blocked: such a signal would not wait if
+// somebody sent it now.
 func bell(s *procfs.Status) int {
 	waiting := s.SigPnd | s.ShdPnd
 	for _, taken := range []uint64{s.SigCgt | waiting | s.SigBlk, s.SigCgt | waiting} {
@@ -41,8 +43,8 @@ const firstRealTime = 32 // real-time signals queue up instead of merging
 
 func sigBit(sig int) uint64 { return 1 << (sig - 1) }
 
-// chain is the way a loan makes its calls when it makes them in chains. The words that lead from call to call end where the frame of the
-// loan begins; results and data are behind it.
+// chain is the way a loan makes its calls when it makes them in chains. The words that lead from call to call end where
+// the frame of the loan begins; results and data are behind it.
 type chain struct {
 	bell     int
 	tgid     uint64 // as the thread itself numbers them
@@ -96,7 +98,10 @@ func (l *loan) chainable(s *procfs.Status, calls []Syscall) *chain {
 	if _, result, ok := l.regs.Syscall(); ok && result == restartBlock {
 		return nil
 	}
-	c := &chain{bell: sig, tgid: uint64(s.NStgid[len(s.NStgid)-1]), tid: uint64(s.NSpid[len(s.NSpid)-1]), stepSize: l.code.stepSize()}
+	c := &chain{
+		bell: sig, tgid: uint64(s.NStgid[len(s.NStgid)-1]), tid: uint64(s.NSpid[len(s.NSpid)-1]),
+		stepSize: l.code.stepSize(),
+	}
 	if c.most, c.room = l.chainSize(calls); c.most < 2 {
 		return nil
 	}
@@ -119,7 +124,8 @@ func (c *chain) ring() Syscall {
 func (l *loan) runChain(calls []Syscall) error {
 	c := l.chain
 	first, words, answer := l.steps(calls)
-	if _, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {c.results, len(answer)}}, slices.Concat(words, answer)); err != nil {
+	if _, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {c.results, len(answer)}},
+		slices.Concat(words, answer)); err != nil {
 		return l.fail("write the arguments", err)
 	}
 	if err := setRegset(l.th.Tid, regsetPRStatus, first.Bytes()); err != nil {
@@ -145,7 +151,8 @@ func (l *loan) runChain(calls []Syscall) error {
 	return nil
 }
 
-// steps returns the registers of the first call, the words that its stack pointer leads to, and what is at chain.results.
+// steps returns the registers of the first call, the words that its stack pointer leads to, and what is at
+// chain.results.
 func (l *loan) steps(calls []Syscall) (first Regs, words, results []byte) {
 	c := l.chain
 	begin := l.home - uint64(len(calls))*c.stepSize

@@ -7,10 +7,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// Hold makes th execute do, calls while with the raw result, and then makes th execute undo: for something that is to exist only while we look
-// at it. If we die in between, the thread makes the second call itself on its way back. while is called even if do failed; it may
-// change the arguments of undo for what do really did. Neither call may have Data, and undo must be harmless if do failed. The error is
-// that of while, or one of the mechanism as Inject has it.
+// Hold makes th execute do, calls while with the raw result, and then makes th execute undo: for something that is to
+// exist only while we look at it. If we die in between, the thread makes the second call itself on its way back. while
+// is called even if do failed; it may change the arguments of undo for what do really did. Neither call may have Data,
+// and undo must be harmless if do failed. The error is that of while, or one of the mechanism as Inject has it.
 func (in *Injector) Hold(th *Thread, do Syscall, undo *Syscall, while func(result int64) error) error {
 	return in.g.t.Do(func() error {
 		l, at, err := in.borrowHold(th, do, *undo)
@@ -26,8 +26,8 @@ func (in *Injector) Hold(th *Thread, do Syscall, undo *Syscall, while func(resul
 	})
 }
 
-// borrowHold is borrow with one more frame before the first: that of the second call, which leads on to the first frame. at is
-// the stack pointer that leads there.
+// borrowHold is borrow with one more frame before the first: that of the second call, which leads on to the first
+// frame. at is the stack pointer that leads there.
 func (in *Injector) borrowHold(th *Thread, do, undo Syscall) (l *loan, at uint64, err error) {
 	l, frame, status, err := in.look(th)
 	if err != nil {

@@ -13,15 +13,16 @@ import (
 const (
 	pageSize = 4096
 	redZone  = 128 // below the stack pointer, used by leaf functions (System V ABI, AMD64 supplement, 3.2.2)
-	// spareGap is how far the unused part of the main stack must be from the deepest stack pointer in it. Should we die while a
-	// thread without a stack of its own is on loan there, the main thread would have to grow by as much within microseconds to meet it.
+	// spareGap is how far the unused part of the main stack must be from the deepest stack pointer in it. Should we die
+	// while a thread without a stack of its own is on loan there, the main thread would have to grow by as much within
+	// microseconds to meet it.
 	spareGap = 32 << 10
 )
 
-// place finds size bytes of dead memory, 64-byte aligned. The first choice is the thread's own stack below the red zone, which is
-// what a signal would use; it is only trusted to be a stack that can take a signal when it is the main stack of the leader or one with
-// an ELF thread control block above, as libc makes them. Goroutine and coroutine stacks are neither: their threads get an unused part of the
-// main stack, as far from its user as possible.
+// place finds size bytes of dead memory, 64-byte aligned. The first choice is the thread's own stack below the red
+// zone, which is what a signal would use; it is only trusted to be a stack that can take a signal when it is the main
+// stack of the leader or one with an ELF thread control block above, as libc makes them. Goroutine and coroutine stacks
+// are neither: their threads get an unused part of the main stack, as far from its user as possible.
 func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 	l := &loan{th: th}
 	if base, ok := in.ownStack(th, r, size); ok {
@@ -29,7 +30,8 @@ func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 	}
 	m, low, owned := in.mainStack()
 	if m == nil {
-		return 0, l.noRoom("the stack at %#x is not one that a libc made, and there is no main stack to use instead", r.Rsp)
+		return 0, l.noRoom("the stack at %#x is not one that a libc made, and there is no main stack to use instead",
+			r.Rsp)
 	}
 	size = (size + pageSize - 1) &^ (pageSize - 1)
 	base, err := unused(in.pid, m.Start, low, size)
@@ -89,21 +91,22 @@ func (in *Injector) trusted(th *Thread, r *Regs, m *procfs.Map) bool {
 	if m.Name == "[stack]" {
 		return th.Tid == th.Pid
 	}
-	// The thread control block begins with its own address (System V ABI, AMD64, ELF thread-local storage); glibc and musl put it
-	// above the stack, with a guard below the stack.
+	// The thread control block begins with its own address (System V ABI, AMD64, ELF thread-local storage); glibc and
+	// musl put it above the stack, with a guard below the stack.
 	if r.FsBase <= r.Rsp || r.FsBase+8 > m.End {
 		return false
 	}
 	var self [8]byte
-	if _, err := ReadMemory(th.Pid, []Range{{r.FsBase, 8}}, self[:]); err != nil || binary.LittleEndian.Uint64(self[:]) != r.FsBase {
+	if _, err := ReadMemory(th.Pid, []Range{{r.FsBase, 8}}, self[:]); err != nil ||
+		binary.LittleEndian.Uint64(self[:]) != r.FsBase {
 		return false
 	}
 	guarded, err := guardBetween(th.Pid, r.Rsp, r.FsBase)
 	return err == nil && !guarded
 }
 
-// mainStack returns the [stack] mapping and how far up it is free: a gap below the lowest stack pointer in it. owned tells whether the
-// main thread is on it; then what is below is dead whatever it holds.
+// mainStack returns the [stack] mapping and how far up it is free: a gap below the lowest stack pointer in it. owned
+// tells whether the main thread is on it; then what is below is dead whatever it holds.
 func (in *Injector) mainStack() (m *procfs.Map, free uint64, owned bool) {
 	for i := range in.maps {
 		if in.maps[i].Name == "[stack]" {
@@ -155,8 +158,8 @@ func readPagemap(pid int, start, end uint64) ([]uint64, error) {
 	return out, nil
 }
 
-// unused returns the address of the lowest size bytes between start and end that no page backs, or pages with nothing in them, 0 if
-// there are none. What we used before is such: it held nothing and got that back.
+// unused returns the address of the lowest size bytes between start and end that no page backs, or pages with nothing
+// in them, 0 if there are none. What we used before is such: it held nothing and got that back.
 func unused(pid int, start, end, size uint64) (uint64, error) {
 	end &^= pageSize - 1
 	if end <= start {
@@ -189,7 +192,8 @@ func isZero(pid int, page uint64) bool {
 // maxStackScan bounds the search for guard pages; a thread deeper in its stack than this is not trusted.
 const maxStackScan = 64 << 20
 
-// guardBetween reports whether a guard page (MADV_GUARD_INSTALL) lies between two addresses: then they are not in one stack.
+// guardBetween reports whether a guard page (MADV_GUARD_INSTALL) lies between two addresses: then they are not in one
+// stack.
 func guardBetween(pid int, low, high uint64) (bool, error) {
 	if high-low > maxStackScan {
 		return true, nil
@@ -206,8 +210,9 @@ func guardBetween(pid int, low, high uint64) (bool, error) {
 	return false, nil
 }
 
-// rseqSection is the restartable sequence (rseq(2)) that a thread was stopped in. The kernel aborts it when the thread next returns to user
-// mode, at the address it is at then; so while the thread is on loan it must find it again, or be sent to its abort handler.
+// rseqSection is the restartable sequence (rseq(2)) that a thread was stopped in. The kernel aborts it when the thread
+// next returns to user mode, at the address it is at then; so while the thread is on loan it must find it again, or be
+// sent to its abort handler.
 type rseqSection struct {
 	inside bool
 	at     uint64 // address of rseq_cs in the thread's struct rseq

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A thread under seccomp filters is borrowed with the filters suspended, so that each call is made. If the tracer dies, they are in force
-// again for what the thread has yet to execute on its way back: at most one of the calls, and rt_sigreturn. So each is put to the
-// filters beforehand, and what they would punish is not asked for.
+// A thread under seccomp filters is borrowed with the filters suspended, so that each call is made. If the tracer dies,
+// they are in force again for what the thread has yet to execute on its way back: at most one of the calls, and
+// rt_sigreturn. So each is put to the filters beforehand, and what they would punish is not asked for.
 
 // Actions of a filter, the most severe first when compared as signed numbers (include/uapi/linux/seccomp.h).
 const (

@@ -22,8 +22,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// TestMain makes this binary its own helper: with injectEnv set it injects into that process until it is killed, with checkEnv it is a Go
-// program that checks itself.
+// TestMain makes this binary its own helper: with injectEnv set it injects into that process until it is killed, with
+// checkEnv it is a Go program that checks itself.
 func TestMain(m *testing.M) {
 	if pid, err := strconv.Atoi(os.Getenv(injectEnv)); err == nil {
 		injectForever(pid)
@@ -47,8 +47,10 @@ func injectForever(pid int) {
 		case err == nil:
 			fmt.Println("round")
 			last = time.Now()
-		case (errors.As(err, &f) && f.Code == fault.InjectRoom || errors.Is(err, errPageThere)) && time.Since(last) < wayBack:
-			// A thread is still on its way back from our predecessor's loan: it is on the main stack, or has the page to give back.
+		case (errors.As(err, &f) && f.Code == fault.InjectRoom || errors.Is(err, errPageThere)) &&
+			time.Since(last) < wayBack:
+			// A thread is still on its way back from our predecessor's loan: it is on the main stack, or has the page
+			// to give back.
 			time.Sleep(time.Millisecond)
 		default:
 			fmt.Println(err)
@@ -99,7 +101,8 @@ func injectChecked(in *Injector, th *Thread) error {
 		return err
 	}
 	name := string(bytes.TrimRight(calls[2].Data, "\x00"))
-	if calls[0].Ret != int64(th.Pid) || calls[1].Ret != 0 || calls[2].Ret != 0 || calls[3].Ret != int64(th.Tid) || calls[4].Ret != 0 ||
+	if calls[0].Ret != int64(th.Pid) || calls[1].Ret != 0 || calls[2].Ret != 0 || calls[3].Ret != int64(th.Tid) ||
+		calls[4].Ret != 0 ||
 		calls[5].Err() != unix.EINVAL || name == "" {
 		return fmt.Errorf("thread %d: wrong answers %+v", th.Tid, calls)
 	}
@@ -119,17 +122,22 @@ func injectChecked(in *Injector, th *Thread) error {
 // heldPage is where holdChecked has a page mapped for a moment.
 const heldPage = 1 << 36
 
-// wayBack is how long a thread may take to come back from the loan of a dead tracer: it needs a processor for it, of which a busy machine has none to spare.
+// wayBack is how long a thread may take to come back from the loan of a dead tracer: it needs a processor for it, of
+// which a busy machine has none to spare.
 const wayBack = 20 * time.Second
 
 var errPageThere = errors.New("the page is there already")
 
 func holdChecked(in *Injector, th *Thread) error {
-	// Looked at before anything is done: our own undoing would take the page away, and nobody would see that it had been left behind.
+	// Looked at before anything is done: our own undoing would take the page away, and nobody would see that it had
+	// been left behind.
 	if there, err := hasHeldPage(th.Pid); err != nil || there {
 		return fmt.Errorf("thread %d: %w", th.Tid, errors.Join(err, errPageThere))
 	}
-	do := Syscall{Nr: unix.SYS_MMAP, Args: [6]uint64{heldPage, pageSize, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED_NOREPLACE, ^uint64(0)}}
+	do := Syscall{Nr: unix.SYS_MMAP, Args: [6]uint64{
+		heldPage, pageSize, 0,
+		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED_NOREPLACE, ^uint64(0),
+	}}
 	undo := Syscall{Nr: unix.SYS_MUNMAP, Args: [6]uint64{heldPage, pageSize}}
 	seen := false
 	err := in.Hold(th, do, &undo, func(result int64) error {
@@ -370,7 +378,8 @@ func TestFilter(t *testing.T) {
 			t.Errorf("argument %#x: %#x, %v; want %#x", arg, got, err, want)
 		}
 	}
-	if _, err := runFilter([]byte{0x48, 0, 0, 0, 0, 0, 0, 0}, seccompData(0, 0, [6]uint64{})); !errors.Is(err, errFilter) {
+	if _, err := runFilter([]byte{0x48, 0, 0, 0, 0, 0, 0, 0}, seccompData(0, 0, [6]uint64{})); !errors.Is(err,
+		errFilter) {
 		t.Errorf("an unknown instruction: %v", err)
 	}
 }
@@ -385,7 +394,8 @@ func TestSignalXState(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(out) != 11008-sizeofTile+4 || binary.LittleEndian.Uint32(out[xstateSW+16:]) != 11008-sizeofTile ||
-		binary.LittleEndian.Uint64(out[xstateSW+8:]) != xfeaturePKRU|7 || binary.LittleEndian.Uint64(out[xstateHeader:]) != xfeaturePKRU|3 ||
+		binary.LittleEndian.Uint64(out[xstateSW+8:]) != xfeaturePKRU|7 ||
+		binary.LittleEndian.Uint64(out[xstateHeader:]) != xfeaturePKRU|3 ||
 		binary.LittleEndian.Uint32(out[len(out)-4:]) != xstateMagic2 {
 		t.Errorf("wrong frame of %d bytes: % x", len(out), out[xstateSW:xstateHeader+8])
 	}
@@ -427,7 +437,8 @@ func BenchmarkInject(b *testing.B) {
 	}
 }
 
-// errNoChain is what programs of the kernel matrix give: they are static, and the code that a chain needs is in a shared C library.
+// errNoChain is what programs of the kernel matrix give: they are static, and the code that a chain needs is in a
+// shared C library.
 var errNoChain = errors.New("the program has no code to chain calls with")
 
 // deaths are the moments at which TestInjectDiesWithSignal dies.
@@ -437,7 +448,8 @@ var deaths = map[string]func(l *loan, calls []Syscall) error{
 			return errNoChain
 		}
 		first, words, results := l.steps(calls)
-		_, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {l.chain.results, len(results)}}, append(words, results...))
+		_, err := WriteMemory(l.th.Pid, []Range{{first.Rsp, len(words)}, {l.chain.results, len(results)}},
+			append(words, results...))
 		return errors.Join(err, setRegset(l.th.Tid, regsetPRStatus, first.Bytes()))
 	},
 	"call, before the mask": func(l *loan, calls []Syscall) error {
@@ -446,8 +458,8 @@ var deaths = map[string]func(l *loan, calls []Syscall) error{
 	},
 }
 
-// TestInjectDiesWithSignal lets the tracer die at the one moment in which the thread has other registers and does not block signals yet, with a
-// signal pending: its handler runs in the middle of the way back.
+// TestInjectDiesWithSignal lets the tracer die at the one moment in which the thread has other registers and does not
+// block signals yet, with a signal pending: its handler runs in the middle of the way back.
 func TestInjectDiesWithSignal(t *testing.T) {
 	for name, die := range deaths {
 		t.Run(name, func(t *testing.T) {

@@ -14,11 +14,12 @@ type Range struct {
 	Len  int
 }
 
-// Peek reads len(buf) bytes of the process's memory at addr through /proc/PID/mem, PROT_NONE pages included. The thread need not
-// be stopped.
+// Peek reads len(buf) bytes of the process's memory at addr through /proc/PID/mem, PROT_NONE pages included. The thread
+// need not be stopped.
 func (th *Thread) Peek(addr uint64, buf []byte) error { return access(th.Pid, addr, buf, os.O_RDONLY) }
 
-// Poke writes buf to the process's memory at addr through /proc/PID/mem, which ignores the protection of private mappings.
+// Poke writes buf to the process's memory at addr through /proc/PID/mem, which ignores the protection of private
+// mappings.
 func (th *Thread) Poke(addr uint64, buf []byte) error { return access(th.Pid, addr, buf, os.O_WRONLY) }
 
 func access(pid int, addr uint64, buf []byte, mode int) error {
@@ -38,8 +39,9 @@ func access(pid int, addr uint64, buf []byte, mode int) error {
 	return nil
 }
 
-// ReadMemory fills dst from the ranges, in order, with as few process_vm_readv(2) calls as possible. The process may run or be stopped;
-// ranges must be readable (PROT_NONE is not: use Peek). It returns how many bytes were read before an error.
+// ReadMemory fills dst from the ranges, in order, with as few process_vm_readv(2) calls as possible. The process may
+// run or be stopped; ranges must be readable (PROT_NONE is not: use Peek). It returns how many bytes were read before
+// an error.
 func ReadMemory(pid int, ranges []Range, dst []byte) (int, error) {
 	return transfer(unix.SYS_PROCESS_VM_READV, pid, ranges, dst)
 }
@@ -63,7 +65,8 @@ func transfer(nr uintptr, pid int, ranges []Range, buf []byte) (int, error) {
 			total += r.Len
 		}
 		if total > len(buf)-done {
-			return done, fmt.Errorf("memory of pid %d: buffer of %d bytes for %d: %w", pid, len(buf), done+total, unix.EINVAL)
+			return done, fmt.Errorf("memory of pid %d: buffer of %d bytes for %d: %w", pid, len(buf), done+total,
+				unix.EINVAL)
 		}
 		if total > 0 {
 			got, err := transferAll(nr, pid, scratch[:n], buf[done:done+total])

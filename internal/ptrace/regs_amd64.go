@@ -10,7 +10,8 @@ type Regs struct {
 	Ds, Es, Fs, Gs                           uint64
 }
 
-// noSyscall in OrigRax tells the kernel that the registers are not those of an interrupted system call (arch/x86/kernel/signal.c).
+// noSyscall in OrigRax tells the kernel that the registers are not those of an interrupted system call
+// (arch/x86/kernel/signal.c).
 const noSyscall = ^uint64(0)
 
 // SetCall prepares the registers for one system call with the `syscall` instruction at insn.
@@ -21,21 +22,23 @@ func (r *Regs) SetCall(insn, nr uint64, args ...uint64) {
 	r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9 = a[0], a[1], a[2], a[3], a[4], a[5]
 }
 
-// Syscall returns the number of the system call the registers are interrupted in and the kernel's pending result, which is one of
-// -ERESTARTSYS (512), -ERESTARTNOINTR (513), -ERESTARTNOHAND (514) and -ERESTART_RESTARTBLOCK (516) if the kernel is going to
-// restart it (include/linux/errno.h). ok is false if the thread was not in a system call.
+// Syscall returns the number of the system call the registers are interrupted in and the kernel's pending result, which
+// is one of -ERESTARTSYS (512), -ERESTARTNOINTR (513), -ERESTARTNOHAND (514) and -ERESTART_RESTARTBLOCK (516) if the
+// kernel is going to restart it (include/linux/errno.h). ok is false if the thread was not in a system call.
 func (r *Regs) Syscall() (nr uint64, result int64, ok bool) {
 	return r.OrigRax, int64(r.Rax), int64(r.OrigRax) >= 0
 }
 
-// SetBatch prepares the registers for the batch loop of internal/stub: code is its address, the records lie from first up to end. The stack
-// pointer is out of the way of any alternate signal stack, which must not be in use while it is set.
+// SetBatch prepares the registers for the batch loop of internal/stub: code is its address, the records lie from first
+// up to end. The stack pointer is out of the way of any alternate signal stack, which must not be in use while it is
+// set.
 func (r *Regs) SetBatch(code, first, end uint64) {
 	r.Rip, r.Rbx, r.Rbp, r.Rsp, r.OrigRax, r.Rax = code, first, end, 0, noSyscall, 0
 	r.Eflags = 0x202 // interrupts enabled, direction flag clear
 }
 
-// RestartBlock is -ERESTART_RESTARTBLOCK (include/linux/errno.h): the kernel continues the call from what it keeps in the task.
+// RestartBlock is -ERESTART_RESTARTBLOCK (include/linux/errno.h): the kernel continues the call from what it keeps in
+// the task.
 const RestartBlock = -516
 
 // Finish makes the registers those of a system call that has returned: no restart.
@@ -51,8 +54,8 @@ func RegsFrom(b []byte) (Regs, error) {
 	return r, nil
 }
 
-// SetInit prepares the registers for the init of a pid namespace in internal/stub: it reaps children until child ends and writes how to the
-// descriptor report.
+// SetInit prepares the registers for the init of a pid namespace in internal/stub: it reaps children until child ends
+// and writes how to the descriptor report.
 func (r *Regs) SetInit(code, child, report uint64) {
 	r.Rip, r.R12, r.R13, r.OrigRax, r.Rax = code, child, report, noSyscall, 0
 }

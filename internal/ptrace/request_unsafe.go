@@ -40,8 +40,9 @@ const (
 
 // request makes one ptrace call. It must run on the tracing thread.
 //
-// addr and data may be pointers. The directive makes what they point to escape to the heap and stay alive: a stack can move between the conversion
-// to uintptr, in the caller, and the system call, and the kernel would then read and write where the variable was.
+// addr and data may be pointers. The directive makes what they point to escape to the heap and stay alive: a stack can
+// move between the conversion to uintptr, in the caller, and the system call, and the kernel would then read and write
+// where the variable was.
 //
 //go:uintptrescapes
 func request(req, tid int, addr, data uintptr) error {
@@ -100,7 +101,8 @@ func peekSigInfo(tid int, off uint64, shared bool, buf []byte) (int, error) {
 	if shared {
 		args.flags = peekSigInfoShared
 	}
-	return requestN(requestPeekSigInfo, tid, uintptr(unsafe.Pointer(&args)), uintptr(unsafe.Pointer(unsafe.SliceData(buf))))
+	return requestN(requestPeekSigInfo, tid, uintptr(unsafe.Pointer(&args)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buf))))
 }
 
 func getSigInfo(tid int) ([]byte, error) {
@@ -144,7 +146,8 @@ func seccompFilter(tid, index int) ([]byte, error) {
 		return nil, err
 	}
 	prog := make([]byte, 8*n)
-	if _, err := requestN(requestSeccompGetFilter, tid, uintptr(index), uintptr(unsafe.Pointer(unsafe.SliceData(prog)))); err != nil {
+	if _, err := requestN(requestSeccompGetFilter, tid, uintptr(index),
+		uintptr(unsafe.Pointer(unsafe.SliceData(prog)))); err != nil {
 		return nil, err
 	}
 	return prog, nil
@@ -152,7 +155,8 @@ func seccompFilter(tid, index int) ([]byte, error) {
 
 func seccompFlags(tid, index int) (uint32, error) {
 	meta := struct{ off, flags uint64 }{off: uint64(index)}
-	if _, err := requestN(requestSeccompGetMetadata, tid, unsafe.Sizeof(meta), uintptr(unsafe.Pointer(&meta))); err != nil {
+	if _, err := requestN(requestSeccompGetMetadata, tid, unsafe.Sizeof(meta),
+		uintptr(unsafe.Pointer(&meta))); err != nil {
 		return 0, err
 	}
 	return uint32(meta.flags), nil
@@ -165,7 +169,8 @@ type vmIovec struct {
 }
 
 func processVM(nr uintptr, pid int, local []unix.Iovec, remote []vmIovec) (int, error) {
-	n, _, errno := unix.Syscall6(nr, uintptr(pid), uintptr(unsafe.Pointer(unsafe.SliceData(local))), uintptr(len(local)),
+	n, _, errno := unix.Syscall6(nr, uintptr(pid), uintptr(unsafe.Pointer(unsafe.SliceData(local))),
+		uintptr(len(local)),
 		uintptr(unsafe.Pointer(unsafe.SliceData(remote))), uintptr(len(remote)), 0)
 	if errno != 0 {
 		return 0, errno

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStoppedAgainAtOnce stops threads right after they were let go. Now and then one has not executed an instruction yet and is on its way
-// into restart_syscall; its registers must not say so, but that it is interrupted in the call that this continues.
+// TestStoppedAgainAtOnce stops threads right after they were let go. Now and then one has not executed an instruction
+// yet and is on its way into restart_syscall; its registers must not say so, but that it is interrupted in the call
+// that this continues.
 func TestStoppedAgainAtOnce(t *testing.T) {
 	v := startVictim(t)
 	tr := New()

@@ -6,10 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// StopGroup puts a driven process, all of whose threads are settled, into the job-control stop of sig, without an instruction of it or a signal that is
-// pending in between, whatever its mask: the first thread is sent SIGSTOP, which sig replaces on the way, and the others join. From there
-// Release leaves them stopped. The action of sig must be the default one. The kernel takes a stop signal other than SIGSTOP for
-// nothing in an orphaned process group (signal(7)); then it is SIGSTOP that the process is stopped by. The parent gets its SIGCHLD.
+// StopGroup puts a driven process, all of whose threads are settled, into the job-control stop of sig, without an
+// instruction of it or a signal that is pending in between, whatever its mask: the first thread is sent SIGSTOP, which
+// sig replaces on the way, and the others join. From there Release leaves them stopped. The action of sig must be the
+// default one. The kernel takes a stop signal other than SIGSTOP for nothing in an orphaned process group (signal(7));
+// then it is SIGSTOP that the process is stopped by. The parent gets its SIGCHLD.
 func StopGroup(threads []*Thread, sig unix.Signal) error {
 	first := threads[0]
 	return first.do("stop its process", func() error {
@@ -37,8 +38,8 @@ func StopGroup(threads []*Thread, sig unix.Signal) error {
 
 func isEventStop(s unix.WaitStatus) bool { return int(s)>>16 == eventStop }
 
-// stopBy makes the kernel act on sig in the thread as if it had been delivered to it, and reports whether that stopped it. The interrupt keeps the
-// thread from going on if it did not.
+// stopBy makes the kernel act on sig in the thread as if it had been delivered to it, and reports whether that stopped
+// it. The interrupt keeps the thread from going on if it did not.
 func (th *Thread) stopBy(sig unix.Signal) (bool, error) {
 	mask, err := getSigMask(th.Tid)
 	if err != nil {
@@ -53,7 +54,10 @@ func (th *Thread) stopBy(sig unix.Signal) (bool, error) {
 	if err := request(unix.PTRACE_CONT, th.Tid, 0, 0); err != nil {
 		return false, err
 	}
-	if _, err := th.waitFor(func(s unix.WaitStatus) bool { return int(s)>>16 == 0 && s.StopSignal() == unix.SIGSTOP }); err != nil {
+	if _, err := th.waitFor(func(s unix.WaitStatus) bool {
+		return int(s)>>16 == 0 &&
+			s.StopSignal() == unix.SIGSTOP
+	}); err != nil {
 		return false, err
 	}
 	// A signal that is blocked by now would be queued instead.

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TakeFD duplicates a descriptor of another process into this one, close-on-exec (pidfd_getfd(2), Linux 5.6). The rights needed are those of
-// ptrace; the process may run.
+// TakeFD duplicates a descriptor of another process into this one, close-on-exec (pidfd_getfd(2), Linux 5.6). The
+// rights needed are those of ptrace; the process may run.
 func TakeFD(pid, theirs int) (int, error) {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

@@ -55,8 +55,8 @@ func (th *Thread) SetRegs(r *Regs) error {
 	return th.do("write registers", func() error { return setRegset(th.Tid, regsetPRStatus, r.Bytes()) })
 }
 
-// XState appends the NT_X86_XSTATE register set, in the standard (non-compacted) format, to buf. buf needs room for it: the size
-// is that of CPUID leaf 0xd, 11 KiB with AMX.
+// XState appends the NT_X86_XSTATE register set, in the standard (non-compacted) format, to buf. buf needs room for it:
+// the size is that of CPUID leaf 0xd, 11 KiB with AMX.
 func (th *Thread) XState(buf []byte) ([]byte, error) {
 	room := buf[len(buf):cap(buf)]
 	if len(room) < maxXState {
@@ -78,7 +78,8 @@ func (th *Thread) SetXState(b []byte) error {
 	return th.do("write the extended state", func() error { return setRegset(th.Tid, regsetXState, b) })
 }
 
-// SigMask reads the mask the thread returns to (PTRACE_GETSIGMASK): inside sigsuspend(2) or ppoll(2) the one from before the call.
+// SigMask reads the mask the thread returns to (PTRACE_GETSIGMASK): inside sigsuspend(2) or ppoll(2) the one from
+// before the call.
 func (th *Thread) SigMask() (mask uint64, err error) {
 	err = th.do("read the signal mask", func() (err error) {
 		mask, err = getSigMask(th.Tid)
@@ -92,8 +93,8 @@ func (th *Thread) SetSigMask(mask uint64) error {
 	return th.do("write the signal mask", func() error { return setSigMask(th.Tid, mask) })
 }
 
-// Pending reads the queued signals without taking them (PTRACE_PEEKSIGINFO), a siginfo_t of 128 bytes each, in queue order: the
-// thread's own, or with shared those of the whole process.
+// Pending reads the queued signals without taking them (PTRACE_PEEKSIGINFO), a siginfo_t of 128 bytes each, in queue
+// order: the thread's own, or with shared those of the whole process.
 func (th *Thread) Pending(shared bool) (infos [][]byte, err error) {
 	const batch = 32
 	err = th.do("read pending signals", func() error {
@@ -121,8 +122,9 @@ func (th *Thread) Rseq() (r Rseq, err error) {
 	return r, err
 }
 
-// SeccompFilters reads the installed classic BPF programs, oldest first, 8 bytes an instruction, with their SECCOMP_FILTER_FLAG_*
-// bits. It needs CAP_SYS_ADMIN and CONFIG_CHECKPOINT_RESTORE (PTRACE_SECCOMP_GET_FILTER, Linux 4.4; _GET_METADATA, 4.16).
+// SeccompFilters reads the installed classic BPF programs, oldest first, 8 bytes an instruction, with their
+// SECCOMP_FILTER_FLAG_* bits. It needs CAP_SYS_ADMIN and CONFIG_CHECKPOINT_RESTORE (PTRACE_SECCOMP_GET_FILTER, Linux
+// 4.4; _GET_METADATA, 4.16).
 func (th *Thread) SeccompFilters() (progs [][]byte, flags []uint32, err error) {
 	err = th.do("read seccomp filters", func() error {
 		for i := 0; ; i++ {

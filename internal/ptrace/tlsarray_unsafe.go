@@ -16,8 +16,8 @@ const (
 // userDesc is struct user_desc (arch/x86/include/uapi/asm/ldt.h).
 type userDesc struct{ entry, base, limit, flags uint32 }
 
-// TLSArray tells whether the thread has segment descriptors of its own (set_thread_area(2), PTRACE_GET_THREAD_AREA). A kernel without
-// IA-32 emulation has none to give.
+// TLSArray tells whether the thread has segment descriptors of its own (set_thread_area(2), PTRACE_GET_THREAD_AREA). A
+// kernel without IA-32 emulation has none to give.
 func (th *Thread) TLSArray() (used bool, err error) {
 	err = th.do("read segment descriptors", func() error {
 		for i := range entriesTLS {

@@ -89,7 +89,8 @@ func compiled(t *testing.T, name string) string {
 	bin := filepath.Join("testdata", name) // a machine without a compiler has it built already
 	if _, err := os.Stat(bin); err != nil {
 		bin = filepath.Join(t.TempDir(), name)
-		if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", bin, filepath.Join("testdata", name+".c")).CombinedOutput(); err != nil {
+		if out, err := exec.Command("gcc", "-O1", "-pthread", "-o", bin,
+			filepath.Join("testdata", name+".c")).CombinedOutput(); err != nil {
 			t.Fatalf("gcc: %v\n%s", err, out)
 		}
 	}

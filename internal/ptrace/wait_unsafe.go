@@ -15,9 +15,9 @@ const siginfoStatus = 6
 
 // collect is wait4(2) for one thread, with __WALL. The pid is 0 if there is nothing to tell and flags has WNOHANG.
 //
-// The death of a child of our own process is told but not taken: waits of all our threads take from the same children (wait4(2),
-// __WNOTHREAD), and the exit status is for whoever started the child. Of everybody else the death must be taken by the tracer, or the
-// parent never hears of it.
+// The death of a child of our own process is told but not taken: waits of all our threads take from the same children
+// (wait4(2), __WNOTHREAD), and the exit status is for whoever started the child. Of everybody else the death must be
+// taken by the tracer, or the parent never hears of it.
 func (th *Thread) collect(flags int) (pid int, status unix.WaitStatus, err error) {
 	if th.Tid != th.Pid { // a thread that is not the leader has no parent that waits for it
 		pid, err = unix.Wait4(th.Tid, &status, unix.WALL|flags, nil)
@@ -25,7 +25,8 @@ func (th *Thread) collect(flags int) (pid int, status unix.WaitStatus, err error
 	}
 	for {
 		var info unix.Siginfo
-		if err := unix.Waitid(unix.P_PID, th.Tid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WALL|flags, nil); err != nil {
+		if err := unix.Waitid(unix.P_PID, th.Tid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WALL|flags,
+			nil); err != nil {
 			return 0, 0, err
 		}
 		if info.Signo == 0 {
@@ -67,7 +68,8 @@ func statusIn(info *unix.Siginfo) uint32 {
 	return (*[unsafe.Sizeof(*info) / 4]uint32)(unsafe.Pointer(info))[siginfoStatus]
 }
 
-// ourChild reports whether a process that has ended but is not reaped has this process as its parent (field 4 of proc_pid_stat(5)).
+// ourChild reports whether a process that has ended but is not reaped has this process as its parent (field 4 of
+// proc_pid_stat(5)).
 func ourChild(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

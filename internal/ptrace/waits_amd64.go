@@ -12,8 +12,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// Most system calls that wait are restarted by the kernel when a stop has interrupted them, as if nothing had been. Some are not: they end with EINTR,
-// though nobody sent the program a signal (signal(7), "Interruption of system calls and library functions by stop signals"). Here they go on:
+// Most system calls that wait are restarted by the kernel when a stop has interrupted them, as if nothing had been.
+// Some are not: they end with EINTR, though nobody sent the program a signal (signal(7), "Interruption of system calls
+// and library functions by stop signals"). Here they go on:
 //
 //   - The result -EINTR is replaced by -ERESTARTNOHAND: the kernel makes the call again when the thread runs, and turns that into EINTR if a
 //     handler is to run first, as these calls have it.
@@ -25,7 +26,8 @@ import (
 
 // Deadlines tells when threads that are stopped in a system call with a timeout would have woken (kstate.Waits).
 type Deadlines interface {
-	// Deadline returns when the timer would have run out that a thread cancelled last, if it did so at the time since or later: CLOCK_MONOTONIC ns both.
+	// Deadline returns when the timer would have run out that a thread cancelled last, if it did so at the time since
+	// or later: CLOCK_MONOTONIC ns both.
 	Deadline(tid int, since int64) (at int64, ok bool)
 }
 
@@ -44,8 +46,9 @@ func inR10(r *Regs) *uint64 { return &r.R10 }
 
 // Arguments of calls that a stop ends.
 const (
-	fallocMoves = 0x08 | 0x20 // FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE: not the same when made twice (fallocate(2))
-	uringExtArg = 1 << 3      // IORING_ENTER_EXT_ARG: there may be a timeout (io_uring_enter(2))
+	// FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE: not the same when made twice (fallocate(2))
+	fallocMoves = 0x08 | 0x20
+	uringExtArg = 1 << 3 // IORING_ENTER_EXT_ARG: there may be a timeout (io_uring_enter(2))
 )
 
 // waitOf tells which wait a call is that ended with EINTR; ok is false if it is none that can go on.
@@ -80,8 +83,8 @@ func (r *Regs) InTimedWait() bool {
 	return ok && !w.endless
 }
 
-// GoOn makes the registers of such a call ones that make it again with a timeout of left ns. If it takes its timeout from memory, that is what
-// is returned, and room is where to write it first.
+// GoOn makes the registers of such a call ones that make it again with a timeout of left ns. If it takes its timeout
+// from memory, that is what is returned, and room is where to write it first.
 func (r *Regs) GoOn(left int64, room uint64) (timespec []byte) {
 	w, ok := waitOf(r)
 	if !ok || w.endless {
@@ -91,7 +94,8 @@ func (r *Regs) GoOn(left int64, room uint64) (timespec []byte) {
 	noHand := int64(restartNoHand)
 	r.Rax = uint64(noHand)
 	if w.inMS {
-		*w.timeout(r) = uint64(min((left+int64(time.Millisecond)-1)/int64(time.Millisecond), math.MaxInt32)) // never too early
+		// never too early
+		*w.timeout(r) = uint64(min((left+int64(time.Millisecond)-1)/int64(time.Millisecond), math.MaxInt32))
 		return nil
 	}
 	*w.timeout(r) = room
@@ -133,8 +137,9 @@ type timedWait struct {
 // sizeofTimespec is the size of struct timespec.
 const sizeofTimespec = 16
 
-// Wait tells of a call with a timeout that a thread of g was stopped in and that will go on: the time that is left, in ns, and where its timeout will
-// be in memory, if it is to be there. ok is false if the thread is in no such call, or if it will end.
+// Wait tells of a call with a timeout that a thread of g was stopped in and that will go on: the time that is left, in
+// ns, and where its timeout will be in memory, if it is to be there. ok is false if the thread is in no such call, or
+// if it will end.
 func (g *Group) Wait(th *Thread) (left int64, room uint64, ok bool) {
 	_ = g.t.Do(func() error { // it returns no error
 		left, room, ok = g.wait(th)
@@ -176,7 +181,8 @@ func (g *Group) look(th *Thread, t *timedWait) bool {
 	return ok
 }
 
-// unused reports whether the program will not look again at the register with the timeout, which another value can then be in.
+// unused reports whether the program will not look again at the register with the timeout, which another value can then
+// be in.
 func (g *Group) unused(pid int, r *Regs, w wait) bool {
 	key := deadKey{pid, r.Rip, w.timeout(r) == &r.Rdx}
 	dead, known := g.dead[key]
@@ -214,8 +220,8 @@ func readCode(pid int, at uint64, b []byte) int {
 	return n
 }
 
-// ownStack finds dead memory below the stack pointer, where a signal would put its frame, if that is a stack (place). The call itself is what
-// keeps the thread from using it, and reads it as soon as it is made again.
+// ownStack finds dead memory below the stack pointer, where a signal would put its frame, if that is a stack (place).
+// The call itself is what keeps the thread from using it, and reads it as soon as it is made again.
 func (g *Group) ownStack(th *Thread, r *Regs, size uint64) (uint64, bool) {
 	maps, ok := g.maps[th.Pid]
 	if !ok {

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A call without a timeout goes on after a stop, whoever ends it: we, or our own death. A signal that is handled still ends it.
+// A call without a timeout goes on after a stop, whoever ends it: we, or our own death. A signal that is handled still
+// ends it.
 func TestWaitsGoOn(t *testing.T) {
 	for _, call := range []string{"epoll", "sigwait"} {
 		t.Run(call, func(t *testing.T) {
@@ -128,7 +129,8 @@ func TestGoOn(t *testing.T) {
 		if c.nr == unix.SYS_RT_SIGTIMEDWAIT {
 			at = r.Rdx
 		}
-		if at != 0x7000 || len(text) != 16 || binary.LittleEndian.Uint64(text) != c.text[0] || binary.LittleEndian.Uint64(text[8:]) != c.text[1] {
+		if at != 0x7000 || len(text) != 16 || binary.LittleEndian.Uint64(text) != c.text[0] ||
+			binary.LittleEndian.Uint64(text[8:]) != c.text[1] {
 			t.Errorf("call %d: % x at %#x", c.nr, text, at)
 		}
 	}
@@ -145,7 +147,10 @@ func TestDeadAfter(t *testing.T) {
 		r10, rdx bool // dead
 	}{
 		{"ret", "\xc3", true, true},
-		{"cmp rax; ja over; ret; mov rdx,[rip]; neg eax; mov fs:[rdx],eax; ret", "\x48\x3d\x00\xf0\xff\xff\x77\x01\xc3\x48\x8b\x15\x00\x00\x00\x00\xf7\xd8\x64\x89\x02\xc3", true, true},
+		{
+			"cmp rax; ja over; ret; mov rdx,[rip]; neg eax; mov fs:[rdx],eax; ret",
+			"\x48\x3d\x00\xf0\xff\xff\x77\x01\xc3\x48\x8b\x15\x00\x00\x00\x00\xf7\xd8\x64\x89\x02\xc3", true, true,
+		},
 		{"mov eax,r10d; ret", "\x44\x89\xd0\xc3", false, true},
 		{"mov rax,[rdx]; ret", "\x48\x8b\x02\xc3", true, false},
 		{"xor edx,edx; mov rax,[rdx]; ret", "\x31\xd2\x48\x8b\x02\xc3", true, true},

@@ -1,7 +1,8 @@
-// Package regions finds, in ELF files, the functions of include/bpfckpt.h, which mark regions in which no snapshot may be taken.
+// Package regions finds, in ELF files, the functions of include/bpfckpt.h, which mark regions in which no snapshot may
+// be taken.
 //
-// They are found by the notes that the header makes, not by their names: notes are part of what is loaded, so that stripped and static
-// executables have them too, and a look costs a few reads, whatever the size of the file.
+// They are found by the notes that the header makes, not by their names: notes are part of what is loaded, so that
+// stripped and static executables have them too, and a look costs a few reads, whatever the size of the file.
 package regions
 
 import (
@@ -32,8 +33,8 @@ const maxNotes = 4 << 20
 
 var errDamaged = errors.New("its notes of regions are damaged")
 
-// Find reads the marks of a file. A file that is no ELF file of this machine's word size has none. The error is for a file that cannot be
-// read, or whose notes make no sense: then it is not known where its regions are.
+// Find reads the marks of a file. A file that is no ELF file of this machine's word size has none. The error is for a
+// file that cannot be read, or whose notes make no sense: then it is not known where its regions are.
 func Find(r io.ReaderAt) (Marks, error) {
 	progs, err := segments(r)
 	if err != nil {
@@ -85,7 +86,8 @@ func segments(r io.ReaderAt) ([]elf.Prog64, error) {
 	return progs, nil
 }
 
-// add takes our notes of a segment (elf(5), "Notes (Nhdr)"). They have the same form whichever of the two alignments a segment has.
+// add takes our notes of a segment (elf(5), "Notes (Nhdr)"). They have the same form whichever of the two alignments a
+// segment has.
 func (m *Marks) add(notes []byte, p elf.Prog64, progs []elf.Prog64) error {
 	align := 4
 	if p.Align == 8 {
@@ -101,7 +103,8 @@ func (m *Marks) add(notes []byte, p elf.Prog64, progs []elf.Prog64) error {
 			return nil // no notes, or not ours: ours end with the segment
 		}
 		if string(rest[12:12+nameLen]) == owner {
-			if err := m.take(binary.LittleEndian.Uint32(rest[8:]), rest[desc:end], p.Vaddr+uint64(pos+desc), progs); err != nil {
+			if err := m.take(binary.LittleEndian.Uint32(rest[8:]), rest[desc:end], p.Vaddr+uint64(pos+desc),
+				progs); err != nil {
 				return err
 			}
 		}
@@ -117,7 +120,8 @@ func (m *Marks) take(kind uint32, desc []byte, addr uint64, progs []elf.Prog64) 
 	}
 	at := addr + binary.LittleEndian.Uint64(desc)
 	i := slices.IndexFunc(progs, func(p elf.Prog64) bool {
-		return elf.ProgType(p.Type) == elf.PT_LOAD && elf.ProgFlag(p.Flags)&elf.PF_X != 0 && at >= p.Vaddr && at-p.Vaddr < p.Filesz
+		return elf.ProgType(p.Type) == elf.PT_LOAD && elf.ProgFlag(p.Flags)&elf.PF_X != 0 && at >= p.Vaddr &&
+			at-p.Vaddr < p.Filesz
 	})
 	if i < 0 {
 		return fmt.Errorf("%w: one leads to %#x, where no code is loaded", errDamaged, at)

@@ -40,7 +40,8 @@ func compile(t testing.TB, out string, flags ...string) string {
 	return path
 }
 
-// TestFind builds a program of two files in the ways that programs are built, and holds each mark against the instruction there.
+// TestFind builds a program of two files in the ways that programs are built, and holds each mark against the
+// instruction there.
 func TestFind(t *testing.T) {
 	for name, flags := range map[string][]string{
 		"plain":        {"-O0"},
@@ -81,7 +82,10 @@ func TestFind(t *testing.T) {
 // TestHeaderIsStrict compiles the header as the oldest C and C++ we claim, with everything that warns.
 func TestHeaderIsStrict(t *testing.T) {
 	for _, flags := range [][]string{
-		{"-x", "c", "-std=c89"}, {"-x", "c", "-std=c17", "-masm=intel"}, {"-x", "c++", "-std=c++98"}, {"-x", "c++", "-std=c++20"},
+		{"-x", "c", "-std=c89"},
+		{"-x", "c", "-std=c17", "-masm=intel"},
+		{"-x", "c++", "-std=c++98"},
+		{"-x", "c++", "-std=c++20"},
 	} {
 		src := filepath.Join(t.TempDir(), "x.c")
 		if err := os.WriteFile(src, []byte("#include \"bpfckpt.h\"\nint f(void);\nint f(void) { bpfckpt_hold(); bpfckpt_release(); return 0; }\n"), 0o600); err != nil {
@@ -100,7 +104,10 @@ func TestFindNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{"empty": {}, "text": []byte("#!/bin/sh\n"), "no notes of ours": self, "cut": self[:100]} {
+	for name, data := range map[string][]byte{
+		"empty": {}, "text": []byte("#!/bin/sh\n"), "no notes of ours": self,
+		"cut": self[:100],
+	} {
 		if m, err := Find(bytes.NewReader(data)); err != nil || m.Any() {
 			t.Errorf("%s: %v %v", name, m, err)
 		}

@@ -1,4 +1,5 @@
-// Package sigs reads siginfo_t, the 128 bytes that describe a queued signal (sigaction(2), include/uapi/asm-generic/siginfo.h).
+// Package sigs reads siginfo_t, the 128 bytes that describe a queued signal (sigaction(2),
+// include/uapi/asm-generic/siginfo.h).
 package sigs
 
 import "encoding/binary"
@@ -16,7 +17,8 @@ func Number[T ~[]byte](info T) int { return int(binary.LittleEndian.Uint32(info)
 // OfTimer reports that one of the signals was sent by the POSIX timer with the given id.
 func OfTimer[T ~[]byte](infos []T, id int) bool {
 	for _, info := range infos {
-		if int32(binary.LittleEndian.Uint32(info[offCode:])) == siTimer && int(int32(binary.LittleEndian.Uint32(info[offTimerID:]))) == id {
+		if int32(binary.LittleEndian.Uint32(info[offCode:])) == siTimer &&
+			int(int32(binary.LittleEndian.Uint32(info[offTimerID:]))) == id {
 			return true
 		}
 	}

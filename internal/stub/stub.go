@@ -1,5 +1,5 @@
-// Package stub holds the tiny program that every restored process starts as. It is machine code because the process it runs in
-// is about to lose every mapping it has: no runtime, no stack, no data.
+// Package stub holds the tiny program that every restored process starts as. It is machine code because the process it
+// runs in is about to lose every mapping it has: no runtime, no stack, no data.
 package stub
 
 import (
@@ -14,8 +14,8 @@ var program []byte
 // ELF returns the program: a static executable that waits in pause(2) until it is seized.
 func ELF() []byte { return program }
 
-// Layout of the code, in bytes from its start (stub_amd64.S). CodeAt is where the stub's own copy is mapped, CodeInFile where it lies
-// in the ELF file.
+// Layout of the code, in bytes from its start (stub_amd64.S). CodeAt is where the stub's own copy is mapped, CodeInFile
+// where it lies in the ELF file.
 const (
 	CodeAt     = 0x200000100
 	CodeInFile = 0x100

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestLayout holds the constants against the committed binary: the entry points begin with the instructions they are named for.
+// TestLayout holds the constants against the committed binary: the entry points begin with the instructions they are
+// named for.
 func TestLayout(t *testing.T) {
 	f, err := elf.NewFile(bytes.NewReader(ELF()))
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package testprog builds the C programs that tests of several packages use as targets.
 //
-// The guests of the kernel matrix have no compiler: there the programs have been built by the host, without shared libraries, and lie
-// beside their sources: x where x.c would be.
+// The guests of the kernel matrix have no compiler: there the programs have been built by the host, without shared
+// libraries, and lie beside their sources: x where x.c would be.
 package testprog
 
 import (

@@ -1,5 +1,5 @@
-// Package timens reads and sets the clock offsets of time namespaces (time_namespaces(7), Linux 5.6). A process in one sees
-// CLOCK_MONOTONIC and CLOCK_BOOTTIME shifted by a constant against the initial namespace.
+// Package timens reads and sets the clock offsets of time namespaces (time_namespaces(7), Linux 5.6). A process in one
+// sees CLOCK_MONOTONIC and CLOCK_BOOTTIME shifted by a constant against the initial namespace.
 package timens
 
 import (
@@ -25,8 +25,8 @@ type Clocks struct {
 	Boottime  int64
 }
 
-// Of reads the offsets of the namespace that children of the process are born into (/proc/PID/timens_offsets), which is its own
-// unless it has called unshare(CLONE_NEWTIME). A kernel without time namespaces has no offsets.
+// Of reads the offsets of the namespace that children of the process are born into (/proc/PID/timens_offsets), which is
+// its own unless it has called unshare(CLONE_NEWTIME). A kernel without time namespaces has no offsets.
 func Of(pid int) (Offsets, error) {
 	name := fmt.Sprintf("/proc/%d/timens_offsets", pid)
 	f, err := os.Open(name)
@@ -67,8 +67,8 @@ func parse(r io.Reader) (Offsets, error) {
 	return o, nil
 }
 
-// Set writes the offsets of the namespace that a process has made with unshare(CLONE_NEWTIME), before anything has entered it. It
-// needs CAP_SYS_TIME.
+// Set writes the offsets of the namespace that a process has made with unshare(CLONE_NEWTIME), before anything has
+// entered it. It needs CAP_SYS_TIME.
 func (o Offsets) Set(pid int) error {
 	text := fmt.Sprintf("monotonic %s\nboottime %s\n", split(o.Monotonic), split(o.Boottime))
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/timens_offsets", pid), []byte(text), 0); err != nil {
@@ -93,7 +93,8 @@ func Now() (Clocks, error) {
 		return Clocks{}, err
 	}
 	var mono, boot unix.Timespec
-	if err := errors.Join(unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono), unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)); err != nil {
+	if err := errors.Join(unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono),
+		unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)); err != nil {
 		return Clocks{}, fmt.Errorf("read clocks: %w", err)
 	}
 	return Clocks{Monotonic: mono.Nano() - own.Monotonic, Boottime: boot.Nano() - own.Boottime}, nil

@@ -46,7 +46,8 @@ func initMain() {
 	if err := loopbackUp(); err != nil {
 		log.Printf("bring up lo: %v", err)
 	}
-	self, err := os.StartProcess("/proc/self/exe", []string{"runner"}, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	self, err := os.StartProcess("/proc/self/exe", []string{"runner"},
+		&os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		log.Printf("start the runner: %v", err)
 		return
@@ -72,7 +73,8 @@ func powerOff() {
 	select {} // an init that returns makes the kernel panic
 }
 
-// mounts are made in this order. One that fails is reported and left out: a kernel without tracefs is a kernel to test on.
+// mounts are made in this order. One that fails is reported and left out: a kernel without tracefs is a kernel to test
+// on.
 var mounts = []struct {
 	source, target, fstype, data string
 	flags                        uintptr
@@ -101,7 +103,12 @@ func mountAll() {
 			log.Printf("mount %s: %v", m.target, err)
 		}
 	}
-	for _, l := range [][2]string{{"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"}, {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"}} {
+	for _, l := range [][2]string{
+		{"/proc/self/fd", "/dev/fd"},
+		{"/proc/self/fd/0", "/dev/stdin"},
+		{"/proc/self/fd/1", "/dev/stdout"},
+		{"/proc/self/fd/2", "/dev/stderr"},
+	} {
 		if err := os.Symlink(l[0], l[1]); err != nil {
 			log.Printf("link: %v", err)
 		}
@@ -195,7 +202,10 @@ func runCommand(c kernels.Command, out io.Writer) kernels.Event {
 	cmd.WaitDelay = 5 * time.Second // then SIGKILL, and its pipes are closed whoever still holds them
 	start := time.Now()
 	err := cmd.Run()
-	e := kernels.Event{Kind: "end", Name: c.Name, Exit: -1, Millis: time.Since(start).Milliseconds(), TimedOut: ctx.Err() != nil}
+	e := kernels.Event{
+		Kind: "end", Name: c.Name, Exit: -1, Millis: time.Since(start).Milliseconds(),
+		TimedOut: ctx.Err() != nil,
+	}
 	if cmd.ProcessState != nil {
 		e.Exit = cmd.ProcessState.ExitCode()
 		if cmd.Process.Pid > 1 {

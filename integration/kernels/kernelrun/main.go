@@ -1,4 +1,5 @@
-// Command kernelrun runs the module's tests, or static programs, on Debian's 6.1 kernel in an emulated machine; see package kernels.
+// Command kernelrun runs the module's tests, or static programs, on Debian's 6.1 kernel in an emulated machine; see
+// package kernels.
 package main
 
 import (
@@ -38,14 +39,17 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "run with -test.short")
 	flag.BoolVar(&o.verbose, "v", false, "show all output as it comes")
 	flag.StringVar(&o.run, "run", "", "run only the tests that match, as in go test -run")
-	flag.BoolVar(&o.programs, "programs", false, "the arguments are not packages but one static program of this machine and its arguments")
-	flag.StringVar(&o.script, "script", "", "run this shell script in place of the tests, with all that they need around it (/test, /built, /src)")
+	flag.BoolVar(&o.programs, "programs", false,
+		"the arguments are not packages but one static program of this machine and its arguments")
+	flag.StringVar(&o.script, "script", "",
+		"run this shell script in place of the tests, with all that they need around it (/test, /built, /src)")
 	flag.StringVar(&o.cmdline, "append", "", "add to the kernel command line")
 	flag.IntVar(&o.cpus, "cpus", 2, "processors of the guest")
 	flag.IntVar(&o.memory, "memory", 2048, "memory of the guest, MiB")
 	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "for everything in the guest")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: kernelrun [flags] [PACKAGE...]\n       kernelrun [flags] -programs PROGRAM [ARG...]\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"usage: kernelrun [flags] [PACKAGE...]\n       kernelrun [flags] -programs PROGRAM [ARG...]\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -83,8 +87,12 @@ func run(ctx context.Context, o options) error {
 	if err := fill(ctx, suite, o, root); err != nil {
 		return err
 	}
-	fmt.Printf("%s: built %d programs in %.1fs\n", kernel.Package, len(suite.Plan.Commands), time.Since(start).Seconds())
-	m := kernels.Machine{Kernel: kernel, CPUs: o.cpus, MemoryMB: o.memory, Append: o.cmdline, Timeout: o.timeout, Output: events{os.Stdout, o.everything()}}
+	fmt.Printf("%s: built %d programs in %.1fs\n", kernel.Package, len(suite.Plan.Commands),
+		time.Since(start).Seconds())
+	m := kernels.Machine{
+		Kernel: kernel, CPUs: o.cpus, MemoryMB: o.memory, Append: o.cmdline, Timeout: o.timeout,
+		Output: events{os.Stdout, o.everything()},
+	}
 	start = time.Now()
 	rep, err := m.Run(ctx, suite.Tree, suite.Plan)
 	if rep != nil {

@@ -1,5 +1,5 @@
-// Goroutines hashes in a pipeline of goroutines, with timers, garbage and the collector at work. It uses no network and opens no
-// file, so the runtime's poller stays asleep.
+// Goroutines hashes in a pipeline of goroutines, with timers, garbage and the collector at work. It uses no network and
+// opens no file, so the runtime's poller stays asleep.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Threads that wait in a system call, without end or for a long time. The program was never promised that one ends before what it waits for has come.
+// Threads that wait in a system call, without end or for a long time. The program was never promised that one ends
+// before what it waits for has come.
 #include "random.h"
 #include <linux/futex.h>
 #include <poll.h>
@@ -12,7 +13,8 @@
 
 enum { READ, WRITE, POLL, POLL_LONG, PPOLL, SELECT, EPOLL, EVENTFD, SIGNALFD, TIMERFD, INOTIFY, FUTEX, FUTEX_LONG, SIGWAIT, WAITPID, SETLKW, FLOCK, SLEEP, SLEEP_UNTIL };
 
-// caller is a thread in a call: fd of the item are what it waits for, v[0] is what the call returned, v[1] its errno, v[2] the thread.
+// caller is a thread in a call: fd of the item are what it waits for, v[0] is what the call returned, v[1] its errno,
+// v[2] the thread.
 static void *caller(void *arg)
 {
 	struct item *it = arg;

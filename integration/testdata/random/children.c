@@ -106,7 +106,8 @@ static void check_stopped(struct item *it)
 	siginfo_t info = {0};
 	long sig = it->feature->arg % 100, how = it->feature->arg - sig;
 	for (int i = 0; how != CONTINUED && i < 400 && state_of(it->pid) != 'T'; i++)
-		nap(5 * MS); // whoever lets go of a stopped process wakes it, and it goes to sleep again without a step of its program
+		// whoever lets go of a stopped process wakes it, and it goes to sleep again without a step of its program
+		nap(5 * MS);
 	expect("stopped", state_of(it->pid) == 'T', how != CONTINUED);
 	must(waitid(P_PID, (id_t)it->pid, &info, WSTOPPED | WCONTINUED | WNOHANG));
 	if (how == TOLD) {

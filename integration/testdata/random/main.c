@@ -1,8 +1,10 @@
-// random SEED [FEATURE...]: a program drawn by the seed, or with the given features in one process. It sets up its features, prints a line for
-// each, then READY; after the go sign it checks them all. random list: the features there are.
+// random SEED [FEATURE...]: a program drawn by the seed, or with the given features in one process. It sets up its
+// features, prints a line for each, then READY; after the go sign it checks them all. random list: the features there
+// are.
 //
-// The processes of the tree tell each other nothing through kernel objects of their own, which would be saved as well: a file ready.N says
-// that process N is set up and holds its lines; done.N that it has checked all, and how many differences it found.
+// The processes of the tree tell each other nothing through kernel objects of their own, which would be saved as well:
+// a file ready.N says that process N is set up and holds its lines; done.N that it has checked all, and how many
+// differences it found.
 #include "plan.h"
 
 enum { LACKING = 77 }; // the exit status of a process that lacks its feature

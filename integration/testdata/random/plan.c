@@ -56,7 +56,8 @@ static int add(struct plan *plan, int n, const struct feature *f, uint64_t *stat
 	return 1;
 }
 
-// A process that others are adopted by has to be above them: every second inner process is a subreaper, the root always where it is needed.
+// A process that others are adopted by has to be above them: every second inner process is a subreaper, the root always
+// where it is needed.
 static void draw_tree(struct plan *plan, uint64_t *state)
 {
 	static const int sizes[] = {1, 1, 1, 2, 2, 3, 3, 4, 5, 6};
@@ -72,7 +73,8 @@ static void draw_tree(struct plan *plan, uint64_t *state)
 	}
 }
 
-// dealt is a list of features as cards are dealt: each once, in an order of its own in each round, so that each comes as often as the others.
+// dealt is a list of features as cards are dealt: each once, in an order of its own in each round, so that each comes
+// as often as the others.
 static const struct feature *dealt(const struct feature **list, size_t n, uint64_t at)
 {
 	static const uint64_t strides[] = {1223, 1601, 1777, 1951, 1303, 1429, 1657, 1867}; // primes above n
@@ -80,7 +82,8 @@ static const struct feature *dealt(const struct feature **list, size_t n, uint64
 	return list[(at % n * strides[round % COUNT(strides)] + round) % n];
 }
 
-enum { REFUSED = 6, SUPPORTED = 18, MOST = 30 }; // features of a program: those to be refused, and those supported on the average and at most
+// features of a program: those to be refused, and those supported on the average and at most
+enum { REFUSED = 6, SUPPORTED = 18, MOST = 30 };
 
 static void deal_refused(struct plan *plan, uint64_t round, uint64_t *state)
 {

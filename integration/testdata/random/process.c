@@ -154,7 +154,8 @@ static void check_dispatch(struct item *it)
 	expect("si_code of the SIGSYS", trapped, 2); // SYS_USER_DISPATCH
 }
 
-static void set_membarrier(struct item *it) { need(it, syscall(SYS_membarrier, it->feature->arg * 2, 0, 0)); } // its REGISTER command
+// its REGISTER command
+static void set_membarrier(struct item *it) { need(it, syscall(SYS_membarrier, it->feature->arg * 2, 0, 0)); }
 
 static void check_membarrier(struct item *it)
 {
@@ -331,7 +332,8 @@ static const struct feature features[] = {
 	{"I/O priority idle", set_ioprio, check_ioprio, 3 << 13, OF_A_THREAD, "ioprio"},
 	{"I/O priority real-time", set_ioprio, check_ioprio, 1 << 13 | 3, OF_A_THREAD, "ioprio"},
 	{"prctl parent-death signal", set_number, check_number, PDEATHSIG, ALONE},
-	{"prctl timer slack", set_timerslack_ns, check_timerslack_ns, TIMERSLACK, OF_A_THREAD, "sched"}, // real-time threads have none
+	// real-time threads have none
+	{"prctl timer slack", set_timerslack_ns, check_timerslack_ns, TIMERSLACK, OF_A_THREAD, "sched"},
 	{"prctl TSC", set_number, check_number, TSC, ALONE},
 	{"prctl subreaper", set_number, check_number, SUBREAPER, ALONE},
 	{"prctl keep capabilities", set_number, check_number, KEEPCAPS, OF_A_THREAD, "keepcaps"},

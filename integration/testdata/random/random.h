@@ -1,5 +1,6 @@
-// A program drawn at random: what its parts have in common. A feature is one kind of state: it is set up before READY and checked
-// after the go sign. A program has many of them, spread over processes and threads; which ones, the seed says.
+// A program drawn at random: what its parts have in common. A feature is one kind of state: it is set up before READY
+// and checked after the go sign. A program has many of them, spread over processes and threads; which ones, the seed
+// says.
 #ifndef RANDOM_H
 #define RANDOM_H
 
@@ -10,7 +11,8 @@
 
 struct feature;
 
-// item is a feature of a program: an instance, with what its check needs to know. Everything of it is in private memory.
+// item is a feature of a program: an instance, with what its check needs to know. Everything of it is in private
+// memory.
 struct item {
 	const struct feature *feature;
 	char name[24];   // the beginning of the names of its files, unique in the program
@@ -98,8 +100,8 @@ int block(int sig);
 int take(int sig, siginfo_t *info); // dequeues sig without waiting; its number, or -1
 int next_ticks(int fd, uint64_t *ticks); // what a read of an eventfd or timerfd gives without waiting; -1 with errno
 
-// helper starts a process that waits for nothing: body runs in it, then it ends with what body returns. It says with told() that it is as it should be;
-// the pid is negative if it has ended without that.
+// helper starts a process that waits for nothing: body runs in it, then it ends with what body returns. It says with
+// told() that it is as it should be; the pid is negative if it has ended without that.
 pid_t helper(struct item *it, int (*body)(struct item *));
 void told(void);
 // status_of waits for a child and returns its wait status.

@@ -1,4 +1,5 @@
-// Rights: users, groups, capabilities, seccomp filters. They are given up, so each has a process of its own, or a thread's end.
+// Rights: users, groups, capabilities, seccomp filters. They are given up, so each has a process of its own, or a
+// thread's end.
 #include "random.h"
 #include <grp.h>
 #include <linux/capability.h>

@@ -23,7 +23,8 @@ static const long long first[] = {0, 600 * SEC, 500 * SEC, 700 * MS, MS, MS, 400
 static struct timespec spec(long long ns) { return (struct timespec){ns / SEC, ns % SEC}; }
 static long long ns_of(struct timespec ts) { return ts.tv_sec * SEC + ts.tv_nsec; }
 
-// read_on is the clock that tells how long a timer of another has been running; a machine without a real-time clock cannot read those that wake it.
+// read_on is the clock that tells how long a timer of another has been running; a machine without a real-time clock
+// cannot read those that wake it.
 static clockid_t read_on(clockid_t clock)
 {
 	switch (clock) {
@@ -53,11 +54,13 @@ static void check_left(struct item *it, clockid_t clock, enum state state, struc
 	expect("interval", ns_of(have.it_interval), interval[state]);
 	if (state == IDLE)
 		expect("an idle timer has left", ns_of(have.it_value), 0);
-	if (state == ABSOLUTE || state == CANCEL) // a date stays, though the program was away; but the kernel does not tell that a POSIX timer has one
+	// a date stays, though the program was away; but the kernel does not tell that a POSIX timer has one
+	if (state == ABSOLUTE || state == CANCEL)
 		expect_range("ms left until the date", ns_of(have.it_value) / MS, (first[state] - gone) / MS - 50,
 			     (it->fd[0] < 0 ? first[state] : first[state] - gone) / MS + 50);
 	if (state == LONG || state == PERIODIC)
-		expect_range("ms left", ns_of(have.it_value) / MS, (first[state] - gone) / MS - 50, first[state] / MS + 40); // CPU time is counted in ticks, and rounded up
+		// CPU time is counted in ticks, and rounded up
+		expect_range("ms left", ns_of(have.it_value) / MS, (first[state] - gone) / MS - 50, first[state] / MS + 40);
 }
 
 // timerfd: arg is the clock and a state.

@@ -1,6 +1,7 @@
-// Package subject holds the processes that the benchmarks, and the tests of the kernel matrix, save and bring back: static programs
-// without a C library or a runtime, so that a process of one holds what was asked for and nothing else. They are written in
-// freestanding C (folder src) and committed as built, like the BPF objects; src/build makes them again.
+// Package subject holds the processes that the benchmarks, and the tests of the kernel matrix, save and bring back:
+// static programs without a C library or a runtime, so that a process of one holds what was asked for and nothing else.
+// They are written in freestanding C (folder src) and committed as built, like the BPF objects; src/build makes them
+// again.
 package subject
 
 import (
@@ -31,7 +32,8 @@ var (
 	callsSource []byte
 )
 
-// InstallSubject writes the subject program into dir and returns its path. The file must stay for as long as images of it are used.
+// InstallSubject writes the subject program into dir and returns its path. The file must stay for as long as images of
+// it are used.
 func InstallSubject(dir string) (string, error) { return install(dir, "subject", subjectELF, 0o755) }
 
 // InstallCalls writes the program that repeats system calls into dir and returns its path.
@@ -69,8 +71,8 @@ func Threads(n int) []string { return []string{"threads", strconv.Itoa(n)} }
 
 // Process is a running subject. It has no descriptors but /dev/null on the standard streams.
 //
-// Nothing waits for it before Kill: a wait(2) in any thread of ours would take the ptrace stops of a child from the thread that traces it
-// (kernel/exit.c, wait_consider_task).
+// Nothing waits for it before Kill: a wait(2) in any thread of ours would take the ptrace stops of a child from the
+// thread that traces it (kernel/exit.c, wait_consider_task).
 type Process struct {
 	Pid int
 	cmd *exec.Cmd
@@ -79,8 +81,8 @@ type Process struct {
 // ErrSubject means that a subject did not do what it should.
 var ErrSubject = errors.New("the test process failed")
 
-// readyTimeout is how long a subject may take to set itself up or to check itself: 1 GiB takes a second, an emulated machine
-// twenty times as long.
+// readyTimeout is how long a subject may take to set itself up or to check itself: 1 GiB takes a second, an emulated
+// machine twenty times as long.
 const readyTimeout = 2 * time.Minute
 
 // Start starts the program at path and waits until it holds what it was asked for.

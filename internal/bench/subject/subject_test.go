@@ -36,7 +36,10 @@ func count(t *testing.T, p *Process, what string) int {
 }
 
 func TestSubjectsHoldWhatTheyPromise(t *testing.T) {
-	for _, args := range [][]string{Memory(1 << 20), Writing(1<<20, 1000), Mappings(100), Descriptors(50, "/proc/self/exe"), Threads(10)} {
+	for _, args := range [][]string{
+		Memory(1 << 20), Writing(1<<20, 1000), Mappings(100),
+		Descriptors(50, "/proc/self/exe"), Threads(10),
+	} {
 		t.Run(args[0], func(t *testing.T) {
 			p := start(t, args...)
 			for range 3 {

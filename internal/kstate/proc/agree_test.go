@@ -29,7 +29,10 @@ var targets = []struct {
 }{
 	{"much", func(t *testing.T) []string { return []string{compile(t, "testdata/much.c"), t.TempDir()} }},
 	{"python", func(*testing.T) []string {
-		return []string{"python3", "-c", "import threading,time,sys\nfor i in range(4): threading.Thread(target=time.sleep,args=(1000,),daemon=True).start()\nprint('ready',flush=True)\nsys.stdin.read()"}
+		return []string{
+			"python3", "-c",
+			"import threading,time,sys\nfor i in range(4): threading.Thread(target=time.sleep,args=(1000,),daemon=True).start()\nprint('ready',flush=True)\nsys.stdin.read()",
+		}
 	}},
 	{"perl", func(*testing.T) []string {
 		return []string{"perl", "-e", `$|=1; $SIG{INT}=sub{}; alarm 1000; print "ready\n"; sleep 1000`}
@@ -166,7 +169,8 @@ func compare(t *testing.T, iter kstate.Source, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d threads, %d mappings, %d descriptors: %v", len(g.Threads()), len(got.Processes[0].VMAs), len(got.Processes[0].FDs), time.Since(began))
+	t.Logf("%d threads, %d mappings, %d descriptors: %v", len(g.Threads()), len(got.Processes[0].VMAs),
+		len(got.Processes[0].FDs), time.Since(began))
 	if !src.host.membarriers { // then the registration for the global command is assumed
 		for i := range want.Processes {
 			want.Processes[i].MM.Membarrier |= membarrierRegisterGlobal
@@ -179,9 +183,9 @@ func compare(t *testing.T, iter kstate.Source, pid int) {
 	}
 }
 
-// sameTimeLeft checks and evens out the time left of interrupted calls. What the proc source estimates is never below the truth. What the
-// kernel wrote for a sleeper is exact, but as of the last time the sleep was interrupted: one that had no time to go on since the
-// previous freeze has that time.
+// sameTimeLeft checks and evens out the time left of interrupted calls. What the proc source estimates is never below
+// the truth. What the kernel wrote for a sleeper is exact, but as of the last time the sleep was interrupted: one that
+// had no time to go on since the previous freeze has that time.
 func sameTimeLeft(t *testing.T, want, got *kstate.Collected, by time.Duration) {
 	t.Helper()
 	for i := range min(len(want.Processes), len(got.Processes)) {
@@ -200,23 +204,28 @@ func sameTimeLeft(t *testing.T, want, got *kstate.Collected, by time.Duration) {
 	}
 }
 
-// tolerant lists what may differ: times that went on for as long as the two took, and a time left that the proc source cannot know.
+// tolerant lists what may differ: times that went on for as long as the two took, and a time left that the proc source
+// cannot know.
 func tolerant(took time.Duration) []cmp.Option {
 	by := float64(took)
 	near := func(name string) cmp.Option {
-		return cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == "."+name }, cmp.Comparer(func(a, b int64) bool {
-			return math.Abs(float64(a-b)) <= by && (a == 0) == (b == 0)
-		}))
+		return cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == "."+name },
+			cmp.Comparer(func(a, b int64) bool {
+				return math.Abs(float64(a-b)) <= by && (a == 0) == (b == 0)
+			}))
 	}
 	usage := cmp.Comparer(func(a, b image.Usage) bool {
 		close64 := func(x, y int64, by float64) bool { return math.Abs(float64(x-y)) <= by }
 		count := func(x, y uint64) bool { return close64(int64(x), int64(y), 2000) }
-		return close64(a.UTime, b.UTime, by) && close64(a.STime, b.STime, by) && close64(a.Wall, b.Wall, by) && count(a.MinFlt, b.MinFlt) &&
-			count(a.MajFlt, b.MajFlt) && a.InBlock == b.InBlock && a.OuBlock == b.OuBlock && count(a.NVCSw, b.NVCSw) && count(a.NIvCSw, b.NIvCSw) &&
+		return close64(a.UTime, b.UTime, by) && close64(a.STime, b.STime, by) && close64(a.Wall, b.Wall, by) &&
+			count(a.MinFlt, b.MinFlt) &&
+			count(a.MajFlt, b.MajFlt) && a.InBlock == b.InBlock && a.OuBlock == b.OuBlock && count(a.NVCSw, b.NVCSw) &&
+			count(a.NIvCSw, b.NIvCSw) &&
 			close64(int64(a.MaxRSS), int64(b.MaxRSS), 8<<20)
 	})
 	return []cmp.Option{
-		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"), cmpopts.EquateEmpty(),
+		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"),
+		cmpopts.EquateEmpty(),
 		cmp.Comparer(func(a, b *fault.Error) bool { return a.Error() == b.Error() }),
 	}
 }

@@ -65,8 +65,8 @@ func descriptor(dir procfs.Dir, fd int) (f image.File, cloexec bool, err error) 
 	return f, info.Flags&unix.O_CLOEXEC != 0, nil
 }
 
-// files finds out which descriptors share an open file description, and lists each description once, in the order in which processes
-// and descriptors lead to it.
+// files finds out which descriptors share an open file description, and lists each description once, in the order in
+// which processes and descriptors lead to it.
 func (c *collection) files() error {
 	order := make([]int, len(c.open)) // indexes into c.open, equal descriptions next to each other
 	for i := range order {
@@ -76,7 +76,8 @@ func (c *collection) files() error {
 	slices.SortFunc(order, func(a, b int) int {
 		x, y := &c.open[a], &c.open[b]
 		// Only descriptions of one inode can be the same one, so kcmp is asked of few.
-		if n := cmp.Or(cmp.Compare(x.file.Ino, y.file.Ino), cmp.Compare(x.file.Dev, y.file.Dev), cmp.Compare(x.file.Mode, y.file.Mode)); n != 0 {
+		if n := cmp.Or(cmp.Compare(x.file.Ino, y.file.Ino), cmp.Compare(x.file.Dev, y.file.Dev),
+			cmp.Compare(x.file.Mode, y.file.Mode)); n != 0 {
 			return n
 		}
 		n, err := kcmpFile(x.pid, x.fd, y.pid, y.fd)
@@ -119,9 +120,11 @@ func (c *collection) same(a, b int) bool {
 
 const kcmpTypeFile = 0 // KCMP_FILE, include/uapi/linux/kcmp.h
 
-// kcmpFile compares two open file descriptions in the kernel's own order (kcmp(2)): 0 if it is the same one, else -1 or 1.
+// kcmpFile compares two open file descriptions in the kernel's own order (kcmp(2)): 0 if it is the same one, else -1 or
+// 1.
 func kcmpFile(pid1, fd1, pid2, fd2 int) (int, error) {
-	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpTypeFile, uintptr(fd1), uintptr(fd2), 0)
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpTypeFile, uintptr(fd1), uintptr(fd2),
+		0)
 	switch {
 	case errno != 0:
 		return 1, errno

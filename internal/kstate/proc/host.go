@@ -65,8 +65,9 @@ func atLeast(release string, major, minor int) bool {
 	return errA == nil && errB == nil && (a > major || a == major && b >= minor)
 }
 
-// onFaultUnnamed reports that smaps of this kernel has no name for the flag that mlock2(MLOCK_ONFAULT) sets, as Linux 6.1. It asks by
-// locking a page of ours. The other flags without a name there are set by drivers, never on memory that can be locked.
+// onFaultUnnamed reports that smaps of this kernel has no name for the flag that mlock2(MLOCK_ONFAULT) sets, as Linux
+// 6.1. It asks by locking a page of ours. The other flags without a name there are set by drivers, never on memory that
+// can be locked.
 func (*host) onFaultUnnamed() bool {
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {

@@ -111,8 +111,8 @@ func (c *collection) inside(p *image.Process) error {
 	return c.overruns(p)
 }
 
-// overruns refuses repeating timers whose signal has been waiting for an unknown time: nothing tells how many periods have gone by. A signal that some
-// thread does not block waits only since the freeze.
+// overruns refuses repeating timers whose signal has been waiting for an unknown time: nothing tells how many periods
+// have gone by. A signal that some thread does not block waits only since the freeze.
 func (c *collection) overruns(p *image.Process) error {
 	if !slices.ContainsFunc(p.Timers, func(t image.PosixTimer) bool { return t.Interval != 0 }) {
 		return nil
@@ -138,7 +138,8 @@ func (c *collection) overruns(p *image.Process) error {
 	}
 	for _, t := range p.Timers {
 		if t.Interval != 0 && t.Signo > 0 && blocked&(1<<(t.Signo-1)) != 0 && sigs.OfTimer(waiting, t.ID) {
-			c.block(fault.ProcessState, pidName(p.Pid), "the signal of its timer %d is waiting, and /proc does not tell since how many periods", t.ID)
+			c.block(fault.ProcessState, pidName(p.Pid),
+				"the signal of its timer %d is waiting, and /proc does not tell since how many periods", t.ID)
 		}
 	}
 	return nil
@@ -167,12 +168,14 @@ func findThread(p *image.Process, tid int) *image.Thread {
 func (c *collection) special(th *ptrace.Thread) error {
 	used, err := th.TLSArray()
 	if used {
-		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "it has segment descriptors of its own (set_thread_area)")
+		c.block(fault.ThreadState, threadName(th.Pid, th.Tid),
+			"it has segment descriptors of its own (set_thread_area)")
 	}
 	return err
 }
 
-// Requests of prctl(2) and arch_prctl(2) that golang.org/x/sys/unix does not name (include/uapi/linux/prctl.h, asm/prctl.h).
+// Requests of prctl(2) and arch_prctl(2) that golang.org/x/sys/unix does not name (include/uapi/linux/prctl.h,
+// asm/prctl.h).
 const (
 	prGetMDWE    = 66 // Linux 6.3
 	prGetMerge   = 68 // PR_GET_MEMORY_MERGE, Linux 6.4
@@ -188,11 +191,16 @@ func (c *collection) askThread(b *batch, t *image.Thread) {
 	b.ask("sigaltstack", unix.SYS_SIGALTSTACK, nil, 1, 24, b.must(func(c *ptrace.Syscall) {
 		t.AltStack = image.AltStack{Sp: word(c, 0), Flags: word32(c, 8) &^ ssOnStack, Size: word(c, 16)}
 	}))
-	b.ask("PR_GET_TID_ADDRESS", unix.SYS_PRCTL, []uint64{unix.PR_GET_TID_ADDRESS}, 1, 8, b.must(func(c *ptrace.Syscall) { t.ClearChildTID = word(c, 0) }))
-	b.ask("PR_GET_PDEATHSIG", unix.SYS_PRCTL, []uint64{unix.PR_GET_PDEATHSIG}, 1, 4, b.must(func(c *ptrace.Syscall) { t.PDeathSig = int(word32(c, 0)) }))
-	b.ask("PR_GET_SECUREBITS", unix.SYS_PRCTL, []uint64{unix.PR_GET_SECUREBITS}, 0, 0, b.must(func(c *ptrace.Syscall) { t.Creds.Securebits = uint32(c.Ret) }))
-	b.ask("PR_GET_TSC", unix.SYS_PRCTL, []uint64{unix.PR_GET_TSC}, 1, 4, b.must(func(c *ptrace.Syscall) { t.TSCSignal = word32(c, 0) == unix.PR_TSC_SIGSEGV }))
-	b.ask("ARCH_GET_CPUID", unix.SYS_ARCH_PRCTL, []uint64{archGetCPUID}, 0, 0, b.must(func(c *ptrace.Syscall) { t.CPUIDFault = c.Ret == 0 }))
+	b.ask("PR_GET_TID_ADDRESS", unix.SYS_PRCTL, []uint64{unix.PR_GET_TID_ADDRESS}, 1, 8,
+		b.must(func(c *ptrace.Syscall) { t.ClearChildTID = word(c, 0) }))
+	b.ask("PR_GET_PDEATHSIG", unix.SYS_PRCTL, []uint64{unix.PR_GET_PDEATHSIG}, 1, 4,
+		b.must(func(c *ptrace.Syscall) { t.PDeathSig = int(word32(c, 0)) }))
+	b.ask("PR_GET_SECUREBITS", unix.SYS_PRCTL, []uint64{unix.PR_GET_SECUREBITS}, 0, 0,
+		b.must(func(c *ptrace.Syscall) { t.Creds.Securebits = uint32(c.Ret) }))
+	b.ask("PR_GET_TSC", unix.SYS_PRCTL, []uint64{unix.PR_GET_TSC}, 1, 4,
+		b.must(func(c *ptrace.Syscall) { t.TSCSignal = word32(c, 0) == unix.PR_TSC_SIGSEGV }))
+	b.ask("ARCH_GET_CPUID", unix.SYS_ARCH_PRCTL, []uint64{archGetCPUID}, 0, 0,
+		b.must(func(c *ptrace.Syscall) { t.CPUIDFault = c.Ret == 0 }))
 	b.ask("get_mempolicy", unix.SYS_GET_MEMPOLICY, nil, 0, 4, func(s *ptrace.Syscall) error {
 		if s.Ret == 0 && word32(s, 0) != 0 { // not MPOL_DEFAULT; ENOSYS without CONFIG_NUMA
 			t.NUMA = kstate.SomePolicy
@@ -203,13 +211,14 @@ func (c *collection) askThread(b *batch, t *image.Thread) {
 		if !settable {
 			continue
 		}
-		b.ask("PR_GET_SPECULATION_CTRL", unix.SYS_PRCTL, []uint64{unix.PR_GET_SPECULATION_CTRL, uint64(which)}, 0, 0, b.must(func(c *ptrace.Syscall) {
-			if c.Ret&(unix.PR_SPEC_DISABLE|unix.PR_SPEC_FORCE_DISABLE|unix.PR_SPEC_DISABLE_NOEXEC) == 0 {
-				return // as every thread begins
-			}
-			t.SpecCtrl = append(t.SpecCtrl, make([]uint32, which+1-len(t.SpecCtrl))...)
-			t.SpecCtrl[which] = uint32(c.Ret)
-		}))
+		b.ask("PR_GET_SPECULATION_CTRL", unix.SYS_PRCTL, []uint64{unix.PR_GET_SPECULATION_CTRL, uint64(which)}, 0, 0,
+			b.must(func(c *ptrace.Syscall) {
+				if c.Ret&(unix.PR_SPEC_DISABLE|unix.PR_SPEC_FORCE_DISABLE|unix.PR_SPEC_DISABLE_NOEXEC) == 0 {
+					return // as every thread begins
+				}
+				t.SpecCtrl = append(t.SpecCtrl, make([]uint32, which+1-len(t.SpecCtrl))...)
+				t.SpecCtrl[which] = uint32(c.Ret)
+			}))
 	}
 }
 
@@ -221,19 +230,25 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 		if sig == int(unix.SIGKILL) || sig == int(unix.SIGSTOP) {
 			continue
 		}
-		b.ask(fmt.Sprintf("rt_sigaction of signal %d", sig), unix.SYS_RT_SIGACTION, []uint64{uint64(sig), 0, 0, 8}, 2, 32, b.must(func(c *ptrace.Syscall) {
-			a := image.SigAction{Signal: sig, Handler: word(c, 0), Flags: word(c, 8), Restorer: word(c, 16), Mask: word(c, 24)}
-			if a != (image.SigAction{Signal: sig}) {
-				p.Actions = append(p.Actions, a)
-			}
-		}))
+		b.ask(fmt.Sprintf("rt_sigaction of signal %d", sig), unix.SYS_RT_SIGACTION, []uint64{uint64(sig), 0, 0, 8}, 2,
+			32, b.must(func(c *ptrace.Syscall) {
+				a := image.SigAction{
+					Signal: sig, Handler: word(c, 0), Flags: word(c, 8), Restorer: word(c, 16),
+					Mask: word(c, 24),
+				}
+				if a != (image.SigAction{Signal: sig}) {
+					p.Actions = append(p.Actions, a)
+				}
+			}))
 	}
 	c.askMM(b, p)
-	b.ask("PR_GET_CHILD_SUBREAPER", unix.SYS_PRCTL, []uint64{unix.PR_GET_CHILD_SUBREAPER}, 1, 4, b.must(func(c *ptrace.Syscall) { p.Subreaper = word32(c, 0) != 0 }))
+	b.ask("PR_GET_CHILD_SUBREAPER", unix.SYS_PRCTL, []uint64{unix.PR_GET_CHILD_SUBREAPER}, 1, 4,
+		b.must(func(c *ptrace.Syscall) { p.Subreaper = word32(c, 0) != 0 }))
 	for which := range p.ITimers {
 		b.ask("getitimer", unix.SYS_GETITIMER, []uint64{uint64(which)}, 1, 32, b.must(func(c *ptrace.Syscall) {
 			t := image.ITimer{Interval: micro(c, 0), Value: micro(c, 16)}
-			if which == 0 && t.Value == 0 { // 0 only if there is no interval, or if it has run out and starts again when SIGALRM is taken
+			// 0 only if there is no interval, or if it has run out and starts again when SIGALRM is taken
+			if which == 0 && t.Value == 0 {
 				t.Value = t.Interval
 			}
 			p.ITimers[which] = t
@@ -242,14 +257,17 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 	for i := range p.Timers {
 		t := &p.Timers[i]
 		id := []uint64{uint64(t.ID)}
-		b.ask("timer_gettime", unix.SYS_TIMER_GETTIME, id, 1, 32, b.must(func(c *ptrace.Syscall) { t.Interval, t.Left = nano(c, 0), nano(c, 16) }))
-		b.ask("timer_getoverrun", unix.SYS_TIMER_GETOVERRUN, id, 0, 0, b.must(func(c *ptrace.Syscall) { t.Overrun = int(c.Ret) }))
+		b.ask("timer_gettime", unix.SYS_TIMER_GETTIME, id, 1, 32,
+			b.must(func(c *ptrace.Syscall) { t.Interval, t.Left = nano(c, 0), nano(c, 16) }))
+		b.ask("timer_getoverrun", unix.SYS_TIMER_GETOVERRUN, id, 0, 0,
+			b.must(func(c *ptrace.Syscall) { t.Overrun = int(c.Ret) }))
 	}
 	for _, u := range []struct {
 		who int
 		out *image.Usage
 	}{{unix.RUSAGE_SELF, &p.Usage}, {unix.RUSAGE_CHILDREN, &p.ChildUsage}} {
-		b.ask("getrusage", unix.SYS_GETRUSAGE, []uint64{uint64(u.who)}, 1, sizeofRusage, b.must(func(c *ptrace.Syscall) { rusage(c, u.out) }))
+		b.ask("getrusage", unix.SYS_GETRUSAGE, []uint64{uint64(u.who)}, 1, sizeofRusage,
+			b.must(func(c *ptrace.Syscall) { rusage(c, u.out) }))
 	}
 }
 
@@ -264,15 +282,21 @@ func (c *collection) askMM(b *batch, p *image.Process) {
 	mm := &p.MM
 	name := pidName(p.Pid)
 	b.ask("brk", unix.SYS_BRK, []uint64{0}, 0, 0, b.must(func(c *ptrace.Syscall) { mm.Brk = uint64(c.Ret) }))
-	b.ask("PR_GET_DUMPABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_DUMPABLE}, 0, 0, b.must(func(c *ptrace.Syscall) { mm.Dumpable = int(c.Ret) }))
-	b.ask("PR_GET_THP_DISABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_THP_DISABLE}, 0, 0, b.must(func(s *ptrace.Syscall) {
-		mm.THPDisable, mm.THPAdvised = s.Ret == thpDisabled, s.Ret == thpAdvised
-		if s.Ret != 0 && !mm.THPDisable && !mm.THPAdvised {
-			c.block(fault.ProcessState, name, "it has transparent huge pages disabled in a way this version does not know (PR_GET_THP_DISABLE: %d)", s.Ret)
-		}
-	}))
-	b.ask("PR_GET_MDWE", unix.SYS_PRCTL, []uint64{prGetMDWE}, 0, 0, optional(func(c *ptrace.Syscall) { mm.MDWE = uint32(c.Ret) }))
-	b.ask("PR_GET_MEMORY_MERGE", unix.SYS_PRCTL, []uint64{prGetMerge}, 0, 0, optional(func(c *ptrace.Syscall) { mm.KSMMerge = c.Ret != 0 }))
+	b.ask("PR_GET_DUMPABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_DUMPABLE}, 0, 0,
+		b.must(func(c *ptrace.Syscall) { mm.Dumpable = int(c.Ret) }))
+	b.ask("PR_GET_THP_DISABLE", unix.SYS_PRCTL, []uint64{unix.PR_GET_THP_DISABLE}, 0, 0,
+		b.must(func(s *ptrace.Syscall) {
+			mm.THPDisable, mm.THPAdvised = s.Ret == thpDisabled, s.Ret == thpAdvised
+			if s.Ret != 0 && !mm.THPDisable && !mm.THPAdvised {
+				c.block(fault.ProcessState, name,
+					"it has transparent huge pages disabled in a way this version does not know (PR_GET_THP_DISABLE: %d)",
+					s.Ret)
+			}
+		}))
+	b.ask("PR_GET_MDWE", unix.SYS_PRCTL, []uint64{prGetMDWE}, 0, 0,
+		optional(func(c *ptrace.Syscall) { mm.MDWE = uint32(c.Ret) }))
+	b.ask("PR_GET_MEMORY_MERGE", unix.SYS_PRCTL, []uint64{prGetMerge}, 0, 0,
+		optional(func(c *ptrace.Syscall) { mm.KSMMerge = c.Ret != 0 }))
 	b.ask("modify_ldt", unix.SYS_MODIFY_LDT, []uint64{0, 0, 16}, 1, 16, func(s *ptrace.Syscall) error {
 		if s.Ret > 0 { // ENOSYS: built without CONFIG_MODIFY_LDT_SYSCALL
 			c.block(fault.ThreadState, name, "it has a local descriptor table (modify_ldt)")
@@ -295,7 +319,8 @@ func optional(take func(*ptrace.Syscall)) func(*ptrace.Syscall) error {
 	}
 }
 
-// Commands of membarrier(2) (include/uapi/linux/membarrier.h). The one that registers for a private command is the next bit.
+// Commands of membarrier(2) (include/uapi/linux/membarrier.h). The one that registers for a private command is the next
+// bit.
 const (
 	membarrierRegisterGlobal   = 1 << 2
 	membarrierPrivate          = 1 << 3
@@ -304,19 +329,20 @@ const (
 	membarrierGetRegistrations = 1 << 9 // Linux 6.3
 )
 
-// askMembarrier finds the registrations. Before Linux 6.3 the kernel does not tell them, but a private command succeeds exactly if it is
-// registered (and then does nothing that could be noticed). The registration for the global command, which only makes the
-// process receive barriers of others, is then assumed.
+// askMembarrier finds the registrations. Before Linux 6.3 the kernel does not tell them, but a private command succeeds
+// exactly if it is registered (and then does nothing that could be noticed). The registration for the global command,
+// which only makes the process receive barriers of others, is then assumed.
 func (c *collection) askMembarrier(b *batch, mm *image.MM) {
 	known := false
-	b.ask("membarrier registrations", unix.SYS_MEMBARRIER, []uint64{membarrierGetRegistrations}, 0, 0, func(c *ptrace.Syscall) error {
-		if known = c.Err() == nil; known {
-			mm.Membarrier = uint32(c.Ret)
-		} else if !errors.Is(c.Err(), unix.ENOSYS) {
-			mm.Membarrier = membarrierRegisterGlobal
-		}
-		return nil
-	})
+	b.ask("membarrier registrations", unix.SYS_MEMBARRIER, []uint64{membarrierGetRegistrations}, 0, 0,
+		func(c *ptrace.Syscall) error {
+			if known = c.Err() == nil; known {
+				mm.Membarrier = uint32(c.Ret)
+			} else if !errors.Is(c.Err(), unix.ENOSYS) {
+				mm.Membarrier = membarrierRegisterGlobal
+			}
+			return nil
+		})
 	if c.host.membarriers {
 		return
 	}
@@ -341,5 +367,6 @@ const sizeofRusage = 144
 func rusage(c *ptrace.Syscall, u *image.Usage) {
 	n := func(i int) uint64 { return word(c, 32+8*i) }
 	u.UTime, u.STime = micro(c, 0), micro(c, 16)
-	u.MaxRSS, u.MinFlt, u.MajFlt, u.InBlock, u.OuBlock, u.NVCSw, u.NIvCSw = n(0)<<10, n(4), n(5), n(7), n(8), n(12), n(13)
+	u.MaxRSS, u.MinFlt, u.MajFlt, u.InBlock, u.OuBlock, u.NVCSw, u.NIvCSw = n(0)<<10, n(4), n(5), n(7), n(8), n(12),
+		n(13)
 }

@@ -15,8 +15,8 @@ import (
 // pageSize is that of the kernel's smallest pages on x86-64.
 const pageSize = 4096
 
-// lockFuture finds out whether new mappings are locked (mlockall(2), MCL_FUTURE), which nothing tells: the process maps a page for as long
-// as it takes to see whether its locked memory grew.
+// lockFuture finds out whether new mappings are locked (mlockall(2), MCL_FUTURE), which nothing tells: the process maps
+// a page for as long as it takes to see whether its locked memory grew.
 func (c *collection) lockFuture(in *ptrace.Injector, th *ptrace.Thread, p *image.Process) error {
 	dir := procfs.Pid(p.Pid)
 	before, err := dir.Status()
@@ -46,7 +46,8 @@ func (c *collection) lockFuture(in *ptrace.Injector, th *ptrace.Thread, p *image
 	if err == nil || errors.As(err, &f) && f.Class() == fault.Failed {
 		return err
 	}
-	c.block(fault.ProcessState, pidName(p.Pid), "whether mappings to come will be locked (mlockall) cannot be found out: %v", err)
+	c.block(fault.ProcessState, pidName(p.Pid),
+		"whether mappings to come will be locked (mlockall) cannot be found out: %v", err)
 	return nil
 }
 

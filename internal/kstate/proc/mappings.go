@@ -118,7 +118,8 @@ func (m *mapper) flags(s *procfs.Smap) []string {
 		flags[i] = "lf"
 	}
 	if slices.Contains(flags, unnamed) {
-		m.c.block(fault.VMAFlag, "mapping "+s.Key()+" of pid "+strings.TrimPrefix(string(m.dir), "/proc/"), "the kernel has no name for one of its flags")
+		m.c.block(fault.VMAFlag, "mapping "+s.Key()+" of pid "+strings.TrimPrefix(string(m.dir), "/proc/"),
+			"the kernel has no name for one of its flags")
 	}
 	slices.Sort(flags)
 	return flags
@@ -193,8 +194,8 @@ func identity(dir procfs.Dir, name string) (image.MappedFile, error) {
 	return image.MappedFile{Path: trimDeleted(dir, path, &st), Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// trimDeleted removes the kernel's note that a file has lost its name. A file that other names still lead to could also be one whose
-// name ends like that: then the name leads to it.
+// trimDeleted removes the kernel's note that a file has lost its name. A file that other names still lead to could also
+// be one whose name ends like that: then the name leads to it.
 func trimDeleted(dir procfs.Dir, path string, st *unix.Stat_t) string {
 	plain, ok := strings.CutSuffix(path, deleted)
 	if !ok {

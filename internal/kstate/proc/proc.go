@@ -1,9 +1,10 @@
-// Package proc is the kernel state source "proc": /proc, system calls that take the id of a process or thread, and, of stopped threads only,
-// queries made from inside them (package ptrace, Injector). It is for kernels without BPF iterators and for users who may not load BPF
-// programs; what it returns is what the iterator source returns, and a test compares the two field by field.
+// Package proc is the kernel state source "proc": /proc, system calls that take the id of a process or thread, and, of
+// stopped threads only, queries made from inside them (package ptrace, Injector). It is for kernels without BPF
+// iterators and for users who may not load BPF programs; what it returns is what the iterator source returns, and a
+// test compares the two field by field.
 //
-// What a running process is asked for disturbs it in no way: nothing is injected then, and the fields that only its own threads can ask for
-// stay zero (kstate.Source).
+// What a running process is asked for disturbs it in no way: nothing is injected then, and the fields that only its own
+// threads can ask for stay zero (kstate.Source).
 package proc
 
 import (
@@ -26,8 +27,8 @@ type Source struct {
 
 var _ kstate.Source = (*Source)(nil)
 
-// New looks at what this machine offers. Faults: NoSource if the kernel lacks kcmp(2) (CONFIG_KCMP), without which shared descriptors
-// cannot be told apart.
+// New looks at what this machine offers. Faults: NoSource if the kernel lacks kcmp(2) (CONFIG_KCMP), without which
+// shared descriptors cannot be told apart.
 func New() (*Source, error) {
 	h, err := readHost()
 	if err != nil {
@@ -160,8 +161,8 @@ func (c *collection) limits(dir procfs.Dir, p *image.Process) error {
 // ticksPerSecond is USER_HZ, in which /proc counts time on every architecture we know (include/asm-generic/param.h).
 const ticksPerSecond = 100
 
-// usage completes the resource usage. What a stopped process was asked for from inside is exact; the rest, and everything of a running
-// one, comes in ticks from /proc.
+// usage completes the resource usage. What a stopped process was asked for from inside is exact; the rest, and
+// everything of a running one, comes in ticks from /proc.
 func (c *collection) usage(p *image.Process, stat *procfs.Stat) error {
 	const tick = 1e9 / ticksPerSecond
 	var now unix.Timespec

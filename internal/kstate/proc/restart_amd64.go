@@ -12,9 +12,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
-// interrupted fills Thread.Restart from the registers, which still hold the arguments of the call. The kernel keeps the deadline to itself;
-// it is known where the call named an absolute one or wanted the rest to be written, else the whole time is taken, which
-// Exact = false says.
+// interrupted fills Thread.Restart from the registers, which still hold the arguments of the call. The kernel keeps the
+// deadline to itself; it is known where the call named an absolute one or wanted the rest to be written, else the whole
+// time is taken, which Exact = false says.
 func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 	r, err := th.Regs()
 	if err != nil {
@@ -25,7 +25,8 @@ func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 	}
 	nr, ok := ptrace.RestartedCall(th.Pid, &r)
 	if !ok {
-		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "it has been interrupted before in a system call, and its code does not tell in which")
+		c.block(fault.ThreadState, threadName(th.Pid, th.Tid),
+			"it has been interrupted before in a system call, and its code does not tell in which")
 		return nil
 	}
 	switch nr {
@@ -41,7 +42,8 @@ func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 			t.Restart.Left, t.Restart.Exact = int64(ms)*1e6, false
 		}
 	default:
-		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "its system call %d would be continued in a way this version does not know", nr)
+		c.block(fault.ThreadState, threadName(th.Pid, th.Tid),
+			"its system call %d would be continued in a way this version does not know", nr)
 	}
 	return nil
 }
@@ -50,7 +52,8 @@ func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 func (c *collection) sleeping(th *ptrace.Thread, t *image.Thread, clock int, request, rest uint64) error {
 	switch {
 	case clock == unix.CLOCK_REALTIME:
-		clock = unix.CLOCK_MONOTONIC // setting the time does not change a relative sleep (kernel/time/hrtimer.c, hrtimer_init)
+		// setting the time does not change a relative sleep (kernel/time/hrtimer.c, hrtimer_init)
+		clock = unix.CLOCK_MONOTONIC
 	case clock < 0 || clock == unix.CLOCK_PROCESS_CPUTIME_ID || clock == unix.CLOCK_THREAD_CPUTIME_ID:
 		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "it sleeps on clock %d, a CPU clock", clock)
 		return nil
@@ -80,7 +83,10 @@ func (c *collection) waiting(th *ptrace.Thread, t *image.Thread, r *ptrace.Regs)
 	if err != nil {
 		return err
 	}
-	rs := &image.Restart{Kind: "futex", Addr: r.Rdi, Val: uint32(r.Rdx), Flags: c.host.futexFlags(op), Bitset: futexAnyBit, Left: given}
+	rs := &image.Restart{
+		Kind: "futex", Addr: r.Rdi, Val: uint32(r.Rdx), Flags: c.host.futexFlags(op),
+		Bitset: futexAnyBit, Left: given,
+	}
 	switch op &^ (futexPrivate | futexRealtime) {
 	case futexWait:
 	case futexWaitBitset:
@@ -94,7 +100,8 @@ func (c *collection) waiting(th *ptrace.Thread, t *image.Thread, r *ptrace.Regs)
 		}
 		rs.Bitset, rs.Left, rs.Exact = uint32(r.R9), max(given-now, 0), true
 	default:
-		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "its futex operation %d would be continued in a way this version does not know", op)
+		c.block(fault.ThreadState, threadName(th.Pid, th.Tid),
+			"its futex operation %d would be continued in a way this version does not know", op)
 		return nil
 	}
 	t.Restart = rs
@@ -135,7 +142,8 @@ func (h *host) futexFlags(op uint32) uint32 {
 func timespecAt(th *ptrace.Thread, addr uint64) (int64, error) {
 	var b [16]byte
 	if err := th.Peek(addr, b[:]); err != nil {
-		return 0, fault.New(fault.ThreadState, threadName(th.Pid, th.Tid), "the timeout of its system call at %#x cannot be read: %w", addr, err)
+		return 0, fault.New(fault.ThreadState, threadName(th.Pid, th.Tid),
+			"the timeout of its system call at %#x cannot be read: %w", addr, err)
 	}
 	return int64(binary.LittleEndian.Uint64(b[:]))*1e9 + int64(binary.LittleEndian.Uint64(b[8:])), nil
 }

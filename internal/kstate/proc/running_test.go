@@ -38,7 +38,8 @@ func TestRunning(t *testing.T) {
 		cmpopts.EquateEmpty(),
 		cmpopts.IgnoreFields(image.Process{}, "Actions", "ITimers", "Timers", "Usage", "ChildUsage", "Subreaper"),
 		cmpopts.IgnoreFields(image.MM{}, "Brk", "Dumpable", "Membarrier", "MDWE", "KSMMerge", "LockFuture"),
-		cmpopts.IgnoreFields(image.Thread{}, "AltStack", "ClearChildTID", "PDeathSig", "TSCSignal", "CPUIDFault", "Restart", "SpecCtrl"),
+		cmpopts.IgnoreFields(image.Thread{}, "AltStack", "ClearChildTID", "PDeathSig", "TSCSignal", "CPUIDFault",
+			"Restart", "SpecCtrl"),
 		cmpopts.IgnoreFields(image.Creds{}, "Securebits"),
 	}
 	if d := cmp.Diff(want.Processes, got.Processes, inside...); d != "" {

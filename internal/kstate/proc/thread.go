@@ -122,7 +122,10 @@ func (c *collection) sched(tid int, stat *procfs.Stat) (image.Sched, error) {
 	if err != nil {
 		return image.Sched{}, callFault("sched_getattr", tid, err)
 	}
-	s := image.Sched{Policy: attr.Policy, Flags: attr.Flags & flagResetOnFork, Nice: int32(stat.Nice), Priority: attr.Priority}
+	s := image.Sched{
+		Policy: attr.Policy, Flags: attr.Flags & flagResetOnFork, Nice: int32(stat.Nice),
+		Priority: attr.Priority,
+	}
 	switch {
 	case attr.Policy == policyDeadline:
 		s.Flags |= attr.Flags & deadlineFlags
