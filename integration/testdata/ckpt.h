@@ -183,6 +183,28 @@ static __attribute__((unused)) char *proc_line(const char *path, const char *key
 	return buf;
 }
 
+// smaps returns, in buf, the line of /proc/self/smaps that begins with key, for the mapping that starts at p.
+static char __attribute__((unused)) *smaps(const void *p, const char *key, char *buf, size_t n)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	char line[5000]; // a name may have PATH_MAX bytes
+	int here = 0;
+	buf[0] = 0;
+	while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+		unsigned long start, end;
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			here = start == (unsigned long)p;
+		if (here && strncmp(line, key, strlen(key)) == 0) {
+			line[strcspn(line, "\n")] = 0;
+			snprintf(buf, n, "%s", line);
+			break;
+		}
+	}
+	if (f != NULL)
+		fclose(f);
+	return buf;
+}
+
 static int __attribute__((unused)) run_cases(const struct test_case *cases, size_t n, int argc, char **argv)
 {
 	if (argc < 2) {

@@ -42,28 +42,6 @@ static void make_file(const char *name, size_t len, uint64_t seed)
 	free(b);
 }
 
-// The line of /proc/self/smaps that begins with key, for the mapping that starts at p.
-static char *smaps(const void *p, const char *key, char *buf, size_t n)
-{
-	FILE *f = fopen("/proc/self/smaps", "r");
-	char line[1024];
-	int here = 0;
-	buf[0] = 0;
-	while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-		unsigned long start, end;
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			here = start == (unsigned long)p;
-		if (here && strncmp(line, key, strlen(key)) == 0) {
-			line[strcspn(line, "\n")] = 0;
-			snprintf(buf, n, "%s", line);
-			break;
-		}
-	}
-	if (f != NULL)
-		fclose(f);
-	return buf;
-}
-
 static void anonymous(void)
 {
 	size_t len = 64 * PAGE;

@@ -96,27 +96,6 @@ char *anon(size_t len)
 	return area + PAGE;
 }
 
-char *smaps(const void *p, const char *key, char *buf, size_t n)
-{
-	FILE *f = fopen("/proc/self/smaps", "r");
-	char line[5000];
-	int here = 0;
-	buf[0] = 0;
-	while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-		unsigned long start, end;
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			here = start == (unsigned long)p;
-		if (here && strncmp(line, key, strlen(key)) == 0) {
-			line[strcspn(line, "\n")] = 0;
-			snprintf(buf, n, "%s", line);
-			break;
-		}
-	}
-	if (f != NULL)
-		fclose(f);
-	return buf;
-}
-
 void expect_flag(const void *p, const char *flag)
 {
 	char b[256], with[16];

@@ -92,7 +92,6 @@ void check_fill(const char *what, const void *p, size_t len, uint64_t seed);
 void make_file(const char *name, size_t len, uint64_t seed);
 char *map(size_t len, int prot, int flags, int fd, off_t off);
 char *anon(size_t len); // mapped so that it has no neighbours it could be merged with
-char *smaps(const void *p, const char *key, char *buf, size_t n);
 void expect_flag(const void *p, const char *flag); // VmFlags of the mapping at p has it
 void write_file(const char *name, const char *text);
 char *read_file(const char *name, char *buf, size_t n);
