@@ -14,6 +14,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 const logText = "one\n"
@@ -96,8 +97,8 @@ func ended(t *testing.T, pid int) {
 	t.Helper()
 	must(t, unix.Kill(pid, unix.SIGKILL))
 	for fds := 1; fds > 0; time.Sleep(time.Millisecond) { // it may stay a zombie
-		names, _ := readNames("/proc/" + itoa(pid) + "/fd")
-		fds = len(names)
+		open, _ := procfs.Pid(pid).FDs()
+		fds = len(open)
 	}
 }
 

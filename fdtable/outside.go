@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -141,53 +139,17 @@ func dropUnusedPipes(st *image.State) {
 	}
 }
 
-// outsideHolders reads the descriptors of every process that is not in the tree, ours included, and returns those whose
-// link text is wanted.
+// outsideHolders returns the descriptors, outside the tree, whose link text is wanted. Ours are outside too.
 func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[string]bool) (map[string][]ref, error) {
 	tree := map[int]bool{}
 	for i := range c.st.Processes {
 		tree[c.st.Processes[i].Pid] = true
 	}
-	names, err := readNames(proc)
-	if err != nil {
-		return nil, err
-	}
 	found := map[string][]ref{}
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || tree[pid] {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		dir := filepath.Join(proc, name, "fd")
-		fds, err := readNames(dir)
-		if err != nil {
-			continue // it has ended, or is not ours to look at
-		}
-		for _, fd := range fds {
-			link, err := os.Readlink(dir + "/" + fd)
-			num, bad := strconv.Atoi(fd)
-			if err != nil || bad != nil || !wanted[link] {
-				continue
-			}
-			if holders.Descends(proc, pid, tree) {
-				break
-			}
-			found[link] = append(found[link], ref{pid, num})
-		}
-	}
-	return found, nil
-}
-
-func readNames(dir string) ([]string, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Readdirnames(-1)
+	err := holders.Descriptors(ctx, proc, tree, wanted, func(pid, fd int, link string) {
+		found[link] = append(found[link], ref{pid, fd})
+	})
+	return found, err
 }
 
 // text names a descriptor of a process that need not be known to the user.

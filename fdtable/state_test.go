@@ -214,7 +214,7 @@ func mustFault(t *testing.T, err error, code fault.Code, words ...string) {
 // openFDs counts the descriptors of this process.
 func openFDs(t *testing.T) int {
 	t.Helper()
-	names, err := readNames("/proc/self/fd")
+	fds, err := procfs.Dir("/proc/self").FDs()
 	must(t, err)
-	return len(names)
+	return len(fds)
 }

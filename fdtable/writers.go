@@ -3,11 +3,11 @@ package fdtable
 import (
 	"context"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // A file is cut back only while nobody else writes to it. The kernel counts who has a file open for writing, over all
@@ -61,13 +61,12 @@ func (k Known) isOpenAt(fd int) bool {
 
 // ownWriter reports whether one of our own descriptors can write to the file.
 func ownWriter(k Known) bool {
-	names, err := readNames("/proc/self/fd")
+	fds, err := procfs.Dir("/proc/self").FDs()
 	if err != nil {
 		return false
 	}
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || !k.isOpenAt(fd) {
+	for _, fd := range fds {
+		if !k.isOpenAt(fd) {
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil &&

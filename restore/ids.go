@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // zombieGrace is how long a taken id may stay taken by a dead process: an init that reaps only now and then holds it
@@ -117,15 +118,11 @@ func occupants(want map[int]bool) ([]occupant, error) {
 		slices.SortFunc(taken, func(a, b occupant) int { return a.id - b.id })
 		return taken, nil
 	}
-	entries, err := os.ReadDir("/proc")
+	pids, err := procfs.Pids("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return nil, err
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		f, ok := statFields(pid)
 		if !ok {
 			continue

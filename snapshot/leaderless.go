@@ -2,9 +2,7 @@ package snapshot
 
 import (
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -65,16 +63,12 @@ func heldOutside(st *image.State) []string {
 
 // othersThan lists every process that is not in tree and below nobody who is.
 func othersThan(tree map[int]bool) []procfs.Stat {
-	entries, err := os.ReadDir("/proc")
+	pids, err := procfs.Pids("/proc")
 	if err != nil {
 		return nil
 	}
 	all := map[int]procfs.Stat{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		if s, err := procfs.Pid(pid).Stat(); err == nil { // else it has ended
 			all[pid] = s
 		}

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,33 +48,83 @@ func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[Fi
 		f.names[base(path)] = true
 		f.inodes = append(f.inodes, []byte(" "+strconv.FormatUint(file.Ino, 10)+" "))
 	}
-	names, err := readNames("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == os.Getpid() || tree[pid] {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	err := eachOf("/proc", tree, func(pid int) error {
+		if pid == os.Getpid() {
+			return nil
 		}
 		before := f.count
 		f.descriptors(pid)
 		f.mappings(pid)
-		if f.count > before && Descends("/proc", pid, tree) {
+		if f.count > before && descends("/proc", pid, tree) {
 			f.forget(pid)
 		}
-	}
-	return f.found, nil
+		return ctx.Err()
+	})
+	return f.found, err
 }
 
-// Descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so
+// Descriptors tells of each descriptor whose link in proc, a mounted proc(5), is wanted, in all processes except those
+// of tree and those below them. Processes that end meanwhile, or may not be looked at, have none.
+func Descriptors(ctx context.Context, proc string, tree map[int]bool, wanted map[string]bool,
+	found func(pid, fd int, link string),
+) error {
+	return eachOf(proc, tree, func(pid int) error {
+		outside := false
+		for fd, link := range links(dirOf(proc, pid)) {
+			if !wanted[link] {
+				continue
+			}
+			if !outside && descends(proc, pid, tree) {
+				break
+			}
+			outside = true
+			found(pid, fd, link)
+		}
+		return ctx.Err()
+	})
+}
+
+func dirOf(proc string, pid int) procfs.Dir {
+	return procfs.Dir(filepath.Join(proc, strconv.Itoa(pid)))
+}
+
+// eachOf calls f for each process that proc shows and that is not of tree, until it fails.
+func eachOf(proc string, tree map[int]bool, f func(pid int) error) error {
+	pids, err := procfs.Pids(proc)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if tree[pid] {
+			continue
+		}
+		if err := f(pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// links yields the descriptors of a process with what they lead to.
+func links(d procfs.Dir) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		fds, err := d.FDs()
+		if err != nil {
+			return
+		}
+		for _, fd := range fds {
+			if link, err := d.Link("fd/" + strconv.Itoa(fd)); err == nil && !yield(fd, link) {
+				return
+			}
+		}
+	}
+}
+
+// descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so
 // that this one was made since, and what it has it inherited.
-func Descends(proc string, pid int, tree map[int]bool) bool {
+func descends(proc string, pid int, tree map[int]bool) bool {
 	for pid > 1 {
-		st, err := procfs.Dir(filepath.Join(proc, strconv.Itoa(pid))).Stat()
+		st, err := dirOf(proc, pid).Stat()
 		if err != nil || tree[st.PPid] {
 			return true // or it has ended, and holds nothing any more
 		}
@@ -94,33 +145,19 @@ func base(path string) string { return filepath.Base(strings.TrimSuffix(path, de
 
 // descriptors looks through those of a process.
 func (f *finder) descriptors(pid int) {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	fds, err := readNames(dir)
-	if err != nil {
-		return
-	}
-	for _, fd := range fds {
-		link, err := os.Readlink(dir + "/" + fd)
-		if err != nil || !f.names[base(link)] {
-			continue
+	d := procfs.Pid(pid)
+	for fd, link := range links(d) {
+		if f.names[base(link)] {
+			name := strconv.Itoa(fd)
+			f.confirm(string(d)+"/fd/"+name, Holder{Pid: pid, How: "fd " + name, Write: writes(d, fd)})
 		}
-		f.confirm(dir+"/"+fd, Holder{Pid: pid, How: "fd " + fd, Write: writes(pid, fd)})
 	}
 }
 
-// writes tells whether a descriptor may be written to.
-func writes(pid int, fd string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		if text, ok := strings.CutPrefix(line, "flags:"); ok {
-			flags, err := strconv.ParseUint(strings.TrimSpace(text), 8, 64)
-			return err == nil && flags&unix.O_PATH == 0 && flags&unix.O_ACCMODE != unix.O_RDONLY
-		}
-	}
-	return false
+// writes tells whether a descriptor may be written to; one of which that cannot be told may.
+func writes(d procfs.Dir, fd int) bool {
+	info, err := d.FDInfo(fd)
+	return err != nil || info.Flags&unix.O_PATH == 0 && info.Flags&unix.O_ACCMODE != unix.O_RDONLY
 }
 
 // mappings looks through those of a process.
@@ -174,13 +211,4 @@ func (f *finder) forget(pid int) {
 		}
 		f.found[file] = list
 	}
-}
-
-func readNames(dir string) ([]string, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Readdirnames(-1)
 }

@@ -130,6 +130,26 @@ func (d Dir) Stat2(name string) (unix.Stat_t, error) {
 	return st, nil
 }
 
+// Pids lists the processes that a mounted proc shows, in the order in which it does.
+func Pids(proc string) ([]int, error) {
+	f, err := os.Open(proc)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var out []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil { // else it is none
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
 // numbers lists the entries of a directory whose names are numbers, ascending.
 func (d Dir) numbers(name string) ([]int, error) {
 	f, err := os.Open(string(d) + "/" + name)
