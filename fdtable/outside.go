@@ -3,6 +3,7 @@ package fdtable
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -75,7 +76,8 @@ func (c *capturer) sharedInstances(holders map[string][]ref) {
 			byPath[d.Path] = append(byPath[d.Path], d)
 		}
 	}
-	for path, descs := range byPath {
+	for _, path := range slices.Sorted(maps.Keys(byPath)) {
+		descs := byPath[path]
 		order := func(a *desc, b ref) int { // what has gone away meanwhile is nobody's
 			n, _ := compareFiles(ref{a.pid, a.fd}, b)
 			return n

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -266,17 +267,14 @@ func needs(st *image.State, bootID string, pol Policy) map[string]*fault.Error {
 
 // Needs lists the names of the kernel features that a state needs, sorted.
 func Needs(st *image.State, bootID string, pol Policy) []string {
-	var names []string
-	for name := range needs(st, bootID, pol) {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(needs(st, bootID, pol)))
 }
 
 // features checks that the kernel has what the state needs.
 func (b *builder) features() {
-	for name, e := range needs(b.st, b.host.BootID, b.pol) {
+	wanted := needs(b.st, b.host.BootID, b.pol)
+	for _, name := range slices.Sorted(maps.Keys(wanted)) { // the same state is refused in the same words
+		e := wanted[name]
 		if f, ok := b.host.Features[name]; ok && !f.Has {
 			sep := ": "
 			if e.Cause == "" {

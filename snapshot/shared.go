@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -155,7 +156,7 @@ func outsideHolders(ctx context.Context, st *image.State, objects map[holders.Fi
 	return found, nil
 }
 
-// toldOf makes blockers of what was found.
+// toldOf makes blockers of what was found, in the order of the objects' names.
 func toldOf(objects map[holders.File]*sharedObject, found map[holders.File][]holders.Holder) fault.List {
 	var list fault.List
 	for file, by := range found {
@@ -171,5 +172,6 @@ func toldOf(objects map[holders.File]*sharedObject, found map[holders.File][]hol
 			"%s is shared with %s, outside the tree: it would become two", o.path, by[i].Text()).
 			WithRemedy("save the process that started them both, or let one of them give it up"))
 	}
+	slices.SortFunc(list, func(a, b *fault.Error) int { return strings.Compare(a.Object, b.Object) })
 	return list
 }
