@@ -35,8 +35,21 @@ func ParsePolicy(text string) (mode uint64, nodes []byte, err error) {
 	if list == "" {
 		return mode, nil, nil
 	}
-	const words = 16 // 1,024 nodes, MAX_NUMNODES of x86-64
-	var mask [words]uint64
+	const most = 1024 // MAX_NUMNODES of x86-64
+	mask, err := ParseMask(list, most)
+	if err != nil {
+		return 0, nil, fmt.Errorf("nodes of NUMA policy %q: %w", text, err)
+	}
+	for _, w := range append(mask, make([]uint64, most/64-len(mask))...) {
+		nodes = binary.LittleEndian.AppendUint64(nodes, w)
+	}
+	return mode, nodes, nil
+}
+
+// ParseMask reads a list of numbers as the kernel prints those of nodes and processors, for example "0-3,8"
+// (lib/bitmap-str.c), as a mask, low word first. They are below most.
+func ParseMask(list string, most int) ([]uint64, error) {
+	var mask []uint64
 	for _, part := range strings.Split(list, ",") {
 		first, last, ranged := strings.Cut(part, "-")
 		if !ranged {
@@ -44,15 +57,15 @@ func ParsePolicy(text string) (mode uint64, nodes []byte, err error) {
 		}
 		lo, err1 := strconv.Atoi(first)
 		hi, err2 := strconv.Atoi(last)
-		if err1 != nil || err2 != nil || lo < 0 || hi < lo || hi >= words*64 {
-			return 0, nil, fmt.Errorf("bad node list in NUMA policy %q", text)
+		if err1 != nil || err2 != nil || lo < 0 || hi < lo || hi >= most {
+			return nil, fmt.Errorf("%q is no list of numbers below %d", list, most)
 		}
 		for n := lo; n <= hi; n++ {
+			for len(mask) <= n/64 {
+				mask = append(mask, 0)
+			}
 			mask[n/64] |= 1 << (n % 64)
 		}
 	}
-	for _, w := range mask {
-		nodes = binary.LittleEndian.AppendUint64(nodes, w)
-	}
-	return mode, nodes, nil
+	return mask, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
 	"github.com/bpfckpt/bpfckpt/plan"
@@ -85,7 +86,7 @@ func (r *restorer) makeBoot(p *process) error {
 
 // freeOfVDSO makes sure that the boot area would not cover the stub's vDSO, which is still to be moved.
 func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
-	have, err := specialsOf(p.pid)
+	have, err := host.Specials(procfs.Pid(p.pid))
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
 // parkVDSO moves those parts of the stub's vDSO that the image has into the park behind the boot area, where nothing of
 // the image will be, and returns where they are now, in the order of the image.
 func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
-	have, err := specialsOf(p.pid)
+	have, err := host.Specials(procfs.Pid(p.pid))
 	if err != nil {
 		return nil, err
 	}
@@ -118,16 +119,6 @@ func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
 		remap(b, s, at)
 	}
 	return parked, nil
-}
-
-// specialsOf reads where the vDSO of a process is.
-func specialsOf(pid int) ([]plan.Special, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil, fmt.Errorf("read mappings: %w", err)
-	}
-	defer f.Close()
-	return host.Specials(f)
 }
 
 // remap moves a mapping. The kernel notices moves of the vDSO and keeps its own pointer to it right (vdso_mremap).

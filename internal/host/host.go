@@ -3,10 +3,8 @@
 package host
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -18,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/features"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -108,12 +107,7 @@ func number(name string) (int, error) {
 // vdso reads where the kernel has put the vDSO into this process, and a hash of its code: it is the same in every
 // process.
 func vdso() ([]plan.Special, string, error) {
-	f, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return nil, "", fmt.Errorf("read mappings: %w", err)
-	}
-	defer f.Close()
-	list, err := Specials(f)
+	list, err := Specials("/proc/self")
 	if err != nil {
 		return nil, "", err
 	}
@@ -133,22 +127,19 @@ func vdso() ([]plan.Special, string, error) {
 	return list, fmt.Sprintf("%016x", xxhash.Sum64(code)), nil
 }
 
-// Specials reads the vDSO's mappings from the text of /proc/PID/maps (proc_pid_maps(5)), ascending.
-func Specials(maps io.Reader) ([]plan.Special, error) {
-	var list []plan.Special
-	sc := bufio.NewScanner(maps)
-	for sc.Scan() {
-		fields := strings.Fields(sc.Text())
-		if len(fields) < 6 || fields[5] != "[vdso]" && !strings.HasPrefix(fields[5], "[vvar") {
-			continue
-		}
-		s := plan.Special{Name: fields[5]}
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &s.Start, &s.End); err != nil {
-			return nil, fmt.Errorf("mapping %q: %w", sc.Text(), err)
-		}
-		list = append(list, s)
+// Specials reads which mappings of the vDSO a process has, ascending.
+func Specials(d procfs.Dir) ([]plan.Special, error) {
+	maps, err := d.Maps()
+	if err != nil {
+		return nil, err
 	}
-	return list, sc.Err()
+	var list []plan.Special
+	for i := range maps {
+		if m := &maps[i]; m.Name == "[vdso]" || strings.HasPrefix(m.Name, "[vvar") {
+			list = append(list, plan.Special{Name: m.Name, Start: m.Start, End: m.End})
+		}
+	}
+	return list, nil
 }
 
 // processors reads which processors are online, as a mask, low word first
@@ -162,29 +153,10 @@ func processors() ([]uint64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the processors: %w", err)
 	}
-	return cpuMask(strings.TrimSpace(string(b)))
-}
-
-// cpuMask reads a list of processors, "0-3,8".
-func cpuMask(list string) ([]uint64, error) {
 	const most = 8192 // NR_CPUS of x86-64
-	var mask []uint64
-	for _, part := range strings.Split(list, ",") {
-		first, last, ranged := strings.Cut(part, "-")
-		if !ranged {
-			last = first
-		}
-		lo, err1 := strconv.Atoi(first)
-		hi, err2 := strconv.Atoi(last)
-		if err1 != nil || err2 != nil || lo < 0 || hi < lo || hi >= most {
-			return nil, fmt.Errorf("read the processors: %q is no list of them", list)
-		}
-		for n := lo; n <= hi; n++ {
-			for len(mask) <= n/64 {
-				mask = append(mask, 0)
-			}
-			mask[n/64] |= 1 << (n % 64)
-		}
+	mask, err := plan.ParseMask(strings.TrimSpace(string(b)), most)
+	if err != nil {
+		return nil, fmt.Errorf("read the processors: %w", err)
 	}
 	return mask, nil
 }

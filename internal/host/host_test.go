@@ -81,15 +81,3 @@ func TestMountOf(t *testing.T) {
 		}
 	}
 }
-
-func TestCPUMask(t *testing.T) {
-	mask, err := cpuMask("0-1,64,66-67")
-	if err != nil || !slices.Equal(mask, []uint64{3, 1 | 1<<2 | 1<<3}) {
-		t.Errorf("%x, %v", mask, err)
-	}
-	for _, bad := range []string{"", "x", "3-1", "-1", "99999"} {
-		if _, err := cpuMask(bad); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
-	}
-}
