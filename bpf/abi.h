@@ -156,6 +156,8 @@ enum inode_bit {
 	INODE_LOCKED = 4,   /* somebody has or had a file lock or a lease on it */
 };
 
+#define FUTEX_GLOBAL 1 /* no size of a hash, which is a power of two from 2 on */
+
 /* struct mm_struct. */
 struct mm_rec {
 	struct rec_head head;
@@ -169,6 +171,8 @@ struct mm_rec {
 	__u32 has_ldt;
 	__u32 aio_rings;
 	__u32 auxv_len; /* bytes of auxv that are valid */
+	__u32 futex_slots; /* PR_FUTEX_HASH, 0 if it was not used, FUTEX_GLOBAL */
+	__u32 pad;
 	__u64 hiwater_rss, rss; /* pages; rss leaves out what single CPUs have not added up yet */
 	struct inode_rec exe;
 	__u64 auxv[64];

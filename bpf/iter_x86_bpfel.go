@@ -117,6 +117,8 @@ type IterMmRec struct {
 	HasLdt     uint32
 	AioRings   uint32
 	AuxvLen    uint32
+	FutexSlots uint32
+	Pad        uint32
 	HiwaterRss uint64
 	Rss        uint64
 	Exe        IterInodeRec

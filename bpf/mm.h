@@ -22,6 +22,12 @@ struct counter {
 	int counter; /* atomic_t */
 };
 
+/* kernel/futex/core.c, Linux 6.16; of the program's choosing (PR_FUTEX_HASH) if custom, and that of all if hash_mask is 0. */
+struct futex_private_hash {
+	unsigned int hash_mask;
+	_Bool custom;
+} CORE;
+
 struct mm_struct {
 	unsigned long def_flags;
 	struct counter membarrier_state;
@@ -35,6 +41,7 @@ struct mm_struct {
 	unsigned long flags;
 	struct kioctx_table *ioctx_table;
 	struct file *exe_file;
+	struct futex_private_hash *futex_phash, *futex_phash_new;
 } CORE;
 
 struct mm_rss_stat {
@@ -81,6 +88,28 @@ static __always_inline __u64 rss(struct mm_struct *mm)
 	return n[0] + n[1] + n[3];
 }
 
+/* futex_slots returns the slots of the hash of futexes that the program chose, FUTEX_GLOBAL, or 0 for the kernel's own choice. */
+static __always_inline __u32 futex_slots(struct mm_struct *mm)
+{
+	struct futex_private_hash *h = NULL;
+	unsigned int mask = 0;
+	_Bool custom = 0;
+
+	if (!core_exists(mm->futex_phash))
+		return 0;
+	if (core_exists(mm->futex_phash_new)) /* takes its place as soon as nobody is in the other */
+		h = core_ptr(mm->futex_phash_new);
+	if (!h)
+		h = core_ptr(mm->futex_phash);
+	if (!h)
+		return 0;
+	core_read(custom, h->custom);
+	core_read(mask, h->hash_mask);
+	if (!custom)
+		return 0;
+	return mask ? mask + 1 : FUTEX_GLOBAL;
+}
+
 static __always_inline void mm_layout(struct mm_rec *r, struct mm_struct *mm)
 {
 	r->start_code = mm->start_code;
@@ -113,6 +142,7 @@ static __always_inline long emit_mm(struct seq_file *seq, struct mm_struct *mm, 
 	r->membarrier = mm->membarrier_state.counter;
 	r->has_ldt = mm->context.ldt != NULL;
 	r->aio_rings = mm->ioctx_table ? mm->ioctx_table->nr : 0;
+	r->futex_slots = futex_slots(mm);
 	r->hiwater_rss = mm->hiwater_rss;
 	r->rss = rss(mm);
 	r->exe.ino = 0;

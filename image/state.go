@@ -77,9 +77,11 @@ type Process struct {
 	ExitCode int `json:"exit_code,omitempty"`
 	Stopped  int `json:"stopped,omitempty"` // stop signal if the group is in a job-control stop, else 0
 	// its parent has waited for that stop (WUNTRACED) and is not told of it again
-	StopTold bool       `json:"stop_told,omitempty"`
-	Space    Space      `json:"space"` // its memory in the page map
-	Exe      MappedFile `json:"exe"`
+	StopTold bool `json:"stop_told,omitempty"`
+	// it was continued by a SIGCONT, and its parent has not waited for that yet (WCONTINUED)
+	Continued bool       `json:"continued,omitempty"`
+	Space     Space      `json:"space"` // its memory in the page map
+	Exe       MappedFile `json:"exe"`
 	// when it started: field 22 of /proc/PID/stat, clock ticks since boot in the initial time namespace; with pid, its
 	// namespace and boot it names the process
 	Start uint64 `json:"start,omitempty"`
@@ -135,7 +137,13 @@ type MM struct {
 	KSMMerge       bool   `json:"ksm_merge"`                 // PR_GET_MEMORY_MERGE
 	LockFuture     uint32 `json:"lock_future,omitempty"`     // MCL_FUTURE and MCL_ONFAULT as given to mlockall(2)
 	CoredumpFilter uint32 `json:"coredump_filter,omitempty"` // /proc/PID/coredump_filter (core(5))
+	// slots of the hash of private futexes that the program chose (PR_FUTEX_HASH, Linux 6.16), FutexGlobal, or 0 for
+	// the kernel's own choice
+	FutexSlots int `json:"futex_slots,omitempty"`
 }
+
+// FutexGlobal stands in MM.FutexSlots for the hash that all processes share.
+const FutexGlobal = -1
 
 // MappedFile identifies a file that must be the same one at restore.
 type MappedFile struct {

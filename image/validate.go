@@ -148,6 +148,7 @@ func (c *validator) process(p *Process) error {
 	err = firstBad(
 		rule{p.ExitCode != 0, "it lives, yet has an exit status"},
 		rule{p.StopTold && p.Stopped == 0, "its parent was told of a stop, and it is not stopped"},
+		rule{p.Continued && (p.Stopped != 0 || p.Zombie), "it was continued, and it is stopped or has ended"},
 		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) ||
 			!index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},

@@ -21,6 +21,9 @@ func (r *restorer) queueSignals(p *process) error {
 	if err := r.settleChildren(p); err != nil {
 		return err
 	}
+	if err := r.continueAgain(p); err != nil { // the stop takes a pending SIGCONT away, and the SIGCONT stop signals
+		return err
+	}
 	for i := range p.rec.Threads {
 		b := r.newBatch(p, p.threads[i])
 		if i == 0 {
@@ -79,12 +82,33 @@ func (r *restorer) settleChildren(p *process) error {
 		}
 	}
 	for _, sig := range childSignals(r.st.Processes, p.rec.Pid, r.o.Stopped) {
-		set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(sig)-1))
-		b.callWant(except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig), unix.SYS_RT_SIGTIMEDWAIT,
-			inBytes(set), 0,
-			inBytes(timespec(0)), sigsetSize)
+		b.takeBack(sig, except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig))
 	}
 	return b.done()
+}
+
+// continueAgain lets a process that was continued be so again, for the parent to be told of it: it is stopped, and
+// continued by a SIGCONT, which is then taken back.
+func (r *restorer) continueAgain(p *process) error {
+	if !p.rec.Continued || !slices.ContainsFunc(r.st.Processes,
+		func(o image.Process) bool { return o.Pid == p.rec.PPid }) {
+		return nil
+	}
+	if err := ptrace.StopGroup(p.threads, unix.SIGSTOP); err != nil {
+		return err
+	}
+	if err := ptrace.ContinueGroup(p.threads); err != nil {
+		return err
+	}
+	b := r.newBatch(p, p.lead)
+	b.takeBack(unix.SIGCONT, exactly(uint64(unix.SIGCONT)), "take the SIGCONT back that continued it")
+	return b.done()
+}
+
+// takeBack takes a pending signal of the process.
+func (b *batch) takeBack(sig unix.Signal, want func(int64) error, what string) {
+	set := binary.LittleEndian.AppendUint64(nil, 1<<(uint(sig)-1))
+	b.callWant(want, what, unix.SYS_RT_SIGTIMEDWAIT, inBytes(set), 0, inBytes(timespec(0)), sigsetSize)
 }
 
 // childSignals is what the making of the dead and stopped children of pid queues for it, in the order of the processes:
@@ -105,7 +129,7 @@ func childSignals(processes []image.Process, pid int, stopped bool) []unix.Signa
 		if c.Zombie {
 			add(unix.Signal(c.ExitSignal))
 		}
-		if c.Stopped != 0 || stopped {
+		if c.Stopped != 0 || c.Continued || stopped {
 			add(unix.SIGCHLD)
 		}
 	}

@@ -71,6 +71,9 @@ func setMMFlags(b *batch, mm *image.MM) {
 	if mm.KSMMerge {
 		b.call("merge pages", unix.SYS_PRCTL, prSetMemoryMerge, 1, 0, 0, 0)
 	}
+	if mm.FutexSlots != 0 {
+		b.call("choose the hash of futexes", unix.SYS_PRCTL, prFutexHash, futexSetSlots, max(mm.FutexSlots, 0), 0, 0)
+	}
 	if mm.MDWE != 0 {
 		b.call("deny writing and executing memory", unix.SYS_PRCTL, prSetMDWE, mm.MDWE, 0, 0, 0)
 	}

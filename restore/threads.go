@@ -51,6 +51,8 @@ const (
 	prSetMemoryMerge = 67
 	prSetTHPDisable  = 41
 	thpExceptAdvised = 2 // PR_THP_DISABLE_EXCEPT_ADVISED, Linux 6.18
+	prFutexHash      = 78
+	futexSetSlots    = 1 // PR_FUTEX_HASH_SET_SLOTS, Linux 6.16
 	prTSCSIGSEGV     = 2
 	mceKillSet       = 1
 	mceKillDefault   = 2

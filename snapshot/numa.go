@@ -1,14 +1,14 @@
 package snapshot
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
@@ -20,51 +20,27 @@ import (
 func addPolicies(processes []image.Process) error {
 	for i := range processes {
 		p := &processes[i]
-		if p.Zombie || len(p.VMAs) == 0 {
-			continue
-		}
-		// What the sources have read of the vDSO, which nobody binds, is that of the process.
-		kernels := slices.IndexFunc(p.VMAs,
-			func(v image.VMA) bool { return v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar })
 		for j := range p.Threads {
 			t := &p.Threads[j]
 			if t.NUMA != kstate.SomePolicy {
 				continue
 			}
-			first, err := firstPolicy(t.Tid)
-			if err != nil {
+			var err error
+			if t.NUMA, err = threadPolicy(t.Tid, p.VMAs); err != nil {
 				return err
 			}
-			t.NUMA = first
-			// all were read, so that those of mappings are known, too
-			if j == 0 && kernels >= 0 && p.VMAs[0].NUMA != "" {
-				t.NUMA = p.VMAs[kernels].NUMA
-			}
 		}
-		followPolicy(p)
 	}
 	return nil
 }
 
-// followPolicy leaves to mappings only what they have of their own.
-func followPolicy(p *image.Process) {
-	if len(p.Threads) == 0 || p.Threads[0].NUMA == "" {
-		return
-	}
-	for i := range p.VMAs {
-		if p.VMAs[i].NUMA == p.Threads[0].NUMA {
-			p.VMAs[i].NUMA = ""
-		}
-	}
-}
-
-// policyBytes is enough for the head of a record of numa_maps and little enough for the kernel to stop after the first
-// one: it walks the page tables of each mapping that it tells of.
+// policyBytes is little enough for the kernel to stop after a record of numa_maps or two: it walks the page tables of
+// each mapping that it tells of.
 const policyBytes = 64
 
-// firstPolicy returns the policy that a thread gives to its first mapping, "" for the default and where there is no
-// NUMA.
-func firstPolicy(tid int) (string, error) {
+// threadPolicy returns the policy that a thread gives to the first mapping that has none of its own, "" for the default
+// and where there is no NUMA.
+func threadPolicy(tid int, vmas []image.VMA) (string, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/numa_maps", tid)) // of a thread, too
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -73,18 +49,24 @@ func firstPolicy(tid int) (string, error) {
 		return "", fmt.Errorf("read the memory policy of thread %d: %w", tid, err)
 	}
 	defer f.Close()
-	buf := make([]byte, policyBytes)
-	n, err := unix.Read(int(f.Fd()), buf)
-	if err != nil || n == 0 {
-		return "", nil //nolint:nilerr // nothing is mapped, or it has ended
+	lines := bufio.NewReaderSize(f, policyBytes)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return "", nil //nolint:nilerr // nothing else is mapped, or it has ended
+		}
+		list, err := procfs.ParseNUMAMaps(bytes.NewReader(line))
+		if err != nil || len(list) == 0 {
+			return "", err
+		}
+		i, found := slices.BinarySearchFunc(vmas, list[0].Start,
+			func(v image.VMA, start uint64) int { return cmp.Compare(v.Start, start) })
+		if !found || vmas[i].NUMA != "" {
+			continue
+		}
+		if list[0].Policy == "default" {
+			return "", nil
+		}
+		return list[0].Policy, nil
 	}
-	line, _, _ := bytes.Cut(buf[:n], []byte("\n"))
-	list, err := procfs.ParseNUMAMaps(bytes.NewReader(append(line, '\n')))
-	if err != nil {
-		return "", err
-	}
-	if len(list) == 0 || list[0].Policy == "default" {
-		return "", nil
-	}
-	return list[0].Policy, nil
 }

@@ -29,7 +29,8 @@ func (b *builder) block(code fault.Code, object, format string, args ...any) {
 
 const (
 	exitZombie      = 0x20 // EXIT_ZOMBIE, include/linux/sched.h
-	signalGroupExit = 4    // SIGNAL_GROUP_EXIT, include/linux/sched/signal.h
+	signalContinued = 2    // SIGNAL_STOP_CONTINUED, include/linux/sched/signal.h; a wait for it takes it away
+	signalGroupExit = 4    // SIGNAL_GROUP_EXIT
 )
 
 // process builds everything but mappings and descriptors.
@@ -79,6 +80,7 @@ func (b *builder) shared(raw *rawProcess, p *image.Process) error {
 	for i, l := range raw.process.Limits {
 		p.Limits[i] = image.Limit{Cur: l.Cur, Max: l.Max}
 	}
+	p.Continued = raw.process.SignalFlags&signalContinued != 0
 	p.Usage, p.ChildUsage = b.usage(raw), childUsage(&raw.process.Child)
 	return nil
 }
@@ -93,6 +95,8 @@ const (
 	mmfMDWENo   = 1 << 29 // MMF_HAS_MDWE_NO_INHERIT, Linux 6.6
 )
 
+const futexGlobal = 1 // FUTEX_GLOBAL, bpf/abi.h
+
 func (b *builder) mm(raw *rawProcess, p *image.Process) error {
 	r := raw.mm
 	p.MM = image.MM{
@@ -101,6 +105,10 @@ func (b *builder) mm(raw *rawProcess, p *image.Process) error {
 		ArgStart: r.ArgStart, ArgEnd: r.ArgEnd, EnvStart: r.EnvStart, EnvEnd: r.EnvEnd,
 		Auxv: auxv(r), Dumpable: int(r.Flags & mmfDumpable), Membarrier: membarrier(r.Membarrier),
 		LockFuture: lockFuture(r.DefFlags), CoredumpFilter: uint32(r.Flags >> 2 & 0x1ff), // MMF_DUMP_FILTER_MASK
+		FutexSlots: int(r.FutexSlots),
+	}
+	if r.FutexSlots == futexGlobal {
+		p.MM.FutexSlots = image.FutexGlobal
 	}
 	advised := r.Flags&mmfAdvised != 0 && advisedOnly()
 	if r.Flags&mmfSlow == 0 && !advised {

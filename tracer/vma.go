@@ -39,7 +39,8 @@ var vmFlagNames = [32]string{
 func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
 	p.VMAs = make([]image.VMA, 0, len(raw.vmas))
 	names := flagNames{}
-	var policies, high bool
+	var high bool
+	var policies []uint64 // where mappings begin that have one
 	for i := range raw.vmas {
 		r := &raw.vmas[i]
 		v := image.VMA{
@@ -47,11 +48,11 @@ func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
 			Prot: uint32(r.Flags & (vmRead | vmWrite | vmExec)), Pkey: int(r.Flags >> pkeyShift & 15),
 			Flags: names.of(r.Flags),
 		}
-		policies = policies || r.Bits&uint32(bpf.IterVmaBitVMA_POLICY) != 0
+		bits := r.Bits
 		high = high || r.Flags>>vmHighest != 0
 		m, mapped := raw.mapped[r.File]
 		if mapped {
-			policies = policies || m.Bits&uint32(bpf.IterVmaBitVMA_POLICY) != 0
+			bits |= m.Bits
 			if err := b.mappedVMA(raw.pid, r, &m, &v); err != nil && b.stopped {
 				return err // a running process may have unmapped it by now
 			}
@@ -59,10 +60,13 @@ func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
 			v.Offset = 0
 			anonVMA(raw.mm, r, &v)
 		}
+		if bits&uint32(bpf.IterVmaBitVMA_POLICY) != 0 {
+			policies = append(policies, r.Start)
+		}
 		p.VMAs = append(p.VMAs, v)
 	}
-	if policies {
-		if err := numaPolicies(p); err != nil {
+	if len(policies) > 0 {
+		if err := numaPolicies(p, policies); err != nil {
 			return err
 		}
 	}
@@ -184,8 +188,9 @@ func (f flagNames) of(flags uint64) []string {
 	return slices.Clone(names)
 }
 
-// numaPolicies reads the policies of mappings; iterators only tell that there are some.
-func numaPolicies(p *image.Process) error {
+// numaPolicies reads the policies of the mappings that begin where the iterators saw one. Of other mappings numa_maps
+// prints that of the first thread.
+func numaPolicies(p *image.Process, at []uint64) error {
 	list, err := procfs.Pid(p.Pid).NUMAMaps()
 	if err != nil {
 		return fmt.Errorf("memory policies: %w", err)
@@ -193,7 +198,7 @@ func numaPolicies(p *image.Process) error {
 	for _, n := range list {
 		i, found := slices.BinarySearchFunc(p.VMAs, n.Start,
 			func(v image.VMA, start uint64) int { return compare(v.Start, start) })
-		if found && n.Policy != "default" {
+		if _, own := slices.BinarySearch(at, n.Start); found && own && n.Policy != "default" {
 			p.VMAs[i].NUMA = n.Policy
 		}
 	}

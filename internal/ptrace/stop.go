@@ -36,6 +36,30 @@ func StopGroup(threads []*Thread, sig unix.Signal) error {
 	})
 }
 
+// ContinueGroup lets a group that StopGroup stopped go on as SIGCONT does, without an instruction of it: whoever waits
+// for that (WCONTINUED) is told, and the parent gets its SIGCHLD. The SIGCONT stays pending, whatever its action; it must
+// be blocked.
+func ContinueGroup(threads []*Thread) error {
+	first := threads[0]
+	return first.do("continue its process", func() error {
+		if err := unix.Kill(first.Pid, unix.SIGCONT); err != nil {
+			return err
+		}
+		for _, th := range threads { // each looks at what has changed, and stops before it looks for signals
+			if err := request(requestInterrupt, th.Tid, 0, 0); err != nil {
+				return err
+			}
+			if err := request(unix.PTRACE_CONT, th.Tid, 0, 0); err != nil {
+				return err
+			}
+			if _, err := th.waitFor(isEventStop); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func isEventStop(s unix.WaitStatus) bool { return int(s)>>16 == eventStop }
 
 // stopBy makes the kernel act on sig in the thread as if it had been delivered to it, and reports whether that stopped

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -98,6 +100,9 @@ func (c *collection) inside(p *image.Process) error {
 		}
 		b := batch{pid: p.Pid, tid: th.Tid}
 		c.askThread(&b, t)
+		if err := c.askChildren(&b); err != nil {
+			return err
+		}
 		if i == 0 {
 			c.askProcess(&b, p)
 			if err := c.lockFuture(in, th, p); err != nil {
@@ -107,8 +112,50 @@ func (c *collection) inside(p *image.Process) error {
 		if err := b.run(in, th); err != nil {
 			return err
 		}
+		if i == 0 && t.NUMA != "" {
+			if err := ownPolicies(in, th, p); err != nil {
+				return err
+			}
+		}
 	}
 	return c.overruns(p)
+}
+
+// ownPolicies leaves to mappings only the policies of their own: of others numa_maps prints that of the first thread.
+func ownPolicies(in *ptrace.Injector, first *ptrace.Thread, p *image.Process) error {
+	b := batch{pid: p.Pid, tid: first.Tid}
+	for i := range p.VMAs {
+		v := &p.VMAs[i]
+		if v.NUMA == "" {
+			continue
+		}
+		b.ask("get_mempolicy", unix.SYS_GET_MEMPOLICY, []uint64{0, 0, 0, v.Start, mpolFAddr}, 0, 4,
+			b.must(func(c *ptrace.Syscall) {
+				if word32(c, 0) == 0 { // MPOL_DEFAULT
+					v.NUMA = ""
+				}
+			}))
+	}
+	return b.run(in, first)
+}
+
+// askChildren asks which children of a thread have been continued, and their parent does not know it yet.
+func (c *collection) askChildren(b *batch) error {
+	children, err := procfs.Task(b.pid, b.tid).Children()
+	if err != nil {
+		return err
+	}
+	for _, pid := range children {
+		b.ask("waitid", unix.SYS_WAITID,
+			[]uint64{unix.P_PID, uint64(pid), 0, unix.WCONTINUED | unix.WNOHANG | unix.WNOWAIT | unix.WALL}, 2,
+			sizeofSiginfo, func(s *ptrace.Syscall) error {
+				if s.Ret == 0 && word32(s, 0) != 0 {
+					c.continued = append(c.continued, pid)
+				}
+				return nil
+			})
+	}
+	return nil
 }
 
 // overruns refuses repeating timers whose signal has been waiting for an unknown time: nothing tells how many periods
@@ -179,8 +226,11 @@ func (c *collection) special(th *ptrace.Thread) error {
 const (
 	prGetMDWE    = 66 // Linux 6.3
 	prGetMerge   = 68 // PR_GET_MEMORY_MERGE, Linux 6.4
+	prFutexHash  = 78 // PR_FUTEX_HASH, Linux 6.16
+	getSlots     = 2  // PR_FUTEX_HASH_GET_SLOTS
 	archGetCPUID = 0x1011
 	ssOnStack    = 1 // SS_ONSTACK, include/uapi/linux/signal.h
+	mpolFAddr    = 2 // MPOL_F_ADDR, include/uapi/linux/mempolicy.h
 )
 
 func word(c *ptrace.Syscall, at int) uint64   { return binary.LittleEndian.Uint64(c.Data[at:]) }
@@ -297,6 +347,12 @@ func (c *collection) askMM(b *batch, p *image.Process) {
 		optional(func(c *ptrace.Syscall) { mm.MDWE = uint32(c.Ret) }))
 	b.ask("PR_GET_MEMORY_MERGE", unix.SYS_PRCTL, []uint64{prGetMerge}, 0, 0,
 		optional(func(c *ptrace.Syscall) { mm.KSMMerge = c.Ret != 0 }))
+	b.ask("PR_FUTEX_HASH", unix.SYS_PRCTL, []uint64{prFutexHash, getSlots}, 0, 0,
+		optional(func(c *ptrace.Syscall) {
+			if slots := int(c.Ret); slots > mostSlots(runtime.NumCPU()) {
+				mm.FutexSlots = slots
+			}
+		}))
 	b.ask("modify_ldt", unix.SYS_MODIFY_LDT, []uint64{0, 0, 16}, 1, 16, func(s *ptrace.Syscall) error {
 		if s.Ret > 0 { // ENOSYS: built without CONFIG_MODIFY_LDT_SYSCALL
 			c.block(fault.ThreadState, name, "it has a local descriptor table (modify_ldt)")
@@ -305,6 +361,10 @@ func (c *collection) askMM(b *batch, p *image.Process) {
 	})
 	c.askMembarrier(b, mm)
 }
+
+// mostSlots is the largest hash of futexes that the kernel gives to a process on its own: for more threads than CPUs
+// (futex_hash_allocate_default, kernel/futex/core.c). One that the program chose is told from it by its size alone.
+func mostSlots(cpus int) int { return max(16, 1<<bits.Len(uint(4*cpus-1))) }
 
 // optional takes the answer to a question that older kernels do not understand, and for which then nothing can be set.
 func optional(take func(*ptrace.Syscall)) func(*ptrace.Syscall) error {
@@ -361,7 +421,10 @@ func nano(c *ptrace.Syscall, at int) int64 { return int64(word(c, at))*1e9 + int
 
 func micro(c *ptrace.Syscall, at int) int64 { return int64(word(c, at))*1e9 + int64(word(c, at+8))*1e3 }
 
-const sizeofRusage = 144
+const (
+	sizeofRusage  = 144
+	sizeofSiginfo = 128
+)
 
 // rusage takes a struct rusage (getrusage(2)): two timevals, then fourteen words, of which maxrss is in KiB.
 func rusage(c *ptrace.Syscall, u *image.Usage) {

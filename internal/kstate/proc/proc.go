@@ -10,6 +10,7 @@ package proc
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -56,6 +57,10 @@ func (s *Source) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kst
 		}
 		c.out.Processes = append(c.out.Processes, *p)
 	}
+	for i := range c.out.Processes {
+		p := &c.out.Processes[i]
+		p.Continued = slices.Contains(c.continued, p.Pid)
+	}
 	if err := c.files(); err != nil {
 		return nil, err
 	}
@@ -69,6 +74,8 @@ type collection struct {
 	out  kstate.Collected
 	open []openFile   // descriptors of all processes so far
 	maps []procfs.Map // of the process at hand
+	// children that were continued, which their parents do not know yet
+	continued []int
 }
 
 func (c *collection) block(code fault.Code, object, format string, args ...any) {
