@@ -7,7 +7,6 @@
 package holders
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -16,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +31,7 @@ type Holder struct {
 	Write bool   // it can change the file
 	How   string // "fd 3" or "mapping 7f0000-7f1000"
 	Comm  string
+	link  string
 }
 
 // Text names the holder for people.
@@ -43,10 +44,12 @@ const deleted = " (deleted)"
 // in all processes except this one, those of tree and those below them: they were made since, and have what they
 // inherited. Processes that end meanwhile, or may not be looked at, have nothing.
 func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[File][]Holder, error) {
-	f := finder{files: files, names: map[string]bool{}, found: map[File][]Holder{}}
+	f := finder{
+		files: files, names: map[string]bool{}, inodes: map[uint64]bool{}, found: map[File][]Holder{},
+	}
 	for file, path := range files {
 		f.names[base(path)] = true
-		f.inodes = append(f.inodes, []byte(" "+strconv.FormatUint(file.Ino, 10)+" "))
+		f.inodes[file.Ino] = true
 	}
 	err := eachOf("/proc", tree, func(pid int) error {
 		if pid == os.Getpid() {
@@ -60,8 +63,21 @@ func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[Fi
 		}
 		return ctx.Err()
 	})
-	return f.found, err
+	if err != nil || len(f.found) == 0 {
+		return f.found, err
+	}
+	select {
+	case <-ctx.Done():
+		return f.found, ctx.Err()
+	case <-time.After(passing):
+	}
+	f.lookAgain()
+	return f.found, nil
 }
+
+// passing is how long after the first look those that were found are looked at once more: who looks at files as we do,
+// another snapshot of another tree for example, has each for a moment.
+const passing = 5 * time.Millisecond
 
 // Descriptors tells of each descriptor whose link in proc, a mounted proc(5), is wanted, in all processes except those
 // of tree and those below them. Processes that end meanwhile, or may not be looked at, have none.
@@ -135,8 +151,8 @@ func descends(proc string, pid int, tree map[int]bool) bool {
 
 type finder struct {
 	files  map[File]string
-	names  map[string]bool
-	inodes [][]byte // as a line of maps has them
+	names  map[string]bool // last parts of paths
+	inodes map[uint64]bool
 	found  map[File][]Holder
 	count  int
 }
@@ -162,18 +178,13 @@ func writes(d procfs.Dir, fd int) bool {
 
 // mappings looks through those of a process.
 func (f *finder) mappings(pid int) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil || !slices.ContainsFunc(f.inodes, func(ino []byte) bool { return bytes.Contains(b, ino) }) {
-		return
-	}
-	list, err := procfs.ParseMaps(bytes.NewReader(b))
+	list, err := procfs.Pid(pid).Maps()
 	if err != nil {
 		return
 	}
 	for i := range list {
 		m := &list[i]
-		if !m.HasFile() || !slices.ContainsFunc(f.inodes,
-			func(ino []byte) bool { return string(ino) == fmt.Sprintf(" %d ", m.Ino) }) {
+		if !m.HasFile() || !f.inodes[m.Ino] {
 			continue
 		}
 		f.confirm(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()),
@@ -181,21 +192,43 @@ func (f *finder) mappings(pid int) {
 	}
 }
 
-// confirm notes a holder if the link leads to one of the files.
-func (f *finder) confirm(link string, h Holder) {
+// at returns the file that a link of /proc leads to.
+func at(link string) (file File, ok bool) {
 	fd, err := unix.Open(link, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return
+		return File{}, false
 	}
 	defer func() { _ = unix.Close(fd) }()
 	var st unix.Statx_t
 	if unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st) != nil {
+		return File{}, false
+	}
+	return File{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, true
+}
+
+// lookAgain drops those that have a file no more.
+func (f *finder) lookAgain() {
+	for file, list := range f.found {
+		list = slices.DeleteFunc(list, func(h Holder) bool {
+			now, ok := at(h.link)
+			return !ok || now != file
+		})
+		if f.found[file] = list; len(list) == 0 {
+			delete(f.found, file)
+		}
+	}
+}
+
+// confirm notes a holder if the link leads to one of the files.
+func (f *finder) confirm(link string, h Holder) {
+	file, ok := at(link)
+	if !ok {
 		return
 	}
-	file := File{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}
 	if _, ok := f.files[file]; !ok {
 		return
 	}
+	h.link = link
 	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", h.Pid)) // for people only
 	h.Comm = strings.TrimSpace(string(comm))
 	f.found[file] = append(f.found[file], h)

@@ -27,17 +27,8 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	hold := func(file *os.File) int {
-		cmd := exec.Command("sleep", "1000")
-		cmd.ExtraFiles = []*os.File{file}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		return cmd.Process.Pid
-	}
-	pid := hold(f)
-	hold(other)
+	pid := hold(t, f).Process.Pid
+	hold(t, other)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -60,4 +51,49 @@ func TestFind(t *testing.T) {
 			t.Errorf("without the tree %v: %+v, %v", tree, found, err)
 		}
 	}
+}
+
+// Who had a file for a moment, as another snapshot that looks around, has it no more at the second look.
+func TestLookAgain(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	key := File{st.Dev, st.Ino}
+	stays, goes := hold(t, file), hold(t, file)
+	f := finder{files: map[File]string{key: file.Name()}, found: map[File][]Holder{}}
+	f.names = map[string]bool{"file": true}
+	f.descriptors(stays.Process.Pid)
+	f.descriptors(goes.Process.Pid)
+	if len(f.found[key]) != 2 {
+		t.Fatalf("found %+v, want two", f.found)
+	}
+	_ = goes.Process.Kill()
+	_ = goes.Wait()
+	f.lookAgain()
+	if list := f.found[key]; len(list) != 1 || list[0].Pid != stays.Process.Pid {
+		t.Errorf("found %+v, want pid %d alone", list, stays.Process.Pid)
+	}
+	_ = stays.Process.Kill()
+	_ = stays.Wait()
+	if f.lookAgain(); len(f.found) != 0 {
+		t.Errorf("found %+v, want nothing", f.found)
+	}
+}
+
+// hold gives a file to a process of its own, as descriptor 3.
+func hold(t *testing.T, file *os.File) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.ExtraFiles = []*os.File{file}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd
 }
