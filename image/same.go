@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 )
 
 // Difference compares two states field by field and names the first field in which they differ, "" if there is none:
@@ -14,16 +15,29 @@ func Difference(a, b *State) string {
 	return strings.TrimPrefix(difference(reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()), ".")
 }
 
+// fieldsWritten has the indices of the fields that are in an image, by type: a state has thousands of mappings.
+var fieldsWritten sync.Map
+
+func written(t reflect.Type) []int {
+	if list, ok := fieldsWritten.Load(t); ok {
+		return list.([]int)
+	}
+	var list []int
+	for i := range t.NumField() {
+		if t.Field(i).Tag.Get("json") != "-" {
+			list = append(list, i)
+		}
+	}
+	fieldsWritten.Store(t, list)
+	return list
+}
+
 func difference(a, b reflect.Value) string {
 	switch a.Kind() {
 	case reflect.Struct:
-		t := a.Type()
-		for i := range a.NumField() {
-			if t.Field(i).Tag.Get("json") == "-" {
-				continue
-			}
+		for _, i := range written(a.Type()) {
 			if d := difference(a.Field(i), b.Field(i)); d != "" {
-				return "." + t.Field(i).Name + strings.TrimPrefix(d, "=")
+				return "." + a.Type().Field(i).Name + strings.TrimPrefix(d, "=")
 			}
 		}
 		return ""
