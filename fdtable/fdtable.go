@@ -16,6 +16,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 )
 
 // Input is what Capture and Finish work on.
@@ -29,6 +30,8 @@ type Input struct {
 	// FD duplicates a descriptor of a process into this one; Capture closes what it returns. nil stands for
 	// pidfd_getfd(2) (Linux 5.6).
 	FD func(pid, fd int) (int, error)
+	// Outside is where Finish looks for other holders, nil for a look of its own.
+	Outside *holders.Outside
 }
 
 // The names of the kinds in image.File.Kind. Kinds that are always refused never reach an image.

@@ -29,18 +29,23 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	holders, err := c.outsideHolders(ctx, "/proc", wanted)
-	if err != nil {
+	if in.Outside == nil {
+		in.Outside = holders.Of(c.st.Tree())
+	}
+	found := map[string][]ref{}
+	if err := in.Outside.Descriptors(ctx, wanted, func(pid, fd int, link string) {
+		found[link] = append(found[link], ref{pid, fd})
+	}); err != nil {
 		return []*fault.Error{fault.New(fault.FDRead, "/proc", "look for other holders of descriptors: %w", err)}
 	}
 	for _, d := range c.ofKind(kindPipe, kindFIFO) {
-		if by := holders[d.Path]; len(by) > 0 && d.Pipe != 0 {
+		if by := found[d.Path]; len(by) > 0 && d.Pipe != 0 {
 			c.outside(d, by[0].text())
 		}
 	}
 	c.refuseUnread()
-	c.sharedInstances(holders)
-	c.sharedFiles(holders)
+	c.sharedInstances(found)
+	c.sharedFiles(found)
 	dropUnusedPipes(c.st)
 	return c.faults
 }
@@ -139,19 +144,6 @@ func dropUnusedPipes(st *image.State) {
 			f.Pipe = index[f.Pipe-1]
 		}
 	}
-}
-
-// outsideHolders returns the descriptors, outside the tree, whose link text is wanted. Ours are outside too.
-func (c *capturer) outsideHolders(ctx context.Context, proc string, wanted map[string]bool) (map[string][]ref, error) {
-	tree := map[int]bool{}
-	for i := range c.st.Processes {
-		tree[c.st.Processes[i].Pid] = true
-	}
-	found := map[string][]ref{}
-	err := holders.Descriptors(ctx, proc, tree, wanted, func(pid, fd int, link string) {
-		found[link] = append(found[link], ref{pid, fd})
-	})
-	return found, err
 }
 
 // text names a descriptor of a process that need not be known to the user.

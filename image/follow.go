@@ -30,6 +30,15 @@ func Follows(earlier, later *State) error {
 	return nil
 }
 
+// Tree has the pids of all processes.
+func (st *State) Tree() map[int]bool {
+	tree := map[int]bool{}
+	for i := range st.Processes {
+		tree[st.Processes[i].Pid] = true
+	}
+	return tree
+}
+
 // processOf returns the process with a pid, nil if there is none.
 func processOf(st *State, pid int) *Process {
 	for i := range st.Processes {

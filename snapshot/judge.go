@@ -9,6 +9,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -43,8 +44,9 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	in := fdtable.Input{State: v.st, Running: true}
 	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
 	if outside {
+		in.Outside = holders.Of(v.st.Tree())
 		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
-		shared, err := sharedBlockers(ctx, v.st)
+		shared, err := sharedBlockers(ctx, v.st, in.Outside)
 		if err != nil {
 			return nil, interrupted(err)
 		}

@@ -11,10 +11,7 @@ import (
 // leaderless lists the sessions and process groups of a tree whose leader has ended and which nobody else is in: nobody
 // outside keeps them, so a restore has to make them again. The tree may run; what it made since is its own.
 func leaderless(st *image.State) []int {
-	tree := map[int]bool{}
-	for i := range st.Processes {
-		tree[st.Processes[i].Pid] = true
-	}
+	tree := st.Tree()
 	ids := map[int]bool{}
 	for i := range st.Processes {
 		for _, id := range []int{st.Processes[i].Sid, st.Processes[i].Pgid} {
@@ -41,10 +38,7 @@ func leaderless(st *image.State) []int {
 // heldOutside tells of processes outside a tree that are in a session or process group which one of the tree leads:
 // while they are there, the kernel does not give that id to a new process.
 func heldOutside(st *image.State) []string {
-	tree := map[int]bool{}
-	for i := range st.Processes {
-		tree[st.Processes[i].Pid] = true
-	}
+	tree := st.Tree()
 	var notes []string
 	for _, s := range othersThan(tree) {
 		for _, g := range []struct {

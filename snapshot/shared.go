@@ -89,9 +89,9 @@ func heldObjects(st *image.State) map[holders.File]*sharedObject {
 
 // sharedBlockers lists the memory that the tree shares with somebody outside: each of the two would go on with one of
 // its own.
-func sharedBlockers(ctx context.Context, st *image.State) (fault.List, error) {
+func sharedBlockers(ctx context.Context, st *image.State, outside *holders.Outside) (fault.List, error) {
 	objects := heldObjects(st)
-	found, err := outsideHolders(ctx, st, objects, nil)
+	found, err := outsideHolders(ctx, outside, objects, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +100,9 @@ func sharedBlockers(ctx context.Context, st *image.State) (fault.List, error) {
 
 // sharedOutside is sharedBlockers for the tree of a snapshot; besides, named memory that somebody else has as well is
 // taken out of the image. The tree runs.
-func (s *session) sharedOutside(ctx context.Context) (fault.List, error) {
+func (s *session) sharedOutside(ctx context.Context, outside *holders.Outside) (fault.List, error) {
 	objects := heldObjects(s.st)
-	found, err := outsideHolders(ctx, s.st, objects, s.st.Named)
+	found, err := outsideHolders(ctx, outside, objects, s.st.Named)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (s *session) leaveOut(space image.Space, size int64) error {
 }
 
 // outsideHolders finds out who outside has shared or named memory.
-func outsideHolders(ctx context.Context, st *image.State, objects map[holders.File]*sharedObject,
+func outsideHolders(ctx context.Context, outside *holders.Outside, objects map[holders.File]*sharedObject,
 	named []image.Ghost,
 ) (map[holders.File][]holders.Holder, error) {
 	files := map[holders.File]string{}
@@ -145,11 +145,7 @@ func outsideHolders(ctx context.Context, st *image.State, objects map[holders.Fi
 	if len(files) == 0 {
 		return nil, nil
 	}
-	tree := map[int]bool{}
-	for i := range st.Processes {
-		tree[st.Processes[i].Pid] = true
-	}
-	found, err := holders.Find(ctx, files, tree)
+	found, err := outside.Find(ctx, files)
 	if err != nil {
 		return nil, fmt.Errorf("look who else has memory of the tree: %w", err)
 	}

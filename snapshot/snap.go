@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
@@ -186,12 +187,13 @@ func (s *session) complete(ctx context.Context) error {
 	_ = s.learnBreakpoints(ctx)
 
 	// First: it tells which streams are re-attached.
-	outside := fdtable.Finish(ctx, fdtable.Input{State: s.st})
-	list, err := s.sharedOutside(ctx)
+	outside := holders.Of(s.st.Tree())
+	held := fdtable.Finish(ctx, fdtable.Input{State: s.st, Outside: outside})
+	list, err := s.sharedOutside(ctx, outside)
 	if err != nil {
 		return err
 	}
-	for _, b := range outside {
+	for _, b := range held {
 		list = append(list, b)
 	}
 	if err := list.OrNil(); err != nil {

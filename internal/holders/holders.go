@@ -9,7 +9,6 @@ package holders
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,10 +39,90 @@ func (h Holder) Text() string { return fmt.Sprintf("%s of pid %d (%s)", h.How, h
 // deleted is what the kernel appends to the name of a file that has none any more.
 const deleted = " (deleted)"
 
-// Find looks for the files, given with a path each (the last part of which counts, as links of /proc/PID/fd show it),
-// in all processes except this one, those of tree and those below them: they were made since, and have what they
-// inherited. Processes that end meanwhile, or may not be looked at, have nothing.
-func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[File][]Holder, error) {
+// Outside is the processes outside of a tree. Those below it are not: they were made after it was looked at, and have
+// what they inherited. Processes that end meanwhile, or may not be looked at, have nothing. What the descriptors lead
+// to is read when it is asked for first, and once.
+type Outside struct {
+	tree  map[int]bool
+	procs []process
+}
+
+type process struct {
+	pid   int
+	links []link
+}
+
+// link is where a descriptor leads, as its link in /proc/PID/fd says it.
+type link struct {
+	fd int
+	to string
+}
+
+// Of returns the processes outside of the given ones.
+func Of(tree map[int]bool) *Outside { return &Outside{tree: tree} }
+
+func (o *Outside) read(ctx context.Context) error {
+	if o.procs != nil {
+		return nil
+	}
+	pids, err := procfs.Pids("/proc")
+	if err != nil {
+		return err
+	}
+	procs := make([]process, 0, len(pids))
+	for _, pid := range pids {
+		if o.tree[pid] {
+			continue
+		}
+		procs = append(procs, process{pid, links(procfs.Pid(pid))})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	o.procs = procs
+	return nil
+}
+
+func links(d procfs.Dir) []link {
+	fds, err := d.FDs()
+	if err != nil {
+		return nil
+	}
+	list := make([]link, 0, len(fds))
+	for _, fd := range fds {
+		if to, err := d.Link("fd/" + strconv.Itoa(fd)); err == nil {
+			list = append(list, link{fd, to})
+		}
+	}
+	return list
+}
+
+// Descriptors tells of each descriptor whose link is wanted, those of this process among them.
+func (o *Outside) Descriptors(ctx context.Context, wanted map[string]bool, found func(pid, fd int, link string)) error {
+	if err := o.read(ctx); err != nil {
+		return err
+	}
+	for _, p := range o.procs {
+		outside := false
+		for _, l := range p.links {
+			if !wanted[l.to] {
+				continue
+			}
+			if !outside && o.descends(p.pid) {
+				break
+			}
+			outside = true
+			found(p.pid, l.fd, l.to)
+		}
+	}
+	return nil
+}
+
+// Find looks for who has the files, given with a path each, the last part of which counts. This process has none.
+func (o *Outside) Find(ctx context.Context, files map[File]string) (map[File][]Holder, error) {
+	if err := o.read(ctx); err != nil {
+		return nil, err
+	}
 	f := finder{
 		files: files, names: map[string]bool{}, inodes: map[uint64]bool{}, found: map[File][]Holder{},
 	}
@@ -51,24 +130,26 @@ func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[Fi
 		f.names[base(path)] = true
 		f.inodes[file.Ino] = true
 	}
-	err := eachOf("/proc", tree, func(pid int) error {
-		if pid == os.Getpid() {
-			return nil
+	for _, p := range o.procs {
+		if p.pid == os.Getpid() {
+			continue
 		}
 		before := f.count
-		f.descriptors(pid)
-		f.mappings(pid)
-		if f.count > before && descends("/proc", pid, tree) {
-			f.forget(pid)
+		f.descriptors(p)
+		f.mappings(p.pid)
+		if f.count > before && o.descends(p.pid) {
+			f.forget(p.pid)
 		}
-		return ctx.Err()
-	})
-	if err != nil || len(f.found) == 0 {
-		return f.found, err
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	if len(f.found) == 0 {
+		return f.found, nil
 	}
 	select {
 	case <-ctx.Done():
-		return f.found, ctx.Err()
+		return nil, ctx.Err()
 	case <-time.After(passing):
 	}
 	f.lookAgain()
@@ -79,69 +160,12 @@ func Find(ctx context.Context, files map[File]string, tree map[int]bool) (map[Fi
 // another snapshot of another tree for example, has each for a moment.
 const passing = 5 * time.Millisecond
 
-// Descriptors tells of each descriptor whose link in proc, a mounted proc(5), is wanted, in all processes except those
-// of tree and those below them. Processes that end meanwhile, or may not be looked at, have none.
-func Descriptors(ctx context.Context, proc string, tree map[int]bool, wanted map[string]bool,
-	found func(pid, fd int, link string),
-) error {
-	return eachOf(proc, tree, func(pid int) error {
-		outside := false
-		for fd, link := range links(dirOf(proc, pid)) {
-			if !wanted[link] {
-				continue
-			}
-			if !outside && descends(proc, pid, tree) {
-				break
-			}
-			outside = true
-			found(pid, fd, link)
-		}
-		return ctx.Err()
-	})
-}
-
-func dirOf(proc string, pid int) procfs.Dir {
-	return procfs.Dir(filepath.Join(proc, strconv.Itoa(pid)))
-}
-
-// eachOf calls f for each process that proc shows and that is not of tree, until it fails.
-func eachOf(proc string, tree map[int]bool, f func(pid int) error) error {
-	pids, err := procfs.Pids(proc)
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if tree[pid] {
-			continue
-		}
-		if err := f(pid); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// links yields the descriptors of a process with what they lead to.
-func links(d procfs.Dir) iter.Seq2[int, string] {
-	return func(yield func(int, string) bool) {
-		fds, err := d.FDs()
-		if err != nil {
-			return
-		}
-		for _, fd := range fds {
-			if link, err := d.Link("fd/" + strconv.Itoa(fd)); err == nil && !yield(fd, link) {
-				return
-			}
-		}
-	}
-}
-
 // descends reports whether a process is below one of the tree. The tree had no other members when it stood still, so
 // that this one was made since, and what it has it inherited.
-func descends(proc string, pid int, tree map[int]bool) bool {
+func (o *Outside) descends(pid int) bool {
 	for pid > 1 {
-		st, err := dirOf(proc, pid).Stat()
-		if err != nil || tree[st.PPid] {
+		st, err := procfs.Pid(pid).Stat()
+		if err != nil || o.tree[st.PPid] {
 			return true // or it has ended, and holds nothing any more
 		}
 		pid = st.PPid
@@ -160,12 +184,12 @@ type finder struct {
 func base(path string) string { return filepath.Base(strings.TrimSuffix(path, deleted)) }
 
 // descriptors looks through those of a process.
-func (f *finder) descriptors(pid int) {
-	d := procfs.Pid(pid)
-	for fd, link := range links(d) {
-		if f.names[base(link)] {
-			name := strconv.Itoa(fd)
-			f.confirm(string(d)+"/fd/"+name, Holder{Pid: pid, How: "fd " + name, Write: writes(d, fd)})
+func (f *finder) descriptors(p process) {
+	d := procfs.Pid(p.pid)
+	for _, l := range p.links {
+		if f.names[base(l.to)] {
+			name := strconv.Itoa(l.fd)
+			f.confirm(string(d)+"/fd/"+name, Holder{Pid: p.pid, How: "fd " + name, Write: writes(d, l.fd)})
 		}
 	}
 }

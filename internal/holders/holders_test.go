@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Who has a file open is found under whatever name it has, and told from who has another of that name; the tree and its
@@ -37,7 +39,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := map[File]string{{st.Dev, st.Ino}: path}
-	found, err := Find(t.Context(), files, nil)
+	found, err := Of(nil).Find(t.Context(), files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +49,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("found %+v, want fd 3 of pid %d", found, pid)
 	}
 	for _, tree := range []map[int]bool{{pid: true}, {os.Getpid(): true}} {
-		if found, err := Find(t.Context(), files, tree); err != nil || len(found) != 0 {
+		if found, err := Of(tree).Find(t.Context(), files); err != nil || len(found) != 0 {
 			t.Errorf("without the tree %v: %+v, %v", tree, found, err)
 		}
 	}
@@ -68,8 +70,9 @@ func TestLookAgain(t *testing.T) {
 	stays, goes := hold(t, file), hold(t, file)
 	f := finder{files: map[File]string{key: file.Name()}, found: map[File][]Holder{}}
 	f.names = map[string]bool{"file": true}
-	f.descriptors(stays.Process.Pid)
-	f.descriptors(goes.Process.Pid)
+	for _, cmd := range []*exec.Cmd{stays, goes} {
+		f.descriptors(process{cmd.Process.Pid, links(procfs.Pid(cmd.Process.Pid))})
+	}
 	if len(f.found[key]) != 2 {
 		t.Fatalf("found %+v, want two", f.found)
 	}
