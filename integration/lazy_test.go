@@ -26,7 +26,7 @@ func lazyProgram(name string, size int) program {
 	return program{name: "lazy/" + name, argv: []string{"lazy", name, strconv.Itoa(size)}}
 }
 
-var lazyCases = []string{"random", "write", "drop", "remap", "fork", "kernel"}
+var lazyCases = []string{"random", "write", "drop", "remap", "fork", "kernel", "exit"}
 
 // needLazy skips where the kernel cannot do it; that it says so is TestLazyNeedsTheKernel.
 func needLazy(t *testing.T) {

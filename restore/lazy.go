@@ -1,6 +1,9 @@
 package restore
 
 import (
+	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -26,6 +29,11 @@ type lazyPlan struct {
 	now   []image.Range // all else: what comes at once, with there
 	huge  []image.Range // what is to be of huge pages when all is there
 }
+
+const (
+	sizeofInt        = 4  // futexes, clear_child_tid
+	sizeofRobustHead = 24 // struct robust_list_head, include/uapi/linux/futex.h
+)
 
 // lazyLeast is from how many pages of content on a mapping is worth a fault.
 const lazyLeast = 16
@@ -54,7 +62,8 @@ func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (a
 }
 
 // planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at
-// once.
+// once, and so does what the kernel uses at the end of a thread: it waits for no page then (handle_userfault,
+// fs/userfaultfd.c), and who waits for the end, or for a mutex of the thread, would wait for ever.
 func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 	pl := &lazyPlan{}
 	pl.areas, _ = worthIt(rec, runs, canBeLazy)
@@ -62,6 +71,12 @@ func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 		t := &rec.Threads[i]
 		if t.Rseq.Ptr != 0 {
 			pl.touch(t.Rseq.Ptr, uint64(t.Rseq.Size))
+		}
+		if t.ClearChildTID != 0 {
+			pl.touch(t.ClearChildTID, uint64(sizeofInt))
+		}
+		if t.RobustList != 0 {
+			pl.touch(t.RobustList, uint64(sizeofRobustHead))
 		}
 		if rs := t.Restart; rs != nil && rs.Kind == image.RestartWait && rs.Addr != 0 {
 			pl.touch(rs.Addr, uint64(sizeofTimespec))
@@ -104,6 +119,96 @@ func (pl *lazyPlan) touch(addr, size uint64) {
 			pl.there = append(pl.there, image.Range{Start: at, End: at + pageSize})
 		}
 	}
+}
+
+// later tells whether a page comes later.
+func (pl *lazyPlan) later(page uint64) bool {
+	in := func(list []image.Range) bool {
+		_, found := slices.BinarySearchFunc(list, page, func(r image.Range, page uint64) int {
+			switch {
+			case r.End <= page:
+				return -1
+			case r.Start > page:
+				return 1
+			}
+			return 0
+		})
+		return found
+	}
+	return in(pl.areas) && !in(pl.there)
+}
+
+// bringRobust makes come at once what the robust lists of the threads lead to: the mutexes that they hold, which the
+// kernel gives free when a thread ends. All else that was to come at once is there.
+func (r *restorer) bringRobust(p *process, pl *lazyPlan, f *filler) error {
+	bring := func(addr, size uint64) error {
+		for page := addr &^ (pageSize - 1); page < addr+size; page += pageSize {
+			if !pl.later(page) {
+				continue
+			}
+			one := image.Range{Start: page, End: page + pageSize}
+			if err := r.img.LoadParts(r.ctx, p.rec.Space, []image.Range{one}, 1, f.write); err != nil {
+				return err
+			}
+			i, _ := slices.BinarySearchFunc(pl.there, page,
+				func(r image.Range, page uint64) int { return cmp.Compare(r.Start, page) })
+			pl.there = slices.Insert(pl.there, i, one)
+		}
+		return nil
+	}
+	read := func(addr uint64, words []uint64) error {
+		b := make([]byte, 8*len(words))
+		if err := bring(addr, uint64(len(b))); err != nil {
+			return err
+		}
+		if _, err := f.mem.ReadAt(b, int64(addr)); err != nil {
+			return errEndOfList // as the kernel ends there
+		}
+		for i := range words {
+			words[i] = binary.LittleEndian.Uint64(b[8*i:])
+		}
+		return nil
+	}
+	for i := range p.rec.Threads {
+		head := p.rec.Threads[i].RobustList
+		if head == 0 {
+			continue
+		}
+		if err := walkRobust(head, read, bring); err != nil && !errors.Is(err, errEndOfList) {
+			return err
+		}
+	}
+	return nil
+}
+
+var errEndOfList = errors.New("the robust list ends in memory that is not there")
+
+// walkRobust goes along a robust list as the kernel does when its thread ends (exit_robust_list, kernel/futex/core.c):
+// the head has the first entry, the offset from an entry to its futex, and an entry that is being locked or unlocked.
+func walkRobust(head uint64, read func(uint64, []uint64) error, bring func(addr, size uint64) error) error {
+	const most = 2048 // ROBUST_LIST_LIMIT
+	var h [3]uint64
+	if err := read(head, h[:]); err != nil {
+		return err
+	}
+	offset := h[1]
+	entry := func(at uint64) error { return bring(at+offset, uint64(sizeofInt)) }
+	if pending := h[2] &^ 1; pending != 0 {
+		if err := entry(pending); err != nil {
+			return err
+		}
+	}
+	next := h[:1]
+	for n := 0; next[0]&^1 != head && n < most; n++ { // bit 0: of a mutex with priority inheritance
+		at := next[0] &^ 1
+		if err := read(at, next); err != nil {
+			return err
+		}
+		if err := entry(at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dataIn is how many data pages a mapping has. runs begin at or before it.

@@ -18,7 +18,7 @@ func (r *restorer) fillMemory(p *process) error {
 	if err := r.step("fill memory"); err != nil {
 		return err
 	}
-	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", p.pid), os.O_WRONLY, 0)
+	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", p.pid), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open memory of %s: %w", p.object(), err)
 	}
@@ -30,9 +30,13 @@ func (r *restorer) fillMemory(p *process) error {
 	}
 	blocks := hugeBlocks(p.rec, runs, hugeSize())
 	if r.o.Lazy != nil {
-		r.later[p] = planLazy(p.rec, runs)
-		r.later[p].huge = blocks
-		return r.img.LoadParts(r.ctx, p.rec.Space, r.later[p].now, workers(), f.write)
+		pl := planLazy(p.rec, runs)
+		pl.huge = blocks
+		r.later[p] = pl
+		if err := r.img.LoadParts(r.ctx, p.rec.Space, pl.now, workers(), f.write); err != nil {
+			return err
+		}
+		return r.bringRobust(p, pl, &f)
 	}
 	if err := f.openFill(runs); err != nil {
 		return err
@@ -47,7 +51,7 @@ func (r *restorer) fillMemory(p *process) error {
 // filler writes to the memory of one process. Its methods may be called concurrently.
 type filler struct {
 	p   *process
-	mem *os.File // /proc/PID/mem, which writes to private mappings whatever their protection
+	mem *os.File // /proc/PID/mem, which heeds no protection of private mappings
 
 	fd    int           // a userfaultfd, -1 for none
 	areas []image.Range // mappings registered with it, ascending

@@ -2,6 +2,7 @@
 // it, discard it and fork: for restores whose memory comes later. Page i of a region holds words that follow from the
 // region and i, or is untouched (every seventh is).
 #include "ckpt.h"
+#include <sys/stat.h>
 
 enum { threads = 4 };
 
@@ -345,8 +346,67 @@ static void run_kernel(void)
 	expect("signals", caught > 0, 1);
 }
 
+// Threads end with robust mutexes and a clear_child_tid in pages that nobody has touched since: the kernel waits for none.
+enum { holders = 48 };
+
+struct held {
+	pthread_mutex_t mutexes[2];
+	pid_t tid;
+};
+
+static struct held *held_by(long i, int which) { return (struct held *)page(&regions[i % threads], (size_t)(7 * (5 * i + which) + 3)); }
+
+static void *hold(void *arg)
+{
+	long i = (long)arg;
+	for (int k = 0; k < 2; k++)
+		must(-pthread_mutex_lock(&held_by(i, k)->mutexes[k]));
+	struct held *h = held_by(i, 2);
+	h->tid = (pid_t)syscall(SYS_set_tid_address, &h->tid);
+	pthread_mutex_lock(&lock);
+	__atomic_add_fetch(&caught, 1, __ATOMIC_SEQ_CST);
+	while (!go)
+		pthread_cond_wait(&going, &lock);
+	pthread_mutex_unlock(&lock);
+	return NULL;
+}
+
+static void run_exit(void)
+{
+	pthread_mutexattr_t robust;
+	pthread_attr_t detached;
+	pthread_t id;
+	set_up();
+	pthread_mutexattr_init(&robust);
+	pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED); // who joins would wait for another word
+	for (long i = 0; i < holders; i++) {
+		for (int k = 0; k < 2; k++)
+			pthread_mutex_init(&held_by(i, k)->mutexes[k], &robust);
+		must(-pthread_create(&id, &detached, hold, (void *)i));
+	}
+	while (__atomic_load_n(&caught, __ATOMIC_SEQ_CST) < holders)
+		usleep(1000);
+	ready();
+	pthread_mutex_lock(&lock);
+	go = 1;
+	pthread_cond_broadcast(&going);
+	pthread_mutex_unlock(&lock);
+	struct stat st;
+	do // not by a look at what they hold
+		must(stat("/proc/self/task", &st));
+	while (st.st_nlink > 3);
+	for (long i = 0; i < holders; i++) {
+		for (int k = 0; k < 2; k++)
+			expect("a mutex of a thread that has ended", pthread_mutex_trylock(&held_by(i, k)->mutexes[k]), EOWNERDEAD);
+		expect("its thread id", held_by(i, 2)->tid, 0);
+	}
+}
+
 static const struct test_case all[] = {
 	{"random", run_random}, {"write", run_write}, {"drop", run_drop}, {"remap", run_remap}, {"fork", run_fork}, {"kernel", run_kernel},
+	{"exit", run_exit},
 };
 
 MAIN(all)

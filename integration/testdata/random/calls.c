@@ -150,6 +150,7 @@ static void check_call(struct item *it)
 {
 	static const struct itimerspec soon = {{0, 0}, {0, 1}};
 	static char page[4096];
+	struct flock unlocked = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_len = 1};
 	uint64_t one = 1;
 	switch (it->feature->arg) {
 	case EVENTFD: must(write(it->fd[0], &one, 8)); break;
@@ -157,8 +158,9 @@ static void check_call(struct item *it)
 	case INOTIFY: write_file(path_of(it, "/new"), ""); break;
 	case SIGNALFD:
 	case SIGWAIT: must(kill(getpid(), (int)it->v[3])); break;
-	case SETLKW:
-	case FLOCK: close(it->fd[1]); break;
+	// not by closing it: a child of the program has it, too
+	case SETLKW: must(fcntl(it->fd[1], F_OFD_SETLK, &unlocked)); break;
+	case FLOCK: must(flock(it->fd[1], LOCK_UN)); break;
 	case WAITPID: close(it->fd[1]); break;
 	case WRITE: must(read(it->fd[0], page, sizeof page)); break;
 	case FUTEX:
