@@ -159,19 +159,21 @@ func (c *collection) askChildren(b *batch) error {
 }
 
 // overruns refuses repeating timers whose signal has been waiting for an unknown time: nothing tells how many periods
-// have gone by. A signal that some thread does not block waits only since the freeze.
+// have gone by. A signal waits only since the freeze if the thread that it is for does not block it, or any thread does
+// not if it is for the process.
 func (c *collection) overruns(p *image.Process) error {
 	if !slices.ContainsFunc(p.Timers, func(t image.PosixTimer) bool { return t.Interval != 0 }) {
 		return nil
 	}
-	blocked := ^uint64(0)
+	blocked := map[int]uint64{0: ^uint64(0)} // by thread, and 0 by all of them
 	var waiting [][]byte
 	for i, th := range c.g.Of(p.Pid) {
 		mask, err := th.SigMask()
 		if err != nil {
 			return err
 		}
-		blocked &= mask
+		blocked[0] &= mask
+		blocked[th.Tid] = mask
 		for _, shared := range []bool{false, true} {
 			if shared && i > 0 {
 				continue
@@ -184,7 +186,7 @@ func (c *collection) overruns(p *image.Process) error {
 		}
 	}
 	for _, t := range p.Timers {
-		if t.Interval != 0 && t.Signo > 0 && blocked&(1<<(t.Signo-1)) != 0 && sigs.OfTimer(waiting, t.ID) {
+		if t.Interval != 0 && t.Signo > 0 && blocked[t.Tid]&(1<<(t.Signo-1)) != 0 && sigs.OfTimer(waiting, t.ID) {
 			c.block(fault.ProcessState, pidName(p.Pid),
 				"the signal of its timer %d is waiting, and /proc does not tell since how many periods", t.ID)
 		}
