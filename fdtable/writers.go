@@ -21,7 +21,7 @@ func writerOutside(ctx context.Context, k Known) (string, error) {
 		return "", nil
 	}
 	file := holders.File{Dev: k.Dev, Ino: k.Ino}
-	found, err := holders.Of(map[int]bool{os.Getpid(): true}).Find(ctx, map[holders.File]string{file: k.Path})
+	found, err := holders.Of(map[int]bool{os.Getpid(): true}, nil).Find(ctx, map[holders.File]string{file: k.Path})
 	if err != nil {
 		return "", err
 	}

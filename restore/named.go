@@ -101,7 +101,7 @@ func (r *restorer) nobodyElse(n *namedMemory) error {
 		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 	}
 	file := holders.File{Dev: st.Dev, Ino: st.Ino}
-	found, err := holders.Of(nil).Find(r.ctx, map[holders.File]string{file: n.rec.Path})
+	found, err := holders.Of(nil, nil).Find(r.ctx, map[holders.File]string{file: n.rec.Path})
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 	in := fdtable.Input{State: v.st, Running: true}
 	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
 	if outside {
-		in.Outside = holders.Of(v.st.Tree())
+		in.Outside = holders.Of(v.st.Tree(), holders.Here())
 		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
 		shared, err := sharedBlockers(ctx, v.st, in.Outside)
 		if err != nil {

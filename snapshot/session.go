@@ -12,6 +12,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -61,6 +62,7 @@ type session struct {
 	track    tracking
 	brake    *brake // nil before pre-copy
 	live     []int  // the tree as it was before the freeze
+	own      holders.Own
 	scratch  []byte // for copies that are written at once
 	done     int64  // bytes handed to the image
 	expected int64  // and to be handed to it, before the freeze tells
@@ -188,6 +190,7 @@ func (s *session) begin(ctx context.Context) (live []int, err error) {
 	if list := still(s.pid, live, append(s.around.settledBlockers(live), unseen...)); len(list) > 0 {
 		return nil, allBlockers(ctx, s.pid, list)
 	}
+	s.own = holders.Here()
 	s.st = &image.State{Root: s.pid}
 	if s.st.Kernel, err = readKernel(); err != nil {
 		return nil, err

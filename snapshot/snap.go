@@ -187,7 +187,7 @@ func (s *session) complete(ctx context.Context) error {
 	_ = s.learnBreakpoints(ctx)
 
 	// First: it tells which streams are re-attached.
-	outside := holders.Of(s.st.Tree())
+	outside := holders.Of(s.st.Tree(), s.own)
 	held := fdtable.Finish(ctx, fdtable.Input{State: s.st, Outside: outside})
 	list, err := s.sharedOutside(ctx, outside)
 	if err != nil {

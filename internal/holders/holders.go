@@ -44,8 +44,15 @@ const deleted = " (deleted)"
 // to is read when it is asked for first, and once.
 type Outside struct {
 	tree  map[int]bool
+	own   Own
 	procs []process
 }
+
+// Own is what this process had open at a moment, before it opened thousands of files of a tree itself.
+type Own []link
+
+// Here reads what this process has open now.
+func Here() Own { return links(procfs.Pid(os.Getpid())) }
 
 type process struct {
 	pid   int
@@ -58,8 +65,8 @@ type link struct {
 	to string
 }
 
-// Of returns the processes outside of the given ones.
-func Of(tree map[int]bool) *Outside { return &Outside{tree: tree} }
+// Of returns the processes outside of the given ones, this one with what it had open.
+func Of(tree map[int]bool, own Own) *Outside { return &Outside{tree: tree, own: own} }
 
 func (o *Outside) read(ctx context.Context) error {
 	if o.procs != nil {
@@ -70,8 +77,13 @@ func (o *Outside) read(ctx context.Context) error {
 		return err
 	}
 	procs := make([]process, 0, len(pids))
+	self := os.Getpid()
 	for _, pid := range pids {
 		if o.tree[pid] {
+			continue
+		}
+		if pid == self {
+			procs = append(procs, process{pid, o.own})
 			continue
 		}
 		procs = append(procs, process{pid, links(procfs.Pid(pid))})

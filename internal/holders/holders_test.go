@@ -39,7 +39,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := map[File]string{{st.Dev, st.Ino}: path}
-	found, err := Of(nil).Find(t.Context(), files)
+	found, err := Of(nil, nil).Find(t.Context(), files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("found %+v, want fd 3 of pid %d", found, pid)
 	}
 	for _, tree := range []map[int]bool{{pid: true}, {os.Getpid(): true}} {
-		if found, err := Of(tree).Find(t.Context(), files); err != nil || len(found) != 0 {
+		if found, err := Of(tree, nil).Find(t.Context(), files); err != nil || len(found) != 0 {
 			t.Errorf("without the tree %v: %+v, %v", tree, found, err)
 		}
 	}
