@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 )
 
 // FDKind is what is known of one kind of open file description (File.Kind): capture, validation, plan, restore and
@@ -174,10 +175,25 @@ func checkFDKind(f *File) error {
 		return fmt.Errorf("its kind %q is unknown", f.Kind)
 	}
 	v := reflect.ValueOf(f).Elem()
-	for _, name := range fdFields {
-		if !slices.Contains(k.Fields, name) && !v.FieldByName(name).IsZero() {
-			return fmt.Errorf("it is a %s and has the field %s, which belongs to others", f.Kind, name)
+	for _, i := range foreignFields()[k.Name] {
+		if !v.Field(i).IsZero() {
+			return fmt.Errorf("it is a %s and has the field %s, which belongs to others", f.Kind, v.Type().Field(i).Name)
 		}
 	}
 	return nil
 }
+
+// foreignFields has, by kind, the indices of the fields of File that other kinds have and it has not.
+var foreignFields = sync.OnceValue(func() map[string][]int {
+	file := reflect.TypeFor[File]()
+	foreign := map[string][]int{}
+	for i := range fdKinds {
+		k := &fdKinds[i]
+		for _, name := range fdFields {
+			if f, ok := file.FieldByName(name); ok && !slices.Contains(k.Fields, name) {
+				foreign[k.Name] = append(foreign[k.Name], f.Index[0])
+			}
+		}
+	}
+	return foreign
+})
