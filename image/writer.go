@@ -14,6 +14,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
@@ -416,22 +417,29 @@ func (w *Writer) readBack(st *State, m *pageMap) error {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
 	}
 	defer func() { _ = r.Close() }()
-	if field := Difference(st, r.state); field != "" {
-		return fault.New(fault.StoreIO, w.ws.store, "the state reads back differently: %s", field)
-	}
 	if !slices.Equal(r.pages.frames, m.frames) || !slices.Equal(r.pages.runs, m.runs) {
 		return fault.New(fault.StoreIO, w.ws.store, "the page map reads back differently")
 	}
-	// Borrowed frames were read back when they were written, and reading them all would make a small image cost as much
-	// as a full one.
-	if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers),
-		nil); err != nil {
-		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
-	}
-	if w.opts.Accept != nil {
-		return w.opts.Accept(r.state)
-	}
-	return nil
+	var both errgroup.Group
+	both.Go(func() error {
+		// Borrowed frames were read back when they were written, and reading them all would make a small image cost as
+		// much as a full one.
+		if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers),
+			nil); err != nil {
+			return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
+		}
+		return nil
+	})
+	both.Go(func() error {
+		if field := Difference(st, r.state); field != "" {
+			return fault.New(fault.StoreIO, w.ws.store, "the state reads back differently: %s", field)
+		}
+		if w.opts.Accept != nil {
+			return w.opts.Accept(r.state)
+		}
+		return nil
+	})
+	return both.Wait()
 }
 
 // Abort removes everything of the image, and the store if Create made it. It does nothing after Commit or a former
