@@ -97,8 +97,10 @@ func mappingRefusals(pid int, v *image.VMA) fault.List {
 				f.Title))
 		}
 	}
-	if _, _, err := ParsePolicy(v.NUMA); v.NUMA != "" && err != nil {
-		list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s: %w", vmaLabel(v), err))
+	if v.NUMA != "" {
+		if _, _, err := ParsePolicy(v.NUMA); err != nil {
+			list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s: %w", vmaLabel(v), err))
+		}
 	}
 	// The kernel gives memory that can only be executed the first free key by itself (arch/x86/mm/pkeys.c,
 	// execute_only_pkey), and will do so again.
@@ -129,8 +131,10 @@ func threadRefusals(pid int, th *image.Thread) fault.List {
 			break
 		}
 	}
-	if _, _, err := ParsePolicy(th.NUMA); th.NUMA != "" && err != nil {
-		list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "%w", err))
+	if th.NUMA != "" {
+		if _, _, err := ParsePolicy(th.NUMA); err != nil {
+			list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "%w", err))
+		}
 	}
 	return append(list, registerRefusals(pid, th)...)
 }

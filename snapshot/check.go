@@ -39,7 +39,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	}
 	defer src.Close()
 	r.Source = src.Name()
-	v, err := takeSurvey(ctx, src, pid, m.live, true, false)
+	v, err := takeSurvey(ctx, src, pid, m, true, false)
 	if err != nil {
 		return r, err
 	}

@@ -38,11 +38,11 @@ func Plan(ctx context.Context, pid int, o Options) (*PlanReport, error) {
 
 // dryRun goes through the phases of a snapshot that read. It returns what keeps the tree from being saved.
 func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error) {
-	live, err := s.begin(ctx)
+	m, err := s.begin(ctx)
 	if err != nil {
 		return refusalsOf(err)
 	}
-	r.Pids = live
+	r.Pids = m.live
 	if s.source, err = s.opened(); err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		return nil, err
 	}
 	s.tracer = ptrace.New()
-	s.live = live
+	s.live = m.live
 	if err := s.prepareSource(ctx); err != nil {
 		return nil, err
 	}

@@ -27,13 +27,13 @@ type survey struct {
 
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold
 // descriptors of it, which means to read those of every process there is.
-func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, outside, kill bool) (*survey, error) {
-	got, live, err := collectRunning(ctx, src, root, live)
+func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, outside, kill bool) (*survey, error) {
+	got, live, err := collectRunning(ctx, src, root, m.live)
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
 	}
 	v := &survey{st: &image.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
-	if err := v.addDead(); err != nil {
+	if err := v.addDead(m.zombies); err != nil {
 		return nil, err
 	}
 	pol := plan.Policy{Side: plan.Check, Kill: kill}
@@ -68,16 +68,8 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, live []int, ou
 
 // addDead adds to the state what the source does not tell of a tree: its zombies, and which sessions and groups have no
 // leader.
-func (v *survey) addDead() error {
-	tree, err := findTree(v.st.Root)
-	if err != nil {
-		return err
-	}
-	m, err := splitMembers(tree)
-	if err != nil {
-		return err
-	}
-	for _, pid := range m.zombies {
+func (v *survey) addDead(zombies []int) error {
+	for _, pid := range zombies {
 		switch z, err := zombieProcess(pid); {
 		case isGone(err): // its parent has waited for it
 		case err != nil:
@@ -129,18 +121,18 @@ func still(root int, live []int, list fault.List) fault.List {
 const secondLook = 30 * time.Millisecond
 
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
-func (s *session) judge(ctx context.Context, live []int) (*survey, error) {
-	v, err := takeSurvey(ctx, s.source, s.pid, live, false, s.opts.Kill)
+func (s *session) judge(ctx context.Context, m members) (*survey, error) {
+	v, err := takeSurvey(ctx, s.source, s.pid, m, false, s.opts.Kill)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(secondLook):
 		}
-		if live, err = s.liveTree(ctx); err != nil {
+		if m, err = s.members(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.source, s.pid, live, false, s.opts.Kill); err != nil {
+		if v, err = takeSurvey(ctx, s.source, s.pid, m, false, s.opts.Kill); err != nil {
 			return nil, err
 		}
 	}
@@ -150,17 +142,17 @@ func (s *session) judge(ctx context.Context, live []int) (*survey, error) {
 	return v, nil
 }
 
-// liveTree lists the processes of the tree that have not ended.
-func (s *session) liveTree(ctx context.Context) ([]int, error) {
+// members lists the processes of the tree.
+func (s *session) members(ctx context.Context) (members, error) {
 	tree, err := findTree(s.pid)
 	if err != nil {
-		return nil, err
+		return members{}, err
 	}
 	m, err := splitMembers(tree)
 	if err == nil && len(m.refusals) > 0 {
 		err = allBlockers(ctx, s.pid, m.refusals)
 	}
-	return m.live, err
+	return m, err
 }
 
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so

@@ -106,7 +106,7 @@ func timed(us *int64, f func() error) error {
 
 // prepare does everything that needs no stopped target.
 func (s *session) prepare(ctx context.Context) error {
-	live, err := s.begin(ctx)
+	m, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,17 +114,17 @@ func (s *session) prepare(ctx context.Context) error {
 	var v *survey
 	both.Go(func() (err error) {
 		if s.source, err = s.opened(); err == nil {
-			v, err = s.judge(ctx, live)
+			v, err = s.judge(ctx, m)
 		}
 		return err
 	})
-	both.Go(func() error { return s.makeReady(live) })
+	both.Go(func() error { return s.makeReady(m.live) })
 	if err := both.Wait(); err != nil {
 		return err
 	}
 	s.host, s.res.Notes = v.host, append(s.res.Notes, v.lost...)
 	s.beginWaits()
-	s.live = live
+	s.live = m.live
 	return ctx.Err()
 }
 
@@ -149,54 +149,54 @@ func (s *session) makeReady(live []int) error {
 
 // begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the
 // source.
-func (s *session) begin(ctx context.Context) (live []int, err error) {
+func (s *session) begin(ctx context.Context) (m members, err error) {
 	if err := preflight(s.pid); err != nil {
-		return nil, err
+		return m, err
 	}
 	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
-		return nil, err
+		return m, err
 	}
 	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
 		s.opened = opening(s.opts.Source)
 	}
 	tree, err := findTree(s.pid)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	if err := lazy.Settle(ctx, tree); err != nil {
-		return nil, err
+		return m, err
 	}
-	if live, err = s.liveTree(ctx); err != nil {
-		return nil, err
+	if m, err = s.members(ctx); err != nil {
+		return m, err
 	}
 	root, err := procfs.Pid(s.pid).Stat()
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	if s.here, err = procid.Here(); err != nil {
-		return nil, err
+		return m, err
 	}
 	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
 	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
-		return nil, anotherProcess(s.pid)
+		return m, anotherProcess(s.pid)
 	}
 	if s.around, err = readSurroundings(s.pid); err != nil {
-		return nil, err
+		return m, err
 	}
-	unseen, err := s.unseenRegions(live)
+	unseen, err := s.unseenRegions(m.live)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	if list := still(s.pid, live, append(s.around.settledBlockers(live), unseen...)); len(list) > 0 {
-		return nil, allBlockers(ctx, s.pid, list)
+	if list := still(s.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
+		return m, allBlockers(ctx, s.pid, list)
 	}
 	s.own = holders.Here()
 	s.st = &image.State{Root: s.pid}
 	if s.st.Kernel, err = readKernel(); err != nil {
-		return nil, err
+		return m, err
 	}
 	s.st.Kernel.PidNS = s.here.NS
-	return live, nil
+	return m, nil
 }
 
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.

@@ -82,13 +82,13 @@ func (w *waits) Close() error {
 	if err := w.link.Close(); err != nil {
 		return fmt.Errorf("detach: %w", err)
 	}
-	for {
-		var tid uint32
-		if err := w.waits.NextKey(nil, &tid); err != nil {
-			return nil // there is none
-		}
-		if err := w.waits.Delete(tid); err != nil {
-			return fmt.Errorf("forget thread %d: %w", tid, err)
+	var tid, next uint32
+	err := w.waits.NextKey(nil, &tid)
+	for ; err == nil; tid = next {
+		err = w.waits.NextKey(tid, &next) // while it is there: without it the search begins at the first place again
+		if gone := w.waits.Delete(tid); gone != nil {
+			return fmt.Errorf("forget thread %d: %w", tid, gone)
 		}
 	}
+	return nil
 }
