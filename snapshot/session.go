@@ -45,6 +45,8 @@ type session struct {
 	group  *ptrace.Group // nil while nothing is stopped
 	arena  *arena
 
+	waitsEnded chan struct{} // closed when what waits has attached is gone
+
 	frozenAt time.Time
 	frozen   bool // the last freeze has begun
 	here     procid.Place
@@ -79,8 +81,9 @@ func (s *session) close() {
 		}
 		s.tracer.Close()
 	}
-	if s.waits != nil {
-		_ = s.waits.Close() // its objects go with its descriptors
+	s.endWaits()
+	if s.waitsEnded != nil {
+		<-s.waitsEnded
 	}
 	if s.writer != nil {
 		s.writer.Abort() // harmless after Commit

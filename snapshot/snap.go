@@ -131,6 +131,7 @@ func (s *session) take(ctx context.Context) (info image.Info, err error) {
 		if err := s.thaw(); err != nil {
 			return image.Info{}, err
 		}
+		s.endWaits()
 	}
 	calm()
 	s.brake.report(s)

@@ -71,6 +71,20 @@ func (s *session) beginWaits() {
 	s.waits, s.tracer.Deadlines = waits, waits
 }
 
+// endWaits ends what beginWaits began, in the background: to detach a program the kernel waits for all CPUs, 10 ms or
+// more.
+func (s *session) endWaits() {
+	if s.waits == nil {
+		return
+	}
+	waits, ended := s.waits, make(chan struct{})
+	s.waits, s.waitsEnded = nil, ended
+	go func() {
+		_ = waits.Close() // its objects go with its descriptors
+		close(ended)
+	}()
+}
+
 // learnBreakpoints asks a lent source for its breakpoints.
 func (s *session) learnBreakpoints(ctx context.Context) error {
 	p, ok := s.opts.Live.(kstate.Prober)
