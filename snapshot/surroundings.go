@@ -148,14 +148,17 @@ func comparesTasks(src kstate.Source) bool { return src.Name() != "proc" }
 // not.
 func (s *surroundings) frozenBlockers(src kstate.Source, pids []int) fault.List {
 	var list fault.List
-	if !comparesTasks(src) {
+	compared := comparesTasks(src)
+	if !compared {
 		list = append(sharingAmong(withParent(pids)), undoBlockers(src, pids)...)
 	}
 	for _, pid := range pids {
 		tids := []int{pid}
-		if all, err := procfs.Pid(pid).Tasks(); err == nil && !comparesTasks(src) {
-			tids = all
-			list = append(list, sharingWithin(pid, tids)...)
+		if !compared {
+			if all, err := procfs.Pid(pid).Tasks(); err == nil {
+				tids = all
+				list = append(list, sharingWithin(pid, tids)...)
+			}
 		}
 		list = append(list, s.blockers(pid, tids)...)
 	}
