@@ -64,7 +64,7 @@ struct process_rec {
 	__u32 vfork; /* a parent waits in vfork */
 	__u32 timers;	 /* POSIX timers seen */
 	__u32 timers_over; /* POSIX timers there were no records for */
-	__u32 pad;
+	__s32 parent_tid;  /* the thread of the parent that it is a child of */
 	__u64 real_expires;   /* CLOCK_MONOTONIC ns */
 	__u64 real_armed;
 	__u64 real_interval;

@@ -158,7 +158,7 @@ type IterProcessRec struct {
 	Vfork         uint32
 	Timers        uint32
 	TimersOver    uint32
-	Pad           uint32
+	ParentTid     int32
 	RealExpires   uint64
 	RealArmed     uint64
 	RealInterval  uint64

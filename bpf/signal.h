@@ -122,6 +122,7 @@ static __always_inline void process_ids(struct process_rec *r, const struct read
 	struct tty_struct *tty = s->tty;
 	struct task_struct *parent = core_ptr(t->real_parent);
 
+	r->parent_tid = pid_nr(me, core_ptr(parent->thread_pid));
 	parent = core_ptr(parent->group_leader);
 	r->ppid = pid_nr(me, core_ptr(parent->thread_pid));
 	r->pgid = pid_nr(me, core_ptr(s->pids[PIDTYPE_PGID]));

@@ -67,10 +67,12 @@ type Kernel struct {
 
 // Process is one thread group.
 type Process struct {
-	Pid        int  `json:"pid"`
-	PPid       int  `json:"ppid"`
-	Pgid       int  `json:"pgid"`
-	Sid        int  `json:"sid"`
+	Pid  int `json:"pid"`
+	PPid int `json:"ppid"`
+	Pgid int `json:"pgid"`
+	Sid  int `json:"sid"`
+	// the thread of the parent that it is a child of, if that is not the first one (PR_SET_PDEATHSIG, __WNOTHREAD)
+	ParentTid  int  `json:"parent_tid,omitempty"`
 	ExitSignal int  `json:"exit_signal"` // signal sent to the parent on exit, normally SIGCHLD
 	Zombie     bool `json:"zombie,omitempty"`
 	// wait status, for a zombie only; then every field below is empty

@@ -134,6 +134,7 @@ func (c *validator) process(p *Process) error {
 	err := firstBad(
 		rule{p.Pid <= 0 || p.Pid > maxPid || p.PPid < 0 || p.PPid > maxPid, "its pid or its parent's is none"},
 		rule{p.Pgid < 0 || p.Pgid > maxPid || p.Sid < 0 || p.Sid > maxPid, "its group or session is none"},
+		rule{p.ParentTid < 0 || p.ParentTid > maxPid, "the thread that it is a child of is none"},
 		rule{!sig(p.ExitSignal) || !sig(p.Stopped), "its exit or stop signal is none"},
 	)
 	if err != nil {

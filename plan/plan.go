@@ -66,7 +66,7 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 		b.hostRefusals()
 	}
 	if pol.Side != Restore {
-		b.notes = append(b.notes, cpuClockNotes(st)...)
+		b.notes = append(append(b.notes, cpuClockNotes(st)...), threadChildNotes(st)...)
 	}
 	p.Refusals, p.Notes = Distinct(b.refusals), b.notes
 	if len(p.Refusals) > 0 || pol.Side == Check || host == nil {

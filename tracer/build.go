@@ -17,6 +17,7 @@ import (
 // builder turns records into image state, over all processes of one collection.
 type builder struct {
 	out     kstate.Collected
+	pids    []int // the processes of the collection
 	now     clocks
 	stopped bool           // the threads are in ptrace stops
 	files   map[uint64]int // identity of a struct file -> its index in out.Files
@@ -40,6 +41,9 @@ func (b *builder) process(raw *rawProcess) (*image.Process, error) {
 		Pid: raw.pid, PPid: int(r.Ppid), Pgid: int(r.Pgid), Sid: int(r.Sid),
 		ExitSignal: int(r.ExitSignal), OOMScoreAdj: int(r.OomScoreAdj), Subreaper: r.Subreaper != 0,
 		Umask: r.Umask, TTY: uint32(userDev(r.Tty)),
+	}
+	if r.ParentTid != r.Ppid && slices.Contains(b.pids, int(r.Ppid)) {
+		p.ParentTid = int(r.ParentTid)
 	}
 	leader := &raw.threads[0]
 	if leader.TaskFlags&pfKthread != 0 {

@@ -133,7 +133,7 @@ func (it *Iter) Close() error { return errors.Join(it.progs.Close(), it.wait.wai
 
 // Collect implements kstate.Source.
 func (it *Iter) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
-	b := &builder{now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
+	b := &builder{pids: pids, now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("read kernel state: %w", err)

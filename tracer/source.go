@@ -52,7 +52,7 @@ func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, err
 
 // Collect implements kstate.Source.
 func (s *WatchSource) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
-	b := &builder{now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
+	b := &builder{pids: pids, now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
 	var failed error
 	err := s.w.do(ctx, func() { failed = s.w.collect(b, pids, s.guard) })
 	if err == nil {

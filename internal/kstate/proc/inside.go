@@ -146,6 +146,9 @@ func (c *collection) askChildren(b *batch) error {
 		return err
 	}
 	for _, pid := range children {
+		if b.tid != b.pid {
+			c.parents[pid] = b.tid
+		}
 		b.ask("waitid", unix.SYS_WAITID,
 			[]uint64{unix.P_PID, uint64(pid), 0, unix.WCONTINUED | unix.WNOHANG | unix.WNOWAIT | unix.WALL}, 2,
 			sizeofSiginfo, func(s *ptrace.Syscall) error {

@@ -46,7 +46,7 @@ func (*Source) Close() error { return nil }
 
 // Collect reads the state of the given thread groups; see kstate.Source.
 func (s *Source) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
-	c := collection{host: &s.host, g: g}
+	c := collection{host: &s.host, g: g, parents: map[int]int{}}
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -60,6 +60,7 @@ func (s *Source) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kst
 	for i := range c.out.Processes {
 		p := &c.out.Processes[i]
 		p.Continued = slices.Contains(c.continued, p.Pid)
+		p.ParentTid = c.parents[p.Pid]
 	}
 	if err := c.files(); err != nil {
 		return nil, err
@@ -76,6 +77,7 @@ type collection struct {
 	maps []procfs.Map // of the process at hand
 	// children that were continued, which their parents do not know yet
 	continued []int
+	parents   map[int]int // of children of a thread other than the first, by pid
 }
 
 func (c *collection) block(code fault.Code, object, format string, args ...any) {

@@ -36,7 +36,8 @@ func TestRunning(t *testing.T) {
 	}
 	inside := []cmp.Option{
 		cmpopts.EquateEmpty(),
-		cmpopts.IgnoreFields(image.Process{}, "Actions", "ITimers", "Timers", "Usage", "ChildUsage", "Subreaper"),
+		cmpopts.IgnoreFields(image.Process{}, "Actions", "ITimers", "Timers", "Usage", "ChildUsage", "Subreaper",
+			"ParentTid", "Continued"),
 		cmpopts.IgnoreFields(image.MM{}, "Brk", "Dumpable", "Membarrier", "MDWE", "KSMMerge", "LockFuture"),
 		cmpopts.IgnoreFields(image.Thread{}, "AltStack", "ClearChildTID", "PDeathSig", "TSCSignal", "CPUIDFault",
 			"Restart", "SpecCtrl"),
