@@ -38,7 +38,7 @@ func (b *builder) writtenFiles() map[fileKey]*writtenFile {
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if f.Kind != kindRegular || f.Ghost != 0 || !writable(f) || b.attached(f) != nil {
+		if f.Kind != kindRegular || f.Ghost != 0 || !writable(f) || b.attached(f) != nil || f.Std != 0 && !b.byName(f) {
 			continue
 		}
 		w := get(knownFile(f))

@@ -80,6 +80,11 @@ func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
 	if path != d.Path && !writable(d.File) && LostOnOverlay(fs, st.Nlink) {
 		return false, nil
 	}
+	if d.std > 1 && writable(d.File) && len(d.Locks) == 0 {
+		// Where a program runs in a root directory of its own, its output goes to a file outside.
+		d.Std = d.std
+		return true, nil
+	}
 	return false, d.refuse(fault.FDDeleted,
 		"%s no longer leads to the open file, which lives on under another name (hard link) or below a mount", path)
 }

@@ -24,7 +24,7 @@ func sharable(d *desc) bool {
 // which somebody else writes too is that of the restore.
 func (c *capturer) sharedFiles(holders map[string][]ref) {
 	for _, d := range c.ofKind(kindRegular) {
-		if !sharable(d) || !slices.ContainsFunc(holders[d.Path], func(r ref) bool { return writesSame(d, r) }) {
+		if d.Std != 0 || !sharable(d) || !slices.ContainsFunc(holders[d.Path], func(r ref) bool { return writesSame(d, r) }) {
 			continue
 		}
 		d.Others = true

@@ -53,7 +53,11 @@ var fdKinds = []FDKind{
 				"a nameless file in the same directory, shared by all its descriptors. With owner, mode, extended attributes, times of last access and " +
 					"of last change of content, but not of the inode",
 			},
-			{"file with another name (hard link) in another directory, its own name removed", "refused", ""},
+			{
+				"file that no name leads to: with a hard link in another directory, its own name removed; outside of the root directory",
+				"re-attached if it is open for writing, as 1 or 2; otherwise refused",
+				"the restore command's stream, `/dev/null` with `--detach`",
+			},
 		},
 	},
 	{

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -109,4 +111,35 @@ func TestRunPassesStatusOn(t *testing.T) {
 			t.Errorf("%s: status %d, want %d: %s", script, status, want, errs)
 		}
 	}
+}
+
+// A file that no name of the program leads to, as where its root directory is below the one of whoever sends its output
+// there, cannot be opened again: the output goes where that of the restore does, or nowhere if that has none.
+func TestOutputWithoutAName(t *testing.T) {
+	tg := start(t, program{name: "output", argv: []string{"counter", "700"}})
+	if err := os.Mkdir(tg.path("elsewhere"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Link(tg.path("out"), tg.path("elsewhere/out")), os.Remove(tg.path("out"))); err != nil {
+		t.Fatal(err)
+	}
+	tg.snap("--kill")
+	tg.join()
+	before := tg.read("elsewhere/out")
+	tg.goOn()
+	tg.restore("image")
+	if status := tg.join(); status != 0 {
+		t.Fatalf("status %d: %s", status, tg.read("restore.err"))
+	}
+	if after := tg.read("restore.out"); tg.read("elsewhere/out") != before || !strings.HasPrefix(after, "sum ") {
+		t.Errorf("the file went on, or the restore's output has not the rest:\n%q\n%q", tg.read("elsewhere/out"), after)
+	}
+	if _, errs, status := tg.ckpt("restore", "image", "--detach"); status != 0 {
+		t.Errorf("restore --detach: status %d: %s", status, errs)
+	}
+	tg.poll("the end", func() bool {
+		var ws syscall.WaitStatus
+		pid, _ := syscall.Wait4(tg.pid, &ws, syscall.WNOHANG, nil)
+		return pid == tg.pid
+	})
 }

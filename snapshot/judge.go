@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -35,6 +36,10 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 	v := &survey{st: &image.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
 	if err := v.addDead(m.zombies); err != nil {
 		return nil, err
+	}
+	if !slices.ContainsFunc(v.st.Processes, func(p image.Process) bool { return p.Pid == root && !p.Zombie }) {
+		// It has ended since the tree was listed.
+		return nil, cmp.Or(preflight(root), error(fault.New(fault.TreeMoves, pidName(root), "it is ending")))
 	}
 	pol := plan.Policy{Side: plan.Check, Kill: kill}
 	if v.host, err = host.Read(v.st, pol); err != nil {
