@@ -61,7 +61,7 @@ END`,
 	},
 	{
 		name: "graphviz", needs: []string{"dot=graphviz"},
-		setup:   `awk 'BEGIN { srand(4); print "digraph g {"; for (i = 0; i < 300; i++) printf "n%d -> n%d;\n", int(rand() * 170), int(rand() * 170); print "}" }' >g.dot`,
+		setup:   `awk 'BEGIN { srand(4); print "digraph g {"; for (i = 0; i < 450; i++) printf "n%d -> n%d;\n", int(rand() * 250), int(rand() * 250); print "}" }' >g.dot`,
 		command: `exec dot -Tsvg -o graph.svg ../in/g.dot`,
 	},
 	{
