@@ -10,6 +10,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Majors of character devices (Documentation/admin-guide/devices.txt).
@@ -68,7 +69,7 @@ func driverName(file string, major uint32) string {
 // captureChar records a stateless device: it is opened again by name.
 func captureChar(c *capturer, d *desc) error {
 	var st unix.Stat_t
-	err := unix.Stat(strings.TrimSuffix(d.Path, deletedSuffix), &st)
+	err := unix.Stat(strings.TrimSuffix(d.Path, procfs.Deleted), &st)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == d.Rdev:
 	case d.Rdev == unix.Mkdev(majorMem, 3):

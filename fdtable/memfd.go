@@ -9,6 +9,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // kindOfMemfd is image.Shmem.Kind of a memfd.
@@ -44,7 +45,7 @@ func captureMemfd(c *capturer, d *desc) error {
 	}
 	s := &c.st.Shmems[d.Shmem-1]
 	s.Kind, s.Size, s.Mode, s.UID, s.GID, s.Seals = kindOfMemfd, st.Size, st.Mode, st.Uid, st.Gid, uint32(seals)
-	s.Name = strings.TrimSuffix(strings.TrimPrefix(d.Path, "/memfd:"), deletedSuffix)
+	s.Name = strings.TrimSuffix(strings.TrimPrefix(d.Path, "/memfd:"), procfs.Deleted)
 	return nil
 }
 

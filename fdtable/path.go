@@ -7,6 +7,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // capturePath records an O_PATH descriptor, which stands for a place in the tree of files and has no other state
@@ -47,7 +48,7 @@ func (c *capturer) pathWithoutName(d *desc) (bool, error) {
 	if st.Nlink != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return c.captureRemoved(d)
 	}
-	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, deletedSuffix))
+	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
 	return true, nil
 }
 

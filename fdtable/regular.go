@@ -9,6 +9,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // classifyOnDisk tells a real file or directory from what the kernel makes up under a file's mode.
@@ -55,7 +56,7 @@ func captureRegular(c *capturer, d *desc) error {
 			return err
 		}
 	}
-	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, deletedSuffix))
+	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
 	if temporary(d.File) {
 		c.st.Ghosts[d.Ghost-1].Flags = d.Flags & (atOpen | unix.O_TMPFILE)
 	}
@@ -68,7 +69,7 @@ func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMP
 
 // findLink looks for another name of an unlinked file. If it finds none, and there may be none, it returns false.
 func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
-	path := strings.TrimSuffix(d.Path, deletedSuffix)
+	path := strings.TrimSuffix(d.Path, procfs.Deleted)
 	if name, ok := FindLink(path, st.Dev, st.Ino); ok {
 		d.Path = name
 		return true, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // Of a directory, FIFO or symbolic link whose name was removed nothing is left but the inode: such a directory is
@@ -59,7 +60,7 @@ func (b *builder) removed(f *image.File) (int, error) {
 		return fd, nil
 	}
 	var fd int
-	err := underName(strings.TrimSuffix(f.Path, deletedSuffix), func(name string) (err error) {
+	err := underName(strings.TrimSuffix(f.Path, procfs.Deleted), func(name string) (err error) {
 		fd, err = makeRemoved(f, name)
 		return err
 	})
@@ -69,6 +70,14 @@ func (b *builder) removed(f *image.File) (int, error) {
 	b.nameless[key] = fd
 	b.table.extra = append(b.table.extra, fd)
 	return fd, nil
+}
+
+// RemovedDir returns a descriptor of ours of a directory that was removed and is made again, as the descriptors that lead
+// to it are: there is one, whoever has it.
+func (r *Rebuilder) RemovedDir(path string, d *image.GoneDir) (int, error) {
+	return r.b.removed(&image.File{
+		Path: path, Dev: d.Dev, Ino: d.Ino, Mode: d.Mode, Removed: &image.Removed{UID: d.UID, GID: d.GID},
+	})
 }
 
 // underName calls use with names until one is not taken: the one that there was, others in the same directory, and if

@@ -103,9 +103,11 @@ type Process struct {
 	// of a session leader: the nice value of the session's autogroup (sched(7))
 	Autogroup int    `json:"autogroup,omitempty"`
 	Cwd       string `json:"cwd"`
-	Root      string `json:"root"`
-	Umask     uint32 `json:"umask"`
-	Subreaper bool   `json:"subreaper"` // PR_SET_CHILD_SUBREAPER
+	// what Cwd was, if it was removed while it was the working directory; a restore makes such a one again
+	CwdGone   *GoneDir `json:"cwd_gone,omitempty"`
+	Root      string   `json:"root"`
+	Umask     uint32   `json:"umask"`
+	Subreaper bool     `json:"subreaper"` // PR_SET_CHILD_SUBREAPER
 	// controlling terminal, kernel dev_t as in /proc/PID/stat tty_nr, 0 if none
 	TTY        uint32 `json:"tty"`
 	Usage      Usage  `json:"usage"`       // since exec or birth, own

@@ -58,6 +58,15 @@ type Removed struct {
 	Target string `json:"target,omitempty"` // of a symbolic link
 }
 
+// GoneDir is a directory that has no name any more. It is empty, and nothing can be made in it.
+type GoneDir struct {
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+	Mode uint32 `json:"mode"`
+	UID  uint32 `json:"uid"`
+	GID  uint32 `json:"gid"`
+}
+
 // EventFD is the state of an eventfd (eventfd(2)).
 type EventFD struct {
 	Count     uint64 `json:"count"`

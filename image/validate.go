@@ -152,6 +152,7 @@ func (c *validator) process(p *Process) error {
 		rule{p.Continued && (p.Stopped != 0 || p.Zombie), "it was continued, and it is stopped or has ended"},
 		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) ||
 			!index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
+		rule{p.CwdGone != nil && p.CwdGone.Mode&0o170000 != 0o040000, "its removed directory is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},
 		rule{p.OOMScoreAdj < -1000 || p.OOMScoreAdj > 1000, "its oom_score_adj is out of range"},
 		rule{p.Autogroup < -20 || p.Autogroup > 19 || p.Autogroup != 0 &&

@@ -48,9 +48,10 @@ func (b *builder) files() {
 		if p.Zombie {
 			continue
 		}
-		for _, dir := range []string{p.Cwd, p.Root} {
-			b.refuse(b.directory(p, dir))
+		if p.CwdGone == nil {
+			b.refuse(b.directory(p, p.Cwd))
 		}
+		b.refuse(b.directory(p, p.Root))
 		b.mapped(&p.Exe, false)
 		b.executable(p)
 		for j := range p.VMAs {
@@ -208,7 +209,10 @@ func Names(st *image.State) map[string]bool {
 		if p.Zombie {
 			continue
 		}
-		names[p.Cwd], names[p.Root] = false, false
+		names[p.Root] = false
+		if p.CwdGone == nil {
+			names[p.Cwd] = false
+		}
 		if !p.Exe.Nameless() {
 			names[p.Exe.Path] = false
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"time"
 
@@ -22,7 +23,18 @@ func (r *restorer) setProcessState(p *process) error {
 	rec := p.rec
 	b := r.newBatch(p, p.lead)
 	b.callWant(ignore, "set umask", unix.SYS_UMASK, rec.Umask) // returns the old one
-	b.call("change to "+rec.Cwd, unix.SYS_CHDIR, inString(rec.Cwd))
+	cwd := rec.Cwd
+	if rec.CwdGone != nil {
+		if r.pidNS {
+			return fault.New(fault.PidNS, p.object(), "its working directory was removed, which is not supported there yet")
+		}
+		fd, err := r.rebuilder().RemovedDir(rec.Cwd, rec.CwdGone)
+		if err != nil {
+			return err
+		}
+		cwd = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+	}
+	b.call("change to "+rec.Cwd, unix.SYS_CHDIR, inString(cwd))
 	if rec.Root != "/" {
 		b.call("change the root to "+rec.Root, unix.SYS_CHROOT, inString(rec.Root))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any
@@ -324,7 +325,8 @@ func changing(st *image.State, ghost int) bool {
 	return false
 }
 
-// dirBlockers lists working and root directories that their name no longer leads to: restore enters them by name.
+// dirBlockers lists working and root directories that their name no longer leads to: restore enters them by name. A
+// working directory that was removed is recorded, to be made again.
 func dirBlockers(st *image.State) fault.List {
 	var list fault.List
 	for i := range st.Processes {
@@ -338,6 +340,11 @@ func dirBlockers(st *image.State) fault.List {
 				continue // it has ended: nothing to enter
 			}
 			if err := unix.Stat(d.path, &named); err == nil && named.Dev == real.Dev && named.Ino == real.Ino {
+				continue
+			}
+			if d.link == "cwd" && real.Nlink == 0 && p.Root == "/" {
+				p.Cwd = strings.TrimSuffix(p.Cwd, procfs.Deleted)
+				p.CwdGone = &image.GoneDir{Dev: real.Dev, Ino: real.Ino, Mode: real.Mode, UID: real.Uid, GID: real.Gid}
 				continue
 			}
 			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid),

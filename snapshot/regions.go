@@ -217,7 +217,7 @@ func (c *codeSeen) blockers(pids []int) (fault.List, error) {
 			if errors.Is(why, errUnmapped) {
 				continue // it was not looked at; another process may have it, or this one when it is stopped
 			}
-			c.files[key], c.names[strings.TrimSuffix(m.Name, " (deleted)")] = true, true
+			c.files[key], c.names[strings.TrimSuffix(m.Name, procfs.Deleted)] = true, true
 			if why != nil {
 				list = append(list, fault.New(fault.Regions, pidName(pid), "%w", why).WithRemedy(regionRemedy, pid))
 			}

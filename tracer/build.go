@@ -209,7 +209,7 @@ func (b *builder) exe(raw *rawProcess, p *image.Process) error {
 	p.Exe.Dev, p.Exe.Ino = userDev(inode.Dev), inode.Ino
 	if inode.Bits&uint32(bpf.IterInodeBitINODE_UNLINKED) != 0 || inode.Magic == magicTmpfs &&
 		inode.Sflags&sbKernMount != 0 {
-		p.Exe.Path = strings.TrimSuffix(p.Exe.Path, " (deleted)")
+		p.Exe.Path = strings.TrimSuffix(p.Exe.Path, procfs.Deleted)
 	}
 	if doubtful(inode) {
 		return restat(raw.pid, "exe", &p.Exe)

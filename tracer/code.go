@@ -44,7 +44,7 @@ func (c *codeProbes) look(pid int) (fresh bool) {
 		seen[id] = true
 		// The link leads to the very file, in whatever root, replaced or not.
 		path := string(dir) + "/map_files/" + m.Key()
-		if c.dl != nil && libraryName(strings.TrimSuffix(m.Name, " (deleted)")) {
+		if c.dl != nil && libraryName(strings.TrimSuffix(m.Name, procfs.Deleted)) {
 			fresh = c.dl.look(path, id) || fresh
 		}
 		fresh = c.regions.look(path, id, use) || fresh

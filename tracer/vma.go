@@ -111,7 +111,7 @@ func (b *builder) mappedVMA(pid int, r *rawVMA, m *rawMapped, v *image.VMA) erro
 	internal := inode.Sflags&sbKernMount != 0
 	path := m.path
 	if internal || inode.Bits&uint32(bpf.IterInodeBitINODE_UNLINKED) != 0 {
-		path = strings.TrimSuffix(path, " (deleted)")
+		path = strings.TrimSuffix(path, procfs.Deleted)
 	}
 	v.File = image.MappedFile{Path: path, Dev: userDev(inode.Dev), Ino: inode.Ino}
 	v.Kind = fileKind(r, inode, path)
@@ -135,7 +135,7 @@ func (b *builder) mappedVMA(pid int, r *rawVMA, m *rawMapped, v *image.VMA) erro
 	if err != nil {
 		return fmt.Errorf("path of a mapped file: %w", err)
 	}
-	v.File.Path = strings.TrimSuffix(target, " (deleted)")
+	v.File.Path = strings.TrimSuffix(target, procfs.Deleted)
 	return nil
 }
 

@@ -133,6 +133,27 @@ static void directory(void)
 	expect("mkdir", mkdir("inner", 0777), 0);
 }
 
+static void removed_directory(void)
+{
+	char b[4096];
+	struct stat st;
+	int above = must(open(".", O_PATH | O_DIRECTORY)), self;
+	must(mkdir("sub dir", 0750));
+	must(chdir("sub dir"));
+	self = must(open(".", O_RDONLY | O_DIRECTORY));
+	must(rmdir("../sub dir"));
+	say_ready();
+	while (faccessat(above, "go", F_OK, 0) != 0)
+		nap(2 * MS);
+	expect("cwd", getcwd(b, sizeof b) == NULL, 1);
+	must(stat(".", &st));
+	expect("mode", st.st_mode, S_IFDIR | 0750);
+	ino_t ino = st.st_ino;
+	must(fstat(self, &st));
+	expect("the same directory by a descriptor", st.st_ino == ino, 1);
+	expect("a file in it", open("new", O_CREAT | O_WRONLY, 0600), -1);
+}
+
 static void root_directory(void)
 {
 	char b[4096];
@@ -548,6 +569,7 @@ static const struct test_case cases[] = {
 	{"affinity", affinity},
 	{"oom", oom},
 	{"directory", directory},
+	{"removed-directory", removed_directory},
 	{"chroot", root_directory},
 	{"ids", ids},
 	{"thread-ids", thread_ids},

@@ -36,9 +36,6 @@ type Holder struct {
 // Text names the holder for people.
 func (h Holder) Text() string { return fmt.Sprintf("%s of pid %d (%s)", h.How, h.Pid, h.Comm) }
 
-// deleted is what the kernel appends to the name of a file that has none any more.
-const deleted = " (deleted)"
-
 // Outside is the processes outside of a tree. Those below it are not: they were made after it was looked at, and have
 // what they inherited. Processes that end meanwhile, or may not be looked at, have nothing. What the descriptors lead
 // to is read when it is asked for first, and once.
@@ -193,7 +190,7 @@ type finder struct {
 	count  int
 }
 
-func base(path string) string { return filepath.Base(strings.TrimSuffix(path, deleted)) }
+func base(path string) string { return filepath.Base(strings.TrimSuffix(path, procfs.Deleted)) }
 
 // descriptors looks through those of a process.
 func (f *finder) descriptors(p process) {

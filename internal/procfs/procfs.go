@@ -24,6 +24,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
+// Deleted is what the kernel appends to the name of what has none any more: in links of /proc/PID, and in maps.
+const Deleted = " (deleted)"
+
 // Dir is the directory of a process or a thread below /proc.
 type Dir string
 

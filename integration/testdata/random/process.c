@@ -259,6 +259,26 @@ static void check_directory(struct item *it)
 	expect_str("working directory", b, path_of(it, " with a blank"));
 }
 
+// A directory that is gone.
+static void set_directory_gone(struct item *it)
+{
+	must(mkdir(path_of(it, ""), 0700));
+	must(chmod(path_of(it, ""), 0711));
+	must(chdir(path_of(it, "")));
+	must(rmdir(path_of(it, "")));
+}
+
+static void check_directory_gone(struct item *it)
+{
+	char b[256];
+	(void)it;
+	struct stat st;
+	must(stat(".", &st));
+	expect("getcwd", getcwd(b, sizeof b) == NULL, 1);
+	expect("mode", st.st_mode, S_IFDIR | 0711);
+	expect("links", (long long)st.st_nlink, 0);
+}
+
 static void set_root(struct item *it)
 {
 	must(chroot(path_of(it, "/..")));
@@ -365,6 +385,7 @@ static const struct feature features[] = {
 	LIMIT(RLIMIT_NICE), LIMIT(RLIMIT_RTPRIO), LIMIT(RLIMIT_RTTIME),
 	{"umask", set_umask, check_umask, 0, ALONE},
 	{"working directory", set_directory, check_directory, 0, 0, "cwd"},
+	{"working directory removed", set_directory_gone, check_directory_gone, 0, 0, "cwd"},
 	{"root directory", set_root_first, check_root, 0, ALONE},
 	{"personality", set_personality, check_personality, ADDR_NO_RANDOMIZE | 0x0020000 /* UNAME26 */, ALONE},
 	{"robust mutex", set_robust, check_robust, 0, ALONE},

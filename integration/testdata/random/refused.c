@@ -139,21 +139,6 @@ static void set_landlock(struct item *it)
 
 static void check_landlock(struct item *it) { expect("mknod", mknod(path_of(it, ""), S_IFSOCK | 0600, 0), -1); }
 
-// A directory that is gone.
-static void set_directory_gone(struct item *it)
-{
-	must(mkdir(path_of(it, ""), 0755));
-	must(chdir(path_of(it, "")));
-	must(rmdir(path_of(it, "")));
-}
-
-static void check_directory_gone(struct item *it)
-{
-	char b[256];
-	(void)it;
-	expect("getcwd", getcwd(b, sizeof b) == NULL, 1);
-}
-
 // Processes that share what only threads share. The child has a stack of its own and touches nothing of the C library.
 static volatile int child_up;
 
@@ -290,7 +275,6 @@ static const struct feature features[] = {
 	NAMESPACE("time for children", 0x80),
 	{"namespace user", set_namespace, nothing, CLONE_NEWUSER, ALONE, NULL, "E_NAMESPACE,E_NOT_RESTORABLE"},
 	{"Landlock", set_landlock, check_landlock, 0, ALONE, NULL, "E_THREAD_STATE,E_PROCESS_STATE"},
-	{"working directory removed", set_directory_gone, check_directory_gone, 0, ALONE, NULL, "E_PROCESS_STATE,E_NOT_RESTORABLE"},
 	{"shared descriptors", set_shared, check_shared, CLONE_FILES, ALONE, NULL, "E_SHARED"},
 	{"shared directories", set_shared, check_shared, CLONE_FS, ALONE, NULL, "E_SHARED"},
 	{"shared memory space", set_shared, check_shared, CLONE_VM, ALONE, NULL, "E_SHARED"},

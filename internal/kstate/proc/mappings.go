@@ -13,9 +13,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// deleted is what the kernel appends to the path of a file that has lost its name.
-const deleted = " (deleted)"
-
 // mappings reads the address space from smaps, numa_maps and stat.
 func (c *collection) mappings(dir procfs.Dir, p *image.Process, stat *procfs.Stat) error {
 	mm := &p.MM
@@ -197,7 +194,7 @@ func identity(dir procfs.Dir, name string) (image.MappedFile, error) {
 // trimDeleted removes the kernel's note that a file has lost its name. A file that other names still lead to could also
 // be one whose name ends like that: then the name leads to it.
 func trimDeleted(dir procfs.Dir, path string, st *unix.Stat_t) string {
-	plain, ok := strings.CutSuffix(path, deleted)
+	plain, ok := strings.CutSuffix(path, procfs.Deleted)
 	if !ok {
 		return path
 	}
