@@ -189,6 +189,10 @@ func observe() observation {
 	for _, p := range processes() {
 		o.procs[p] = true
 	}
+	semaphores, _ := os.ReadFile("/proc/sysvipc/sem")
+	for line := range strings.Lines(string(semaphores)) {
+		o.files["semaphores "+strings.Join(strings.Fields(line)[:2], " ")] = true // key and id
+	}
 	return o
 }
 

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/bpfckpt/bpfckpt/internal/testprog"
 )
 
 // wait says how a program goes on after READY.
@@ -85,6 +87,9 @@ func prepare(t *testing.T, p program) *target {
 	tg := &target{t: t, p: p, dir: dir}
 	t.Cleanup(func() {
 		tg.kill()
+		if tg.pid != 0 {
+			testprog.RemoveSemaphores(tg.pid)
+		}
 		os.RemoveAll(dir)
 	})
 	return tg

@@ -81,6 +81,7 @@ func start(t testing.TB, name string, args ...string) *target {
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		testprog.RemoveSemaphores(cmd.Process.Pid)
 	})
 	ready := make(chan string, 1)
 	var said []string

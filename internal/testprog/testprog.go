@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Compile builds a program from one C file. dir is where it may include from.
@@ -65,6 +67,14 @@ func (c *Cache) Build(t testing.TB, source string) string {
 func (c *Cache) Remove() {
 	if c.dir != "" {
 		_ = os.RemoveAll(c.dir) // a leftover in the temporary directory harms nobody
+	}
+}
+
+// RemoveSemaphores removes the SysV semaphores that a program left which was killed: their key is its pid. While there
+// are any on the machine, nobody can tell from /proc whose operations are to be undone.
+func RemoveSemaphores(pid int) {
+	if id, _, errno := unix.Syscall(unix.SYS_SEMGET, uintptr(pid), 0, 0); errno == 0 {
+		_, _, _ = unix.Syscall6(unix.SYS_SEMCTL, id, 0, unix.IPC_RMID, 0, 0, 0) // the next test finds out
 	}
 }
 
