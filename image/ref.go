@@ -201,7 +201,7 @@ func scan(dir string) (infos []Info, broken map[string]error, err error) {
 	for _, id := range ids {
 		rec, err := readRecord(filepath.Join(dir, imagesDir, id), id)
 		if err != nil {
-			if !isHusk(dir, id) && isDir(filepath.Join(dir, imagesDir, id)) { // not removed at this moment
+			if !isTombstone(dir, id) && isDir(filepath.Join(dir, imagesDir, id)) { // not removed at this moment
 				broken[id] = err
 			}
 			continue
@@ -225,7 +225,7 @@ func imageIDs(dir string) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if isID(e.Name()) && !isHusk(dir, e.Name()) {
+		if isID(e.Name()) && !isTombstone(dir, e.Name()) {
 			ids = append(ids, e.Name())
 		}
 	}

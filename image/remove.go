@@ -193,7 +193,7 @@ func moveHead(store string, ids []string) error {
 	return writeHead(store, next)
 }
 
-// ancestor returns the nearest ancestor of an image that is about to go, be it live, about to go too, or a husk.
+// ancestor returns the nearest ancestor of an image that is about to go, be it live, about to go too, or a tombstone.
 func (f *forest) ancestor(id string) string {
 	for range maxImages {
 		rec, err := readRecord(filepath.Join(f.dir, imagesDir, id), id)
@@ -222,7 +222,7 @@ func writeHead(store, id string) error {
 	return syncDir(store)
 }
 
-// retire makes an image a husk; the store is locked. The rename is durable before anything else of the image goes.
+// retire makes an image a tombstone; the store is locked. The rename is durable before anything else of the image goes.
 func retire(store, id string) error {
 	dir := filepath.Join(store, imagesDir, id)
 	err := os.Rename(filepath.Join(dir, fileNames[kindInfo]), filepath.Join(dir, removedFile))
@@ -262,10 +262,10 @@ func finishReplacing(store string) error {
 	return nil
 }
 
-// collect removes of the husks what no image needs; the store is locked.
+// collect removes of the tombstones what no image needs; the store is locked.
 func collect(store string) (Removal, error) {
 	var res Removal
-	ids, err := husks(store)
+	ids, err := tombstones(store)
 	if err != nil {
 		return res, err
 	}
@@ -319,7 +319,7 @@ func replacedImages(store string, infos []Info) []Info {
 	return out
 }
 
-// drop removes the rest of a husk. First it leaves the place where images are looked for, whole.
+// drop removes the rest of a tombstone. First it leaves the place where images are looked for, whole.
 func drop(store, id string) error {
 	tmp := filepath.Join(store, tmpDir, id)
 	if err := os.Rename(filepath.Join(store, imagesDir, id), tmp); err != nil {
@@ -331,7 +331,7 @@ func drop(store, id string) error {
 	return os.RemoveAll(tmp)
 }
 
-// shrink removes of a husk what borrowers do not need: its state, its page map, and with sure the frames that no map
+// shrink removes of a tombstone what borrowers do not need: its state, its page map, and with sure the frames that no map
 // names.
 func shrink(store, id string, infos []Info, sure bool) error {
 	dir := filepath.Join(store, imagesDir, id)

@@ -119,7 +119,7 @@ func (w *workspace) begin(o *WriteOptions) error {
 		return err
 	}
 	if o.Parent != "" && isID(o.Parent) && !isImage(w.store, o.Parent) {
-		o.Parent = heir(w.store, o.Parent) // it may have been squashed
+		o.Parent = successor(w.store, o.Parent) // it may have been squashed
 	}
 	if o.Parent != "" && (!isID(o.Parent) || !isImage(w.store, o.Parent)) {
 		return fault.New(fault.StoreNoImage, w.store, "the parent %q is not in it", o.Parent)

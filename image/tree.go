@@ -12,7 +12,7 @@ import (
 )
 
 // removedFile is what the info file of an image is renamed to when the image is removed: with that rename it is gone
-// for everyone who looks for images. What is left, a husk, goes when no image borrows from its data file any more.
+// for everyone who looks for images. What is left, a tombstone, goes when no image borrows from its data file any more.
 const removedFile = "removed"
 
 // isImage reports whether the store has an image with this id, whole or not.
@@ -21,8 +21,8 @@ func isImage(store, id string) bool {
 	return err == nil
 }
 
-// isHusk reports whether a directory is what is left of a removed image.
-func isHusk(store, id string) bool {
+// isTombstone reports whether a directory is what is left of a removed image.
+func isTombstone(store, id string) bool {
 	if isImage(store, id) {
 		return false
 	}
@@ -30,8 +30,8 @@ func isHusk(store, id string) bool {
 	return err == nil
 }
 
-// heir returns the id of the image that has taken the place of one that is gone, or the id itself.
-func heir(store, id string) string {
+// successor returns the id of the image that has taken the place of one that is gone, or the id itself.
+func successor(store, id string) string {
 	infos, _, _ := scan(store) // whoever asks says what is wrong with the id
 	for i := range infos {
 		if slices.Contains(infos[i].Replaces, id) {
@@ -41,15 +41,15 @@ func heir(store, id string) string {
 	return id
 }
 
-// husks lists the removed images whose data is still there.
-func husks(store string) ([]string, error) {
+// tombstones lists the removed images whose data is still there.
+func tombstones(store string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(store, imagesDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, readFault(store, err)
 	}
 	var ids []string
 	for _, e := range entries {
-		if isID(e.Name()) && isHusk(store, e.Name()) {
+		if isID(e.Name()) && isTombstone(store, e.Name()) {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -88,17 +88,17 @@ func Tree(dir string) ([]Node, error) {
 
 // forest finds ancestors among images of which some are gone.
 type forest struct {
-	dir   string
-	live  map[string]*Info
-	heirs map[string]string // id of a replaced image -> that of the one in its place
+	dir        string
+	live       map[string]*Info
+	successors map[string]string // id of a replaced image -> that of the one in its place
 }
 
 func newForest(dir string, infos []Info) *forest {
-	f := &forest{dir: dir, live: map[string]*Info{}, heirs: map[string]string{}}
+	f := &forest{dir: dir, live: map[string]*Info{}, successors: map[string]string{}}
 	for i := range infos {
 		f.live[infos[i].ID] = &infos[i]
 		for _, id := range infos[i].Replaces {
-			f.heirs[id] = infos[i].ID
+			f.successors[id] = infos[i].ID
 		}
 	}
 	return f
@@ -113,8 +113,8 @@ func (f *forest) base(id string) string {
 		if f.live[id] != nil {
 			return id
 		}
-		if heir := f.heirs[id]; heir != "" {
-			id = heir
+		if successor := f.successors[id]; successor != "" {
+			id = successor
 			continue
 		}
 		rec, err := readRecordAt(filepath.Join(f.dir, imagesDir, id, removedFile), id)

@@ -23,7 +23,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 		return r, err
 	}
 	r.Pids = tree
-	around, err := readSurroundings(pid)
+	around, err := readHostContext(pid)
 	if err != nil {
 		return r, err
 	}

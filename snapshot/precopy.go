@@ -16,12 +16,12 @@ import (
 
 // Bounds of pre-copy.
 const (
-	precopyRounds = 12
-	precopyEnough = 4 << 20 // bytes of a round after which the rest is copied under the freeze
-	precopyShrink = 0.8     // a round that leaves more than this share of the one before it does not converge
-	brakeRounds   = 12      // more rounds, while the tree is held back
-	restSlack     = 4 << 20
-	restArena     = 80 << 20 // room for what pre-copy leaves; more is written under the freeze
+	precopyRounds  = 12
+	precopyEnough  = 4 << 20 // bytes of a round after which the rest is copied under the freeze
+	precopyShrink  = 0.8     // a round that leaves more than this share of the one before it does not converge
+	throttleRounds = 12      // more rounds, while the tree is held back
+	restSlack      = 4 << 20
+	restArena      = 80 << 20 // room for what pre-copy leaves; more is written under the freeze
 )
 
 // precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is
@@ -66,7 +66,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		}
 	}
 	t.take = take
-	s.brake = &brake{ctx: ctx, pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
+	s.throttle = &throttle{ctx: ctx, pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
 	most, stuck := precopyRounds, 0
 	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest
@@ -84,12 +84,12 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		case stuck == 0 && round < most:
 		case s.fits(t.rest + t.aside):
 			return rest, nil
-		case stuck < 2 && s.brake.hard > 0 &&
+		case stuck < 2 && s.throttle.hard > 0 &&
 			round < most: // what was written before it was held back counts in the round after
-		case !s.brake.harder():
+		case !s.throttle.harder():
 			return rest, nil
 		default:
-			most, stuck = round+brakeRounds, 0
+			most, stuck = round+throttleRounds, 0
 		}
 	}
 	return rest, nil

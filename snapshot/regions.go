@@ -111,7 +111,7 @@ func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time
 	if err := timed(&ph.Precopy, func() error { return s.lastRound(ctx) }); err != nil {
 		return err
 	}
-	s.brake.release()
+	s.throttle.release()
 	return wait() // it may have gone in again
 }
 

@@ -35,7 +35,7 @@ type session struct {
 	opts Options
 	res  *Result
 
-	around *surroundings
+	around *hostContext
 	host   *plan.Host                    // what the plan has to know of this machine
 	opened func() (kstate.Source, error) // waits for the source that is being opened
 	source kstate.Source
@@ -62,8 +62,8 @@ type session struct {
 	looked *codeSeen // nil if regions are seen, or are to be ignored
 
 	track    tracking
-	brake    *brake // nil before pre-copy
-	live     []int  // the tree as it was before the freeze
+	throttle *throttle // nil before pre-copy
+	live     []int     // the tree as it was before the freeze
 	own      holders.Own
 	scratch  []byte // for copies that are written at once
 	done     int64  // bytes handed to the image
@@ -73,7 +73,7 @@ type session struct {
 // close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on
 // every way out, a panic included.
 func (s *session) close() {
-	s.brake.release()
+	s.throttle.release()
 	s.track.close()
 	if s.tracer != nil {
 		if s.group != nil {
@@ -183,7 +183,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
 		return m, anotherProcess(s.pid)
 	}
-	if s.around, err = readSurroundings(s.pid); err != nil {
+	if s.around, err = readHostContext(s.pid); err != nil {
 		return m, err
 	}
 	unseen, err := s.unseenRegions(m.live)

@@ -134,7 +134,7 @@ func (s *session) take(ctx context.Context) (info image.Info, err error) {
 		s.endWaits()
 	}
 	calm()
-	s.brake.report(s)
+	s.throttle.report(s)
 	if err := timed(&ph.Files, func() error { return s.complete(ctx) }); err != nil {
 		return image.Info{}, err
 	}

@@ -29,7 +29,7 @@ type Options struct {
 	Name     string      // name of the image in the store, "" for none
 	Compress image.Level // "" is the default of package image
 	// MaxFreeze is how long the tree may stand still, 0 for as long as it takes. A tree that writes faster than
-	// pre-copy copies is held back meanwhile, in slices that are no longer (Result.Brake).
+	// pre-copy copies is held back meanwhile, in slices that are no longer (Result.Throttle).
 	MaxFreeze time.Duration
 	Stop      bool // leave the tree stopped (SIGSTOP) after the image is published
 	Kill      bool // kill the tree (SIGKILL) after the image is published
@@ -59,24 +59,24 @@ type Options struct {
 
 // Result tells what a snapshot did. Times are microseconds.
 type Result struct {
-	Dir          string   `json:"dir"`
-	ID           string   `json:"id"`
-	Name         string   `json:"name,omitempty"`
-	Parent       string   `json:"parent"`    // id of the image of the store that it continues, "" if it has none
-	Pids         []int    `json:"pids"`      // the processes of the tree, parents before their children
-	FreezeUS     int64    `json:"freeze_us"` // from the first thread's stop to the last one's thaw
-	WallUS       int64    `json:"wall_us"`
-	Phases       Phases   `json:"phases"`
-	PagesWritten uint64   `json:"pages_written"`
-	PagesZero    uint64   `json:"pages_zero"`
-	PagesShared  uint64   `json:"pages_shared"`
-	BytesRaw     int64    `json:"bytes_raw"`
-	BytesWritten int64    `json:"bytes_written"`
-	Tracking     string   `json:"tracking"` // dirty page backend, "none" for a full snapshot
-	Table        Table    `json:"table"`
-	Rounds       int      `json:"rounds"`          // of pre-copy
-	Brake        *Brake   `json:"brake,omitempty"` // nil if it was not held back meanwhile
-	Notes        []string `json:"notes,omitempty"` // remarks for people
+	Dir          string    `json:"dir"`
+	ID           string    `json:"id"`
+	Name         string    `json:"name,omitempty"`
+	Parent       string    `json:"parent"`    // id of the image of the store that it continues, "" if it has none
+	Pids         []int     `json:"pids"`      // the processes of the tree, parents before their children
+	FreezeUS     int64     `json:"freeze_us"` // from the first thread's stop to the last one's thaw
+	WallUS       int64     `json:"wall_us"`
+	Phases       Phases    `json:"phases"`
+	PagesWritten uint64    `json:"pages_written"`
+	PagesZero    uint64    `json:"pages_zero"`
+	PagesShared  uint64    `json:"pages_shared"`
+	BytesRaw     int64     `json:"bytes_raw"`
+	BytesWritten int64     `json:"bytes_written"`
+	Tracking     string    `json:"tracking"` // dirty page backend, "none" for a full snapshot
+	Table        Table     `json:"table"`
+	Rounds       int       `json:"rounds"`          // of pre-copy
+	Throttle     *Throttle `json:"brake,omitempty"` // nil if it was not held back meanwhile
+	Notes        []string  `json:"notes,omitempty"` // remarks for people
 }
 
 // Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State

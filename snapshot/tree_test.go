@@ -117,7 +117,7 @@ func TestNoNamespacesOfTheDead(t *testing.T) {
 	defer func() { _ = cmd.Wait() }()
 	pid := cmd.Process.Pid
 	awaitState(t, pid, "Z")
-	around, err := readSurroundings(os.Getpid())
+	around, err := readHostContext(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

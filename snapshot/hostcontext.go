@@ -13,16 +13,16 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// surroundings is what a process must have in common with this one to be saved from here and brought back from here.
-type surroundings struct {
+// hostContext is what a process must have in common with this one to be saved from here and brought back from here.
+type hostContext struct {
 	ns    [len(procfs.Namespaces)]string // ours
 	label string                         // ours
 }
 
-// readSurroundings reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes
+// readHostContext reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes
 // it again.
-func readSurroundings(root int) (*surroundings, error) {
-	s := &surroundings{}
+func readHostContext(root int) (*hostContext, error) {
+	s := &hostContext{}
 	self := procfs.Pid(os.Getpid())
 	var err error
 	for i, kind := range procfs.Namespaces {
@@ -39,7 +39,7 @@ func readSurroundings(root int) (*surroundings, error) {
 }
 
 // blockers compares the threads of a process with ours. A thread that ends meanwhile is no blocker.
-func (s *surroundings) blockers(pid int, tids []int) fault.List {
+func (s *hostContext) blockers(pid int, tids []int) fault.List {
 	var list fault.List
 	for i, kind := range procfs.Namespaces {
 		for _, tid := range tids {
@@ -146,7 +146,7 @@ func comparesTasks(src kstate.Source) bool { return src.Name() != "proc" }
 
 // frozenBlockers looks again, at the stopped tree, at what outsideBlockers found in order, as far as the source does
 // not.
-func (s *surroundings) frozenBlockers(src kstate.Source, pids []int) fault.List {
+func (s *hostContext) frozenBlockers(src kstate.Source, pids []int) fault.List {
 	var list fault.List
 	compared := comparesTasks(src)
 	if !compared {
@@ -232,7 +232,7 @@ func tracedThreads(pid int, tids []int) fault.List {
 
 // outsideBlockers lists what /proc and kcmp(2) tell of running processes that keeps them from being saved. A source
 // tells much of it again under the freeze; here it is found before anything is stopped.
-func (s *surroundings) outsideBlockers(pids []int) fault.List {
+func (s *hostContext) outsideBlockers(pids []int) fault.List {
 	list := sharingAmong(withParent(pids))
 	for _, pid := range pids {
 		tids, err := procfs.Pid(pid).Tasks()
@@ -264,7 +264,7 @@ const (
 
 // settledBlockers is outsideBlockers, but waits a little for what passes: a child that has just been made by
 // posix_spawn or vfork(2) shares its parent's memory, and the parent cannot be stopped, until the child calls execve.
-func (s *surroundings) settledBlockers(pids []int) fault.List {
+func (s *hostContext) settledBlockers(pids []int) fault.List {
 	list := s.outsideBlockers(pids)
 	for range settleRounds {
 		if !slices.ContainsFunc(list, func(e *fault.Error) bool { return e.Code == fault.Shared }) {

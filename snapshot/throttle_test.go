@@ -12,17 +12,17 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
-// TestBrake holds a program back, harder and harder, and lets it go again.
-func TestBrake(t *testing.T) {
+// TestThrottle holds a program back, harder and harder, and lets it go again.
+func TestThrottle(t *testing.T) {
 	d := drive(t)
 	d.do("map 0 1000 0 anon")
 	d.do("write 0 0 1000")
 	d.do("churn 0")
 	t.Cleanup(func() { _ = d.cmd.Process.Kill() })
-	b := &brake{ctx: t.Context(), pids: []int{d.pid()}, slice: 20 * time.Millisecond}
-	for i := range brakeShares {
+	b := &throttle{ctx: t.Context(), pids: []int{d.pid()}, slice: 20 * time.Millisecond}
+	for i := range throttleShares {
 		if !b.harder() {
-			t.Fatalf("it cannot brake harder than %d times", i)
+			t.Fatalf("it cannot throttle harder than %d times", i)
 		}
 		// A slice that comes too late does not count, and on a busy machine most do.
 		for before, end := b.slices(), time.Now().Add(patience); b.slices() == before &&
@@ -30,11 +30,11 @@ func TestBrake(t *testing.T) {
 		}
 	}
 	if b.harder() {
-		t.Error("it can brake harder than hardest")
+		t.Error("it can throttle harder than hardest")
 	}
 	b.release()
 	b.release()
-	if b.used.Slices < len(brakeShares) || b.used.Total == 0 || b.used.Longest > b.used.Total {
+	if b.used.Slices < len(throttleShares) || b.used.Total == 0 || b.used.Longest > b.used.Total {
 		t.Errorf("%+v", b.used)
 	}
 	status, err := procfs.Pid(d.pid()).Status()
@@ -44,7 +44,7 @@ func TestBrake(t *testing.T) {
 	awaitState(t, d.pid(), "RS")
 }
 
-func (b *brake) slices() int {
+func (b *throttle) slices() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used.Slices
@@ -71,7 +71,7 @@ func TestHeldBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("frozen for %d us, held back: %+v", res.FreezeUS, res.Brake)
+	t.Logf("frozen for %d us, held back: %+v", res.FreezeUS, res.Throttle)
 	r, err := image.Open(o.Dir)
 	if err != nil {
 		t.Fatal(err)
