@@ -90,7 +90,7 @@ var archives = []program{
 	{name: "7zip", needs: []string{"7zz=7zip"}, setup: texts + `head -c 7000000 t.txt >s.txt; touch -d 2020-01-01 s.txt`, command: `exec 7zz a -bso0 -bsp0 -mmt2 -mtm- s.7z ../in/s.txt`},
 	{name: "brotli", needs: []string{"brotli=brotli"}, setup: texts + `head -c 1500000 t.txt >s.txt`, command: `exec brotli -q 10 -c ../in/s.txt`},
 	{name: "tar and gzip", needs: []string{"tar=tar", "gzip=gzip"}, setup: texts + `mkdir d; split -l 4000 t.txt d/p`, command: `exec tar --sort=name --mtime=@0 -C ../in -czf d.tar.gz d`},
-	{name: "gpg", needs: []string{"gpg=gpg"}, setup: texts, command: `exec gpg --quiet --batch --no-options --no-random-seed-file --print-md SHA512 ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt`},
+	{name: "gpg", needs: []string{"gpg=gpg"}, setup: texts, command: `mkdir -p -m 0700 ../home; exec gpg --homedir ../home --quiet --batch --no-options --no-random-seed-file --print-md SHA512 ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt`},
 	{name: "openssl", needs: []string{"openssl=openssl"}, command: `exec openssl enc -aes-256-cbc -pbkdf2 -iter 4000000 -S 0011223344556677 -pass pass:w -in /etc/debian_version -out s.enc`},
 	{name: "sha512sum", needs: []string{"sha512sum=coreutils"}, setup: `truncate -s 500M hole`, command: `exec sha512sum ../in/hole`},
 	{name: "sort", needs: []string{"sort=coreutils"}, setup: texts + `cut -c1-20 t.txt >s.txt; cut -c30-50 t.txt >>s.txt;`, command: `exec sort --parallel=2 -S 400M -o sorted.txt ../in/s.txt`},

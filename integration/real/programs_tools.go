@@ -21,20 +21,20 @@ var tools = []program{
 	},
 	{
 		name: "xargs -P3", needs: []string{"xargs=findutils"},
-		command: `seq 1 30 | exec xargs -P3 -I{} bash -c 's=0; for ((i = 0; i < 9000; i++)); do ((s = (s * 31 + i) % 1000003)); done; echo {} $s >r{}'`,
+		command: `seq 1 30 | exec xargs -P3 -I{} bash -c 's=0; for ((i = 0; i < 60000; i++)); do ((s = (s * 31 + i) % 1000003)); done; echo {} $s >r{}'`,
 	},
 	{
 		name: "find", needs: []string{"find=findutils"},
 		setup:   `mkdir -p d && cd d && for i in $(seq 60); do mkdir $i; (cd $i && seq 500 | xargs touch -d 2020-01-01); done`,
-		command: `for i in $(seq 15); do find ../in/d -type f -name '*7*' -printf '%p %s %TY\n' | sort >found$i; done`,
+		command: `for i in $(seq 90); do find ../in/d -type f -name '*7*' -printf '%p %s %TY\n' | sort >found$i; done`,
 	},
 	{
 		name: "sed", needs: []string{"sed=sed"}, setup: texts + `head -c 8000000 t.txt >s.txt`,
 		command: `exec sed -E 's/([a-z]+)([0-9]+)/\2-\1/g; s/(.)\1/<\1>/g; y/abc/xyz/' ../in/s.txt`,
 	},
 	{
-		name: "grep", needs: []string{"grep=grep"}, setup: texts,
-		command: `exec grep -E '([a-z]).*\1\1.*([0-9])\2' ../in/t.txt ../in/t.txt`,
+		name: "grep", needs: []string{"grep=grep"}, setup: texts + `head -c 1500000 t.txt >s.txt`,
+		command: `exec grep -E '([a-z]).*\1\1.*([0-9])\2' ../in/s.txt`,
 	},
 	{
 		name: "jq", needs: []string{"jq=jq"},
