@@ -65,6 +65,7 @@ struct process_rec {
 	__u32 timers;	 /* POSIX timers seen */
 	__u32 timers_over; /* POSIX timers there were no records for */
 	__s32 parent_tid;  /* the thread of the parent that it is a child of */
+	__u64 pending;	   /* signals pending for any thread, bit N-1 for signal N */
 	__u64 real_expires;   /* CLOCK_MONOTONIC ns */
 	__u64 real_armed;
 	__u64 real_interval;
@@ -110,6 +111,7 @@ struct thread_rec {
 	__s64 ax, orig_ax; /* of the user registers */
 	__u32 cs;
 	__u32 pad;
+	__u64 pending;	      /* signals pending for it, bit N-1 for signal N */
 	__u64 restart_raw[5]; /* the union of struct restart_block */
 	char restart_fn[40];	/* name of restart_block.fn if ax is -ERESTART_RESTARTBLOCK */
 	char comm[16];

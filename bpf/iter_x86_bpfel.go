@@ -159,6 +159,7 @@ type IterProcessRec struct {
 	Timers        uint32
 	TimersOver    uint32
 	ParentTid     int32
+	Pending       uint64
 	RealExpires   uint64
 	RealArmed     uint64
 	RealInterval  uint64
@@ -259,6 +260,7 @@ type IterThreadRec struct {
 	OrigAx        int64
 	Cs            uint32
 	Pad           uint32
+	Pending       uint64
 	RestartRaw    [5]uint64
 	RestartFn     [40]int8
 	Comm          [16]int8

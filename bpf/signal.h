@@ -64,6 +64,7 @@ struct signal_struct {
 	struct thread_group_cputimer cputimer;
 	struct posix_cputimers posix_cputimers;
 	struct pid *pids[4];
+	struct sigpending shared_pending;
 	struct tty_struct *tty;
 	__u64 utime, stime, cutime, cstime;
 	unsigned long nvcsw, nivcsw, cnvcsw, cnivcsw;
@@ -132,6 +133,7 @@ static __always_inline void process_ids(struct process_rec *r, const struct read
 	r->exit_code = t->exit_code;
 	r->group_exit_code = s->group_exit_code;
 	r->signal_flags = s->flags;
+	r->pending = s->shared_pending.signal.sig[0];
 	r->nr_threads = s->nr_threads;
 	r->live = s->live.counter;
 	r->vfork = core_ptr(t->vfork_done) != NULL;

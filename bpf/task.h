@@ -77,6 +77,10 @@ struct sigset {
 	unsigned long sig[1]; /* sigset_t */
 };
 
+struct sigpending {
+	struct sigset signal;
+} CORE;
+
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
@@ -114,6 +118,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct sighand_struct *sighand;
 	struct sigset blocked;
+	struct sigpending pending;
 	unsigned long sas_ss_sp;
 	unsigned long sas_ss_size;
 	unsigned int sas_ss_flags;
@@ -357,6 +362,7 @@ static __always_inline long emit_thread(struct seq_file *seq, const struct reade
 	r->pdeath_signal = t->pdeath_signal;
 	r->seccomp_mode = t->seccomp.mode;
 	r->timer_slack = t->timer_slack_ns;
+	r->pending = t->pending.signal.sig[0];
 	r->other_ns = other_ns(me, t);
 	r->bits = thread_bits(t);
 	r->runtime = t->se.sum_exec_runtime;

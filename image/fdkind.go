@@ -146,7 +146,8 @@ var fdKinds = []FDKind{
 		Name: "epoll", Fields: []string{"Epoll"}, Instance: true,
 		Rows: []FDRow{{
 			"epoll", "what it watches, with events and data",
-			"a new instance, filled from inside the process under the old numbers. Refused: entries whose descriptor was closed while its file " +
+			"a new instance, filled from inside the process under the old numbers. What is ready then is told once more where it is told of " +
+				"once (`EPOLLET`). Refused: entries whose descriptor was closed while its file " +
 				"lives on, one-shot entries that have fired",
 		}},
 	},
@@ -154,7 +155,7 @@ var fdKinds = []FDKind{
 		Name: "inotify", Fields: []string{"Watches"}, Instance: true,
 		Rows: []FDRow{{
 			"inotify", "names and numbers of its watches",
-			"a new instance. Refused while it holds unread events, or if something watched was deleted",
+			"a new instance. A new watch may get the number of one that was removed. Refused while it holds unread events, or if something watched was deleted",
 		}},
 	},
 }

@@ -90,12 +90,14 @@ type Process struct {
 	// task_struct.self_exec_id of the leader, 0 if the source cannot tell
 	Execs uint64 `json:"execs,omitempty"`
 	// for people; the truth is in memory. Of a zombie its name (comm) alone
-	Args        []string     `json:"args"`
-	MM          MM           `json:"mm"`
-	VMAs        []VMA        `json:"vmas"`    // ascending, disjoint; [vsyscall] is not listed
-	FDs         []FD         `json:"fds"`     // ascending
-	Actions     []SigAction  `json:"actions"` // signals whose action is not the all-zero default, ascending
-	Pending     []SigInfo    `json:"pending"` // process-wide, in queue order
+	Args    []string    `json:"args"`
+	MM      MM          `json:"mm"`
+	VMAs    []VMA       `json:"vmas"`    // ascending, disjoint; [vsyscall] is not listed
+	FDs     []FD        `json:"fds"`     // ascending
+	Actions []SigAction `json:"actions"` // signals whose action is not the all-zero default, ascending
+	Pending []SigInfo   `json:"pending"` // process-wide, in queue order
+	// which signals are pending for any thread, bit N-1 for signal N, queued or not; on its way to Pending, never stored
+	PendingSet  uint64       `json:"-"`
 	ITimers     [3]ITimer    `json:"itimers"` // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 	Timers      []PosixTimer `json:"timers"`  // ascending id
 	Limits      [16]Limit    `json:"limits"`  // by RLIMIT_* number
@@ -282,6 +284,7 @@ type Thread struct {
 	SigMask       uint64    `json:"sigmask"` // as PTRACE_GETSIGMASK gives it: the mask the thread returns to
 	AltStack      AltStack  `json:"altstack"`
 	Pending       []SigInfo `json:"pending"` // of this thread, in queue order
+	PendingSet    uint64    `json:"-"`       // as in Process
 	ClearChildTID uint64    `json:"clear_child_tid"`
 	RobustList    uint64    `json:"robust_list"`
 	RobustListLen uint64    `json:"robust_list_len"`

@@ -95,16 +95,35 @@ func more(n int) string {
 	return fmt.Sprintf(" and %d more", n)
 }
 
-// mappedKey tells what is opened once for all mappings of it.
-type mappedKey struct {
-	path                string
-	ghost, shmem, named int
-	write               bool
+// FileKey says which file a mapping needs and how it must be open. It is opened once for all mappings that need the
+// same.
+type FileKey struct {
+	Path  string
+	Ghost int // 1-based index into State.Ghosts
+	Shmem int // 1-based index into State.Shmems
+	Write bool
+}
+
+// KeyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been
+// opened for reading only, but for the flag sh.
+func KeyOf(st *image.State, v *image.VMA) (FileKey, bool) {
+	const sealWrite = 8 // F_SEAL_WRITE, include/uapi/linux/fcntl.h
+	sealed := v.Kind == image.VMAShmem && st.Shmems[v.Shmem-1].Seals&sealWrite != 0
+	write := v.Shared && (v.Has("mw") || sealed && v.Has("sh"))
+	switch {
+	case v.Kind == image.VMAShmem:
+		return FileKey{Shmem: v.Shmem, Write: write}, true
+	case v.Kind != image.VMAFile:
+		return FileKey{}, false
+	case v.File.Ghost > 0:
+		return FileKey{Ghost: v.File.Ghost, Write: write}, true
+	}
+	return FileKey{Path: v.File.Path, Write: write}, true
 }
 
 // files opens what is mapped, executed and open.
 func (s *stepper) files() {
-	seen := map[mappedKey]bool{}
+	seen := map[FileKey]bool{}
 	for i := range s.st.Processes {
 		p := &s.st.Processes[i]
 		if p.Zombie {
@@ -112,8 +131,8 @@ func (s *stepper) files() {
 		}
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
-			key := mappedKey{v.File.Path, v.File.Ghost, v.Shmem, 0, v.Shared && v.Has("mw")}
-			if v.Kind != image.VMAFile && v.Kind != image.VMAShmem || seen[key] {
+			key, ok := KeyOf(s.st, v)
+			if !ok || seen[key] {
 				continue
 			}
 			seen[key] = true

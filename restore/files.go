@@ -18,7 +18,7 @@ func (r *restorer) openMappedOf(rec *image.Process, index int) error {
 	if index < 0 {
 		return r.openMapped(exeKey(rec), &rec.Exe)
 	}
-	if key, ok := r.keyOf(&rec.VMAs[index]); ok {
+	if key, ok := plan.KeyOf(r.st, &rec.VMAs[index]); ok {
 		return r.openMapped(key, &rec.VMAs[index].File)
 	}
 	return nil

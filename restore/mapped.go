@@ -18,7 +18,7 @@ import (
 // the same.
 type mappedFiles struct {
 	socket *os.File // descriptors for the processes go in here
-	files  map[fileKey]*mappedFile
+	files  map[plan.FileKey]*mappedFile
 	room   int // how many more may stay open
 }
 
@@ -33,43 +33,19 @@ type mappedFile struct {
 
 type inode struct{ dev, ino uint64 }
 
-// fileKey says which file a mapping needs and how it must be open.
-type fileKey struct {
-	path  string
-	ghost int
-	shmem int
-	write bool
-}
-
-// keyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been
-// opened for reading only, but for the flag sh.
-func (r *restorer) keyOf(v *image.VMA) (fileKey, bool) {
-	sealed := v.Kind == image.VMAShmem && r.st.Shmems[v.Shmem-1].Seals&unix.F_SEAL_WRITE != 0
-	write := v.Shared && (v.Has("mw") || sealed && v.Has("sh"))
-	switch {
-	case v.Kind == image.VMAShmem:
-		return fileKey{shmem: v.Shmem, write: write}, true
-	case v.Kind != image.VMAFile:
-		return fileKey{}, false
-	case v.File.Ghost > 0:
-		return fileKey{ghost: v.File.Ghost, write: write}, true
-	}
-	return fileKey{path: v.File.Path, write: write}, true
-}
-
-func exeKey(rec *image.Process) fileKey {
+func exeKey(rec *image.Process) plan.FileKey {
 	switch {
 	case rec.Exe.Ghost > 0:
-		return fileKey{ghost: rec.Exe.Ghost}
+		return plan.FileKey{Ghost: rec.Exe.Ghost}
 	case rec.Exe.Shmem > 0:
-		return fileKey{shmem: rec.Exe.Shmem}
+		return plan.FileKey{Shmem: rec.Exe.Shmem}
 	}
-	return fileKey{path: rec.Exe.Path}
+	return plan.FileKey{Path: rec.Exe.Path}
 }
 
 // newMappedFiles leaves three quarters of the descriptors that this process may have to what the image has open.
 func newMappedFiles() *mappedFiles {
-	m := &mappedFiles{files: map[fileKey]*mappedFile{}}
+	m := &mappedFiles{files: map[plan.FileKey]*mappedFile{}}
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
 		m.room = int(min(lim.Cur/4, 1<<20)) // fs.nr_open bounds it
@@ -89,26 +65,26 @@ func (m *mappedFiles) close() {
 
 // openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew
 // through /proc/self/fd, so that each mapping has it open as it needs.
-func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
+func (r *restorer) openMapped(key plan.FileKey, want *image.MappedFile) error {
 	if r.mapped.files[key] != nil {
 		return nil
 	}
 	if err := r.step("open " + want.Path); err != nil {
 		return err
 	}
-	m := &mappedFile{path: key.path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
-	if key.write {
+	m := &mappedFile{path: key.Path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
+	if key.Write {
 		m.mode |= os.O_RDWR
 	}
 	switch {
-	case key.shmem > 0 && key.write:
-		m.made = r.shmems[key.shmem-1]
+	case key.Shmem > 0 && key.Write:
+		m.made = r.shmems[key.Shmem-1]
 		m.path = m.made.Name()
-	case key.shmem > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.shmem-1].Fd())
-	case key.ghost > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.ghosts[key.ghost-1].Fd())
-	case key.write: // the tree changes it all the time: it is known by what it is, not by what is in it
+	case key.Shmem > 0:
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.Shmem-1].Fd())
+	case key.Ghost > 0:
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.ghosts[key.Ghost-1].Fd())
+	case key.Write: // the tree changes it all the time: it is known by what it is, not by what is in it
 		now, err := fdtable.KnownMapped(want).Find()
 		if err != nil {
 			return err
@@ -119,8 +95,8 @@ func (r *restorer) openMapped(key fileKey, want *image.MappedFile) error {
 	if err != nil {
 		return err
 	}
-	if key.path != "" {
-		if err := checkSame(f, want, key.write); err != nil {
+	if key.Path != "" {
+		if err := checkSame(f, want, key.Write); err != nil {
 			_ = f.Close()
 			return err
 		}
@@ -186,11 +162,11 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 // mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message,
 // maps them wherever they belong, and closes them before the next ones come.
 func (r *restorer) mapFiles(p *process) error {
-	users := map[fileKey][]*image.VMA{}
-	var keys []fileKey
+	users := map[plan.FileKey][]*image.VMA{}
+	var keys []plan.FileKey
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		key, ok := r.keyOf(v)
+		key, ok := plan.KeyOf(r.st, v)
 		if !ok {
 			continue
 		}
@@ -210,7 +186,7 @@ func (r *restorer) mapFiles(p *process) error {
 }
 
 // mapPortion hands files over and makes their mappings.
-func (r *restorer) mapPortion(p *process, keys []fileKey, users map[fileKey][]*image.VMA) error {
+func (r *restorer) mapPortion(p *process, keys []plan.FileKey, users map[plan.FileKey][]*image.VMA) error {
 	if err := r.handOverFiles(p, keys); err != nil {
 		return err
 	}
@@ -227,7 +203,7 @@ func (r *restorer) mapPortion(p *process, keys []fileKey, users map[fileKey][]*i
 }
 
 // handOverFiles hands over mapped files; no more than fit into one message.
-func (r *restorer) handOverFiles(p *process, keys []fileKey) error {
+func (r *restorer) handOverFiles(p *process, keys []plan.FileKey) error {
 	fds := make([]int, len(keys))
 	for i, key := range keys {
 		m := r.mapped.files[key]

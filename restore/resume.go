@@ -326,6 +326,15 @@ func (r *restorer) release() error {
 	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
 	runBackwards(r.end)
 	r.end = nil
+	// If we are killed from here on, the kernel lets all of them go; until now it would have ended them. It takes some
+	// microseconds, so that hardly ever a part of them is ended.
+	for _, p := range r.procs {
+		for _, th := range p.threads {
+			if err := th.Outlive(); err != nil {
+				return err
+			}
+		}
+	}
 	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree.
 	for _, p := range slices.Backward(r.procs) {
 		for _, th := range slices.Backward(p.threads) {

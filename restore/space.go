@@ -43,7 +43,7 @@ func (r *restorer) buildSpace(p *process) error {
 	}
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		if _, file := r.keyOf(v); file {
+		if _, file := plan.KeyOf(r.st, v); file {
 			continue
 		}
 		if err := mapOne(b, v, -1); err != nil {
@@ -255,7 +255,7 @@ func (r *restorer) sealMappings(p *process) error {
 // setMM sets where code, data, heap, stack, arguments and environment are, the auxiliary vector and the exe link, with
 // PR_SET_MM_MAP (struct prctl_mm_map, include/uapi/linux/prctl.h).
 func (r *restorer) setMM(p *process) error {
-	if err := r.handOverFiles(p, []fileKey{exeKey(p.rec)}); err != nil {
+	if err := r.handOverFiles(p, []plan.FileKey{exeKey(p.rec)}); err != nil {
 		return err
 	}
 	exe := p.arrival(0)

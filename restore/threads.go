@@ -164,6 +164,10 @@ func schedule(t *image.Thread, tid int) error {
 		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil {
 			return fmt.Errorf("set the policy of thread %d: %w", t.Tid, err)
 		}
+		// A real-time policy leaves the nice value alone, which counts again when the policy is another.
+		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, int(s.Nice)); err != nil {
+			return fmt.Errorf("set the nice value of thread %d: %w", t.Tid, err)
+		}
 	}
 	if err := clamp(t, tid); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/sigs"
 )
 
 // told is what ptrace tells of a stopped thread and no other source knows.
@@ -170,7 +171,7 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 			}
 			delete(byTid, th.Tid)
 			if j == 0 {
-				p.Pending, p.Stopped = t.shared, t.th.JobStop
+				p.Pending, p.Stopped = sigs.Complete(t.shared, p.PendingSet), t.th.JobStop
 				if err := stopTold(p); err != nil {
 					return nil, err
 				}
@@ -178,6 +179,7 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 			if t.wait != nil {
 				th.Restart = t.wait
 			}
+			t.pending = sigs.Complete(t.pending, th.PendingSet)
 			th.Regs, th.XState, th.SigMask, th.Pending, th.Rseq, th.SUD = t.regs, t.xstate, t.mask, t.pending, t.rseq,
 				t.sud
 			list = append(list, t.blockers...)

@@ -84,6 +84,7 @@ func (b *builder) shared(raw *rawProcess, p *image.Process) error {
 	for i, l := range raw.process.Limits {
 		p.Limits[i] = image.Limit{Cur: l.Cur, Max: l.Max}
 	}
+	p.PendingSet = raw.process.Pending
 	p.Continued = raw.process.SignalFlags&signalContinued != 0
 	p.Usage, p.ChildUsage = b.usage(raw), childUsage(&raw.process.Child)
 	return nil

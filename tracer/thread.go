@@ -46,7 +46,7 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 		NoNewPrivs: r.AtomicFlags&pfaNoNewPrivs != 0, Seccomp: image.Seccomp{Mode: int(r.SeccompMode)},
 		PDeathSig: int(r.PdeathSignal), TimerSlack: r.TimerSlack, Personality: r.Personality,
 		MCEKill: mceKill(r.TaskFlags), IOFlusher: r.TaskFlags&pfIOFlusher == pfIOFlusher,
-		SpecCtrl: specCtrl(r.AtomicFlags),
+		SpecCtrl: specCtrl(r.AtomicFlags), PendingSet: r.Pending,
 	}
 	if r.RobustList != 0 {
 		t.RobustList, t.RobustListLen = r.RobustList, robustHeadSize

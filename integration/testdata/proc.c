@@ -63,6 +63,7 @@ static void sched(void)
 	must(-pthread_create(&t, NULL, batch_thread, (void *)&up));
 	while (!up)
 		nap(MS);
+	must(setpriority(PRIO_PROCESS, 0, 7)); // which counts again when the policy is another
 	int fifo = sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p) == 0; // needs CAP_SYS_NICE
 	ready();
 	if (fifo) {
@@ -70,6 +71,7 @@ static void sched(void)
 		must(sched_getparam(0, &p));
 		expect("priority", p.sched_priority, 11);
 	}
+	expect("nice", getpriority(PRIO_PROCESS, 0), 7);
 	pthread_join(t, NULL);
 }
 

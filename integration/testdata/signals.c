@@ -351,11 +351,30 @@ static void pending_beyond_limit(void)
 	expect("hard limit", (long long)few.rlim_max, 3);
 }
 
+// Signals that came when no more could be queued: of them the kernel keeps nothing but that they are pending.
+static void pending_unqueued(void)
+{
+	struct rlimit none = {0, 0};
+	siginfo_t info;
+	block(SIGUSR1);
+	block(SIGRTMIN + 3);
+	must(setrlimit(RLIMIT_SIGPENDING, &none));
+	must(raise(SIGUSR1));
+	must(kill(getpid(), SIGRTMIN + 3));
+	ready();
+	expect("SIGUSR1", take(SIGUSR1, &info), SIGUSR1);
+	expect("its sender", info.si_pid, 0);
+	expect("SIGRTMIN+3", take(SIGRTMIN + 3, &info), SIGRTMIN + 3);
+	expect("its value", info.si_value.sival_int, 0);
+	expect("no more", take(SIGUSR1, &info), -1);
+}
+
 static const struct test_case cases[] = {
 	{"mask", mask},
 	{"pending-process", pending_process},
 	{"pending-thread", pending_thread},
 	{"pending-beyond-limit", pending_beyond_limit},
+	{"pending-unqueued", pending_unqueued},
 	{"realtime-order", rt_order},
 	{"handlers", handlers},
 	{"altstack", altstack},

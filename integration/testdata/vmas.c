@@ -512,6 +512,29 @@ static void seals(void)
 	expect("mremap of the shared one", (long)mremap(s, 4 * PAGE, 8 * PAGE, MREMAP_MAYMOVE), -1);
 }
 
+// Memory that nobody may write to any more, mapped shared through a descriptor for writing and one for reading, and
+// private.
+static void sealed_memfd(void)
+{
+	int fd = must(memfd_create("sealed", MFD_ALLOW_SEALING));
+	must(ftruncate(fd, 2 * PAGE));
+	char *p = map(2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), path[64];
+	fill(p, 2 * PAGE, 31);
+	must(munmap(p, 2 * PAGE));
+	must(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW));
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	int reading = must(open(path, O_RDONLY));
+	char *a = map(2 * PAGE, PROT_READ, MAP_SHARED, fd, 0), *b = map(2 * PAGE, PROT_READ, MAP_SHARED, reading, 0);
+	char *c = map(2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	c[PAGE] = 9;
+	ready();
+	check("shared", a, 2 * PAGE, 31);
+	check("shared, for reading", b, 2 * PAGE, 31);
+	check("private", c, PAGE, 31);
+	expect("changed", c[PAGE], 9);
+	expect("for writing", mprotect(a, PAGE, PROT_READ | PROT_WRITE), -1);
+}
+
 static long huge_in(const void *p)
 {
 	char b[256];
@@ -594,6 +617,7 @@ static const struct test_case cases[] = {
 	{"huge-advised", huge_advised},
 	{"huge", huge},
 	{"sealed", seals},
+	{"sealed-memfd", sealed_memfd},
 	{"anon", anonymous},
 	{"sparse", sparse},
 	{"many", many},

@@ -271,6 +271,11 @@ func (th *Thread) Run(r *Regs, onNew func(id int) error) error {
 	})
 }
 
+// Outlive lets a driven thread live on if we end: then it is as if it were released.
+func (th *Thread) Outlive() error {
+	return th.do("let it outlive us", func() error { return request(unix.PTRACE_SETOPTIONS, th.Tid, 0, 0) })
+}
+
 // Release detaches from a driven thread: from now on it belongs to nobody and survives us. With a job-control stop
 // signal the thread is left stopped.
 func (th *Thread) Release() error { return th.do("release", th.detach) }

@@ -156,6 +156,7 @@ func (c *collection) limits(dir procfs.Dir, p *image.Process) error {
 		return err
 	}
 	p.Umask = status.Umask
+	p.PendingSet = status.ShdPnd
 	p.MM.THPDisable = !status.THPEnabled
 	limits, err := dir.Limits()
 	if err != nil {

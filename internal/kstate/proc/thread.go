@@ -62,7 +62,8 @@ func (c *collection) thread(pid, tid int) (*image.Thread, error) {
 	}
 	t := &image.Thread{
 		Tid: tid, NoNewPrivs: status.NoNewPrivs, Seccomp: image.Seccomp{Mode: status.Seccomp}, Creds: creds(&status),
-		MCEKill: mceKill(stat.Flags), IOFlusher: stat.Flags&pfIOFlusher == pfIOFlusher,
+		PendingSet: status.SigPnd,
+		MCEKill:    mceKill(stat.Flags), IOFlusher: stat.Flags&pfIOFlusher == pfIOFlusher,
 	}
 	if t.Comm, err = dir.Comm(); err != nil {
 		return nil, err
