@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -169,5 +170,23 @@ func verifyOne(t *testing.T, ref string) {
 	defer r.Close()
 	if err := r.Verify(t.Context(), nil); err != nil {
 		t.Errorf("%s: %v", ref, err)
+	}
+}
+
+// A restore right after a kill -9 waits for the end of what was killed: of much memory that takes the kernel a while.
+func TestRestoreRightAfterKill(t *testing.T) {
+	p := lazyProgram("random", 400)
+	want := control(t, p)
+	tg := start(t, p)
+	tg.snap("--compress", "none")
+	tg.goOn()
+	if err := syscall.Kill(tg.pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	out := tg.read("out")
+	tg.startRestore()
+	same(t, "right after the kill", tg.finish(), want)
+	if !strings.HasPrefix(tg.read("out"), out) {
+		t.Errorf("the output before was %q", out)
 	}
 }

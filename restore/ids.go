@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
@@ -24,9 +26,11 @@ type occupant struct {
 	pid   int    // a process to name
 	comm  string
 	state string // as in /proc/PID/stat
+
+	ending bool // it has been killed, or is on its way out
 }
 
-func (o occupant) dead() bool { return o.state == "Z" || o.state == "X" }
+func (o occupant) dead() bool { return o.ending || o.state == "Z" || o.state == "X" }
 
 func (o occupant) fault() error {
 	who := fmt.Sprintf("taken by a %s", o.role)
@@ -132,7 +136,7 @@ func occupants(want map[int]bool) ([]occupant, error) {
 			field string
 		}{{"process group", f[2]}, {"session", f[3]}} {
 			if id, err := strconv.Atoi(g.field); err == nil && want[id] {
-				taken = append(taken, occupant{id: id, role: g.role, pid: pid, comm: comm(pid), state: f[0]})
+				taken = append(taken, occupant{id: id, role: g.role, pid: pid, comm: comm(pid), state: f[0], ending: ending(pid, f)})
 			}
 		}
 	}
@@ -145,7 +149,7 @@ func lookup(id int) (occupant, bool) {
 	if !ok {
 		return occupant{}, false
 	}
-	o := occupant{id: id, role: "process", pid: id, comm: comm(id), state: f[0]}
+	o := occupant{id: id, role: "process", pid: id, comm: comm(id), state: f[0], ending: ending(id, f)}
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", id, id)); errors.Is(err, os.ErrNotExist) {
 		return occupant{}, false
 	}
@@ -153,6 +157,17 @@ func lookup(id int) (occupant, bool) {
 		o.role, o.pid, o.comm = "thread", tgid, comm(tgid)
 	}
 	return o, true
+}
+
+// ending tells of a process or thread that somebody has killed, or that is on its way out: of much memory that takes a
+// while. f is what statFields returned of it.
+func ending(pid int, f []string) bool {
+	const exiting = 4 // PF_EXITING, include/linux/sched.h
+	if flags, err := strconv.ParseUint(f[6], 10, 64); err == nil && flags&exiting != 0 {
+		return true
+	}
+	status, err := procfs.Pid(pid).Status()
+	return err == nil && (status.SigPnd|status.ShdPnd)&(1<<(unix.SIGKILL-1)) != 0
 }
 
 // statFields returns the fields of /proc/PID/stat from the state on (proc_pid_stat(5)): state, ppid, pgrp, session, ...
