@@ -68,8 +68,6 @@ func (c *capturer) fsType(d *desc) (int64, error) {
 	return sf.Type, nil
 }
 
-const deletedSuffix = " (deleted)"
-
 // named looks up the path of d. It returns true if the path leads to the very file that is open.
 func (c *capturer) named(d *desc) (unix.Stat_t, bool, error) {
 	var st unix.Stat_t

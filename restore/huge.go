@@ -30,10 +30,10 @@ func hugeSize() uint64 {
 // hugeBlocks returns what may come back as huge pages of size bytes: in memory for which the program asked for them
 // (MADV_HUGEPAGE), the aligned blocks of which every page was there. Whether they were huge does not matter: they take
 // no more memory as such. Pages that were not all there stay small, so that what was given back piece by piece stays
-// given back. Ascending; neighbours are one range.
+// given back. So do those of a process that wants no huge pages at all. Ascending; neighbours are one range.
 func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range {
 	var out []image.Range
-	if size == 0 {
+	if size == 0 || rec.MM.THPDisable {
 		return nil
 	}
 	for i := range rec.VMAs {

@@ -74,9 +74,6 @@ func setMMFlags(b *batch, mm *image.MM) {
 	for bits := mm.Membarrier; bits != 0; bits &= bits - 1 {
 		b.call("register for membarrier", unix.SYS_MEMBARRIER, bits&-bits, 0, 0)
 	}
-	if mm.THPDisable {
-		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
-	}
 	if mm.THPAdvised {
 		b.call("disable huge pages but where advised", unix.SYS_PRCTL, prSetTHPDisable, 1, thpExceptAdvised, 0, 0)
 	}

@@ -28,6 +28,9 @@ func (r *restorer) buildSpace(p *process) error {
 		return err
 	}
 	b := r.newBatch(p, p.lead)
+	if p.rec.MM.THPDisable { // before there is memory that could be huge
+		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
+	}
 	park, err := r.parkVDSO(p, b)
 	if err != nil {
 		return err
