@@ -385,7 +385,7 @@ static const struct feature features[] = {
 	LIMIT(RLIMIT_NICE), LIMIT(RLIMIT_RTPRIO), LIMIT(RLIMIT_RTTIME),
 	{"umask", set_umask, check_umask, 0, ALONE},
 	{"working directory", set_directory, check_directory, 0, 0, "cwd"},
-	{"working directory removed", set_directory_gone, check_directory_gone, 0, 0, "cwd"},
+	{"working directory removed", set_directory_gone, check_directory_gone, 0, ALONE}, // what executes itself asks for its own
 	{"root directory", set_root_first, check_root, 0, ALONE},
 	{"personality", set_personality, check_personality, ADDR_NO_RANDOMIZE | 0x0020000 /* UNAME26 */, ALONE},
 	{"robust mutex", set_robust, check_robust, 0, ALONE},
