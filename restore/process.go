@@ -113,7 +113,8 @@ func (r *restorer) startStub() error {
 		Dir: "/",
 	}
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: r.o.Detach}
+	// Until it is traced, it would outlive us if we were killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: r.o.Detach, Pdeathsig: syscall.SIGKILL}
 	if r.pidNS {
 		report, write, err := os.Pipe()
 		if err != nil {
@@ -205,6 +206,9 @@ func (r *restorer) letStubGo() error {
 	}
 	s := r.stub
 	if _, err := s.call("close the socket", unix.SYS_CLOSE, stubSocket); err != nil {
+		return err
+	}
+	if _, err := s.call("outlive us", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, 0); err != nil {
 		return err
 	}
 	regs, err := s.lead.Regs()
