@@ -27,6 +27,8 @@ type Input struct {
 	// Running says that the tree is not stopped and must not be disturbed: contents of pipes are left alone, and a
 	// descriptor that vanishes meanwhile is no error.
 	Running bool
+	// Brief takes the names of files that have one to lead to them still, which to know of thousands takes its time.
+	Brief bool
 	// FD duplicates a descriptor of a process into this one; Capture closes what it returns. nil stands for
 	// pidfd_getfd(2) (Linux 5.6).
 	FD func(pid, fd int) (int, error)

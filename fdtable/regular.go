@@ -39,6 +39,9 @@ func (c *capturer) classifyOnDisk(d *desc, real string) (string, error) {
 
 // captureRegular records a regular file: it is opened again by name, or becomes a Ghost if no name leads to it.
 func captureRegular(c *capturer, d *desc) error {
+	if c.in.Brief && !strings.HasSuffix(d.Path, procfs.Deleted) {
+		return nil
+	}
 	st, ok, err := c.named(d)
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 		return nil, err
 	}
 	v.refusals = append(v.refusals, dirBlockers(v.st)...)
-	in := fdtable.Input{State: v.st, Running: true}
+	in := fdtable.Input{State: v.st, Running: true, Brief: !outside}
 	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
 	if outside {
 		in.Outside = holders.Of(v.st.Tree(), holders.Here())

@@ -81,14 +81,14 @@ END`,
 
 // archives are programs that compress, encrypt, pack and sort.
 var archives = []program{
-	{name: "xz", needs: []string{"xz=xz-utils"}, setup: texts + `head -c 2500000 t.txt >s.txt`, command: `exec xz -6 -c ../in/s.txt`},
+	{name: "xz", needs: []string{"xz=xz-utils"}, setup: texts + `head -c 10000000 t.txt >s.txt`, command: `exec xz -6 -c ../in/s.txt`},
 	{name: "xz -T2", needs: []string{"xz=xz-utils"}, setup: texts + `head -c 5000000 t.txt >s.txt`, command: `exec xz -T2 --block-size=512KiB -4 -c ../in/s.txt`},
-	{name: "zstd -T2", needs: []string{"zstd=zstd"}, setup: texts + `head -c 6000000 t.txt >s.txt`, command: `exec zstd -q -T2 -B1MiB -16 -o s.zst ../in/s.txt`},
+	{name: "zstd -T2", needs: []string{"zstd=zstd"}, setup: texts + `head -c 24000000 t.txt >s.txt`, command: `exec zstd -q -T2 -B1MiB -16 -o s.zst ../in/s.txt`},
 	{name: "bzip2", needs: []string{"bzip2=bzip2"}, setup: texts + `head -c 15000000 t.txt >s.txt`, command: `exec bzip2 -9 -c ../in/s.txt`},
 	{name: "gzip", needs: []string{"gzip=gzip"}, setup: texts, command: `exec gzip -n -9 -c ../in/t.txt`},
 	{name: "pigz", needs: []string{"pigz=pigz"}, setup: texts, command: `exec pigz -n -p 3 -9 -c ../in/t.txt`},
-	{name: "7zip", needs: []string{"7zz=7zip"}, setup: texts + `head -c 7000000 t.txt >s.txt; touch -d 2020-01-01 s.txt`, command: `exec 7zz a -bso0 -bsp0 -mmt2 -mtm- s.7z ../in/s.txt`},
-	{name: "brotli", needs: []string{"brotli=brotli"}, setup: texts + `head -c 1500000 t.txt >s.txt`, command: `exec brotli -q 10 -c ../in/s.txt`},
+	{name: "7zip", needs: []string{"7zz=7zip"}, setup: texts + `head -c 30000000 t.txt >s.txt; touch -d 2020-01-01 s.txt`, command: `exec 7zz a -bso0 -bsp0 -mmt2 -mtm- s.7z ../in/s.txt`},
+	{name: "brotli", needs: []string{"brotli=brotli"}, setup: texts + `head -c 6000000 t.txt >s.txt`, command: `exec brotli -q 10 -c ../in/s.txt`},
 	{name: "tar and gzip", needs: []string{"tar=tar", "gzip=gzip"}, setup: texts + `mkdir d; split -l 4000 t.txt d/p`, command: `exec tar --sort=name --mtime=@0 -C ../in -czf d.tar.gz d`},
 	{name: "gpg", needs: []string{"gpg=gpg"}, setup: texts, command: `mkdir -p -m 0700 ../home; exec gpg --homedir ../home --quiet --batch --no-options --no-random-seed-file --print-md SHA512 ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt`},
 	{name: "openssl", needs: []string{"openssl=openssl"}, command: `exec openssl enc -aes-256-cbc -pbkdf2 -iter 4000000 -S 0011223344556677 -pass pass:w -in /etc/debian_version -out s.enc`},
