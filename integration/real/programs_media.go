@@ -29,18 +29,6 @@ END`,
 		command: `exec convert -seed 4 -size 1300x1300 plasma:fractal -blur 0x9 -swirl 120 -paint 4 -charcoal 2 -strip -define png:exclude-chunks=date,time picture.png`,
 	},
 	{
-		name: "povray", needs: []string{"povray=povray"},
-		setup: `cat >job.pov <<'END'
-#version 3.7;
-global_settings { assumed_gamma 1 }
-camera { location <0, 2, -6> look_at 0 }
-light_source { <5, 9, -6> rgb 1 }
-plane { y, -1 pigment { checker rgb 0.2, rgb 0.9 } finish { reflection 0.3 } }
-#for (i, 0, 40) sphere { <3 * sin(i), cos(i * 3), i / 12>, 0.4 pigment { rgbf <sin(i), cos(i), 0.5, 0.4> } finish { reflection 0.4 phong 1 } interior { ior 1.4 } } #end
-END`,
-		command: `exec povray +I../in/job.pov +Opicture.ppm +FP +W160 +H120 +A0.1 +WT2 -D`,
-	},
-	{
 		name: "sox", needs: []string{"sox=sox"},
 		command: `exec sox -R -n -r 44100 -c 2 sound.wav synth 70 pluck C3 chorus 0.5 0.9 50 0.4 0.25 2 -t reverb 40 pitch 300 tempo 1.1`,
 	},
@@ -90,7 +78,7 @@ var archives = []program{
 	{name: "7zip", needs: []string{"7zz=7zip"}, setup: texts + `head -c 30000000 t.txt >s.txt; touch -d 2020-01-01 s.txt`, command: `exec 7zz a -bso0 -bsp0 -mmt2 -mtm- s.7z ../in/s.txt`},
 	{name: "brotli", needs: []string{"brotli=brotli"}, setup: texts + `head -c 6000000 t.txt >s.txt`, command: `exec brotli -q 10 -c ../in/s.txt`},
 	{name: "tar and gzip", needs: []string{"tar=tar", "gzip=gzip"}, setup: texts + `mkdir d; split -l 4000 t.txt d/p`, command: `exec tar --sort=name --mtime=@0 -C ../in -czf d.tar.gz d`},
-	{name: "gpg", needs: []string{"gpg=gpg"}, setup: texts, command: `mkdir -p -m 0700 ../home; exec gpg --homedir ../home --quiet --batch --no-options --no-random-seed-file --print-md SHA512 ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt`},
+	{name: "gpg", needs: []string{"gpg=gpg"}, setup: texts, command: `mkdir -p -m 0700 ../home; exec gpg --homedir ../home --quiet --batch --no-options --no-random-seed-file --print-md SHA512 ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt ../in/t.txt`},
 	{name: "openssl", needs: []string{"openssl=openssl"}, command: `exec openssl enc -aes-256-cbc -pbkdf2 -iter 4000000 -S 0011223344556677 -pass pass:w -in /etc/debian_version -out s.enc`},
 	{name: "sha512sum", needs: []string{"sha512sum=coreutils"}, setup: `truncate -s 500M hole`, command: `exec sha512sum ../in/hole`},
 	{name: "sort", needs: []string{"sort=coreutils"}, setup: texts + `cut -c1-20 t.txt >s.txt; cut -c30-50 t.txt >>s.txt;`, command: `exec sort --parallel=2 -S 400M -o sorted.txt ../in/s.txt`},

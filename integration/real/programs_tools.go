@@ -96,7 +96,7 @@ END`,
 	{
 		name: "strace", needs: []string{"strace=strace", "gcc=gcc"}, refused: "E_",
 		setup:   sieve + `gcc -O1 -g -o sieve sieve.c`,
-		command: `exec strace -f -o ../trace ../in/sieve 150`,
+		command: `exec strace -f -o ../trace ../in/sieve 700`,
 	},
 	{
 		name: "sockets", needs: []string{"/usr/bin/python3=python3"}, refused: "E_FD_SOCKET",
