@@ -58,7 +58,8 @@ func (b *builder) stream(f *image.File) int {
 // byName tells whether a standard stream that is a file with others outside is opened by its name: there is no stream
 // of ours for it.
 func (b *builder) byName(f *image.File) bool {
-	return f.Kind == kindRegular && f.Others && f.Std > 0 && f.Std <= len(b.o.Std) && (b.o.Detach || !isOpen(b.o.Std[f.Std-1]))
+	return f.Kind == kindRegular && f.Others && f.Std > 0 && f.Std <= len(b.o.Std) &&
+		(b.o.Detach || !isOpen(b.o.Std[f.Std-1]))
 }
 
 func isOpen(f *os.File) bool {

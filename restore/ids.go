@@ -136,7 +136,9 @@ func occupants(want map[int]bool) ([]occupant, error) {
 			field string
 		}{{"process group", f[2]}, {"session", f[3]}} {
 			if id, err := strconv.Atoi(g.field); err == nil && want[id] {
-				taken = append(taken, occupant{id: id, role: g.role, pid: pid, comm: comm(pid), state: f[0], ending: ending(pid, f)})
+				taken = append(taken, occupant{
+					id: id, role: g.role, pid: pid, comm: comm(pid), state: f[0], ending: ending(pid, f),
+				})
 			}
 		}
 	}

@@ -26,7 +26,9 @@ func (r *restorer) setProcessState(p *process) error {
 	cwd := rec.Cwd
 	if rec.CwdGone != nil {
 		if r.pidNS {
-			return fault.New(fault.PidNS, p.object(), "its working directory was removed, which is not supported there yet")
+			return fault.New(fault.PidNS, p.object(),
+				"its working directory %s was removed, and is not made again there yet", rec.Cwd).
+				WithRemedy("restore it under its own ids, without a pid namespace, when they are free")
 		}
 		fd, err := r.rebuilder().RemovedDir(rec.Cwd, rec.CwdGone)
 		if err != nil {
