@@ -239,3 +239,19 @@ func TestZombiesBelowNohup(t *testing.T) {
 	tg.goOn()
 	same(t, "below nohup", tg.finish(), want)
 }
+
+// A restore that fails in a pid namespace of its own ends, and leaves nothing.
+func TestPidNSFails(t *testing.T) {
+	tg := start(t, caseNamed(t, "proc/removed-directory"))
+	tg.snap("--kill")
+	tg.join()
+	_, errs, status := tg.ckpt("restore", "image", "--pidns", "always")
+	if status == 0 || !strings.HasPrefix(errs, "bpfckpt: E_PIDNS") || !strings.Contains(errs, "free") {
+		t.Errorf("status %d: %s", status, errs)
+	}
+	tg.goOn()
+	tg.restore("image")
+	if status := tg.join(); status != 0 || !strings.HasSuffix(tg.read("out"), "OK\n") {
+		t.Errorf("status %d: %s", status, tg.read("out"))
+	}
+}

@@ -85,6 +85,12 @@ const (
 // startStub runs the stub from a memfd and takes it over.
 func (r *restorer) startStub() error {
 	r.tr = ptrace.New()
+	// The last to be waited for: the init of a pid namespace does not end before those that we trace in it are let go.
+	r.onUndo(func() {
+		if r.stubCmd != nil {
+			_ = r.stubCmd.Wait()
+		}
+	})
 	r.onUndo(r.killAll)
 	r.procs = make([]*process, len(r.st.Processes))
 	r.made = make([]*process, len(r.plan.Births.Kin))
@@ -133,7 +139,7 @@ func (r *restorer) startStub() error {
 		}
 		return fmt.Errorf("start the stub: %w", err)
 	}
-	r.onUndo(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	r.onUndo(func() { _ = cmd.Process.Kill() })
 	r.stubCmd = cmd
 	lead, err := r.tr.Own(cmd.Process.Pid)
 	if err != nil {
