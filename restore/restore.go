@@ -34,6 +34,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
@@ -151,6 +152,7 @@ type restorer struct {
 // fault.RolledBack, or the one that ctx gave. When ctx ends after Restore has returned, nothing happens to the
 // processes.
 func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+	defer collector.Relax()()
 	return again(ctx, func() (*Result, error) { return restoreOnce(ctx, img, o) })
 }
 

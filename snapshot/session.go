@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
@@ -98,6 +100,17 @@ func (s *session) close() {
 	}
 	s.contents.close()
 	s.code.close()
+}
+
+// hurry has this goroutine run before others, and the garbage collector wait, until calm is called: while a process
+// stands still for us. calm must be called by the same goroutine; more than once does no harm.
+func hurry() (calm func()) {
+	resume := collector.Hold()
+	slow := ptrace.Hurry()
+	return sync.OnceFunc(func() {
+		slow()
+		resume()
+	})
 }
 
 // timed adds how long f takes to *us.

@@ -12,6 +12,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
@@ -31,7 +32,7 @@ func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	if o.Stop && o.Kill {
 		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
 	}
-	defer collector.relax()()
+	defer collector.Relax()()
 	r, err := snapInTime(ctx, pid, o)
 	if o.Incremental && errors.Is(err, &fault.Error{Code: fault.StoreParent}) {
 		// It has executed another program after the first of its pages were taken from the parent.

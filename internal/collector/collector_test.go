@@ -1,7 +1,8 @@
-package snapshot
+package collector
 
 import (
 	"runtime/debug"
+	"sync"
 	"testing"
 )
 
@@ -13,13 +14,13 @@ func TestCollectorWaits(t *testing.T) {
 		return percent, debug.SetMemoryLimit(-1)
 	}
 	percent, limit := set()
-	one, other := collector.relax(), collector.relax()
+	one, other := Relax(), Relax()
 	if p, l := set(); p != max(percent, lenientPercent) || l != limit {
 		t.Errorf("while snapshots are taken: %d%%, limit %d", p, l)
 	}
-	first := hurry()
-	second := collector.hold()
-	if p, l := set(); p != -1 || l >= limit || l < collectorRoom {
+	first := sync.OnceFunc(Hold())
+	second := Hold()
+	if p, l := set(); p != -1 || l >= limit || l < room {
 		t.Errorf("held: %d%%, limit %d", p, l)
 	}
 	first()
