@@ -19,6 +19,7 @@ const (
 const (
 	frameZero = ^uint32(0)     // the pages are zero
 	frameGone = ^uint32(0) - 1 // the pages were discarded; only while writing
+	frameSame = ^uint32(0) - 2 // the pages are those that space run.off has at the same address; only while writing
 )
 
 // frame is one independently decodable stretch of a data file.
@@ -42,6 +43,9 @@ type run struct {
 	frame uint32
 	off   uint32 // pages into the decoded frame
 }
+
+// stored reports whether the pages of a run lie in a frame.
+func (r *run) stored() bool { return r.frame < frameSame }
 
 // end is the address after the run.
 func (r *run) end() uint64 { return r.addr + uint64(r.pages)*PageSize }

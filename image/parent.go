@@ -131,7 +131,7 @@ func (w *Writer) absorb(runs []run) ([]run, error) {
 	p := w.parent
 	live := make([]uint64, len(p.pages.images)) // pages by lender
 	for i := range runs {
-		if f := runs[i].frame; f < frameGone && f&borrowed != 0 {
+		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
 			live[p.pages.frames[f&^borrowed].image] += uint64(runs[i].pages)
 		}
 	}
@@ -157,7 +157,7 @@ func (w *Writer) copyBorrowed(runs []run, chosen func(*frame) bool) ([]run, erro
 	p := w.parent
 	var idx []int
 	for i := range runs {
-		if f := runs[i].frame; f < frameGone && f&borrowed != 0 && chosen(&p.pages.frames[f&^borrowed]) {
+		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 && chosen(&p.pages.frames[f&^borrowed]) {
 			idx = append(idx, i)
 		}
 	}
@@ -166,15 +166,22 @@ func (w *Writer) copyBorrowed(runs []run, chosen func(*frame) bool) ([]run, erro
 	defer cache.close()
 	add := slices.Clone(runs)
 	w.runs = add
+	common := commonPages(runs)
 	for _, i := range idx {
-		r := &runs[i]
-		data, err := cache.get(context.Background(), r.frame&^borrowed)
+		data, err := cache.get(context.Background(), runs[i].frame&^borrowed)
 		if err != nil {
 			return nil, err
 		}
-		from := int(r.off) * PageSize
-		w.addData(r.space, r.addr, data[from:from+int(r.pages)*PageSize], nil)
-		if err := w.workerFault(); err != nil {
+		err = common.each(runs[i], func(r run, from Space) error {
+			if from != 0 {
+				w.same(r.space, r.addr, uint64(r.pages), from)
+				return nil
+			}
+			at := int(r.off) * PageSize
+			w.addData(r.space, r.addr, data[at:at+int(r.pages)*PageSize], nil)
+			return w.workerFault()
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -190,7 +197,7 @@ func (w *Writer) pageMap(frames []frame, runs []run) *pageMap {
 	from := w.parent.pages
 	used := make([]bool, len(from.frames))
 	for i := range runs {
-		if f := runs[i].frame; f < frameGone && f&borrowed != 0 {
+		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
 			used[f&^borrowed] = true
 		}
 	}
@@ -209,7 +216,7 @@ func (w *Writer) pageMap(frames []frame, runs []run) *pageMap {
 		m.frames = append(m.frames, f)
 	}
 	for i := range runs {
-		if f := runs[i].frame; f < frameGone && f&borrowed != 0 {
+		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
 			runs[i].frame = number[f&^borrowed]
 		}
 	}

@@ -17,13 +17,24 @@ func (l *runList) add(r run) {
 	*l = append(*l, r)
 }
 
+// addLong adds pages without content of their own, which may be more than one run can count.
+func (l *runList) addLong(r run, pages uint64) {
+	const most = 1 << 31
+	for pages > 0 {
+		n := min(pages, most)
+		r.pages = uint32(n)
+		l.add(r)
+		r.addr, pages = r.addr+n*PageSize, pages-n
+	}
+}
+
 // join makes next part of r if it continues r, and reports whether it did.
 func (r *run) join(next *run) bool {
 	if r.space != next.space || r.end() != next.addr || r.frame != next.frame ||
 		uint64(r.pages)+uint64(next.pages) > math.MaxUint32 {
 		return false
 	}
-	if r.frame < frameGone && r.off+r.pages != next.off { // also of a borrowed frame
+	if r.stored() && r.off+r.pages != next.off || r.frame == frameSame && r.off != next.off {
 		return false
 	}
 	r.pages += next.pages
@@ -34,14 +45,18 @@ func (r *run) join(next *run) bool {
 func (r *run) part(from, to uint64) run {
 	p := *r
 	p.addr, p.pages = from, uint32((to-from)/PageSize)
-	if r.frame < frameGone {
+	if r.stored() {
 		p.off += uint32((from - r.addr) / PageSize)
 	}
 	return p
 }
 
-// resolve returns the runs as a page map has them: sorted, disjoint, the last written on top, discarded pages left out.
-func (l runList) resolve() []run {
+// resolve returns the runs as a page map has them: sorted, disjoint, the last written on top, discarded pages left out,
+// pages of another space looked up there.
+func (l runList) resolve() []run { return linked(l.sorted()) }
+
+// sorted is resolve but for pages of other spaces.
+func (l runList) sorted() []run {
 	gone := func(r run) bool { return r.frame == frameGone }
 	order := func(a, b run) int { return cmp.Or(cmp.Compare(a.space, b.space), cmp.Compare(a.addr, b.addr)) }
 	if slices.IsSortedFunc(l, order) && l.disjoint() {
@@ -59,6 +74,32 @@ func (l runList) resolve() []run {
 	}
 	return slices.DeleteFunc(out, gone)
 }
+
+// linked puts in the place of each run that names another space what that space has there. Whose runs name each other in
+// a circle stay.
+func linked(runs []run) []run {
+	names := func(r run) bool { return r.frame == frameSame }
+	for chain := 0; chain < maxChain && slices.ContainsFunc(runs, names); chain++ {
+		out := make(runList, 0, len(runs))
+		m := pageMap{runs: runs}
+		for _, r := range runs {
+			if !names(r) {
+				out.add(r)
+				continue
+			}
+			for _, q := range m.between(Space(r.off), r.addr, r.end()) {
+				q = q.part(max(q.addr, r.addr), min(q.end(), r.end()))
+				q.space = r.space
+				out.add(q)
+			}
+		}
+		runs = out
+	}
+	return runs
+}
+
+// maxChain is how many spaces may name the next one: as many generations of a tree share their pages.
+const maxChain = 1 << 10
 
 // ordered returns the indices of l by space and address, then age. A list is made of few ascending stretches, what is
 // kept of the parent and what each round of pre-copy found, so those are merged: to sort it took longer than all else

@@ -103,6 +103,7 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 	}
 	cache := newFrameCache(r, cachedFrames)
 	defer cache.close()
+	common := commonPages(runs)
 	for i := range runs {
 		u := &runs[i]
 		if u.frame == frameZero {
@@ -118,11 +119,17 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 		if err != nil {
 			return err
 		}
-		from, n := int(u.off)*PageSize, int(u.pages)*PageSize
-		if err := w.Write(u.space, u.addr, data[from:from+n]); err != nil {
+		err = common.each(*u, func(part run, from Space) error {
+			if from != 0 {
+				return w.Same(part.space, part.addr, uint64(part.pages), from)
+			}
+			at := int(part.off) * PageSize
+			return w.Write(part.space, part.addr, data[at:at+int(part.pages)*PageSize])
+		})
+		if err != nil {
 			return err
 		}
-		if done += int64(n); progress != nil {
+		if done += int64(u.pages) * PageSize; progress != nil {
 			progress(done, total)
 		}
 	}

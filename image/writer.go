@@ -138,6 +138,24 @@ func (w *Writer) Discard(space Space, addr, pages uint64) error {
 	return nil
 }
 
+// Same records that pages of a space are those that the image will have at the same address of another one: pages that
+// processes share since fork(2), stored once. What is written for space afterwards lies on top.
+func (w *Writer) Same(space Space, addr, pages uint64, from Space) error {
+	if err := w.check(space, addr, bytesOf(pages)); err != nil {
+		return err
+	}
+	if from == 0 || from == space {
+		return fault.New(fault.StoreRefused, w.ws.id, "space %d cannot have the pages of space %d", space, from)
+	}
+	w.same(space, addr, pages, from)
+	return nil
+}
+
+// same is Same for what is known to be right.
+func (w *Writer) same(space Space, addr, pages uint64, from Space) {
+	w.runs.addLong(run{addr: addr, space: space, frame: frameSame, off: uint32(from)}, pages)
+}
+
 // bytesOf is the length of pages in bytes, or a number beyond every address.
 func bytesOf(pages uint64) uint64 {
 	if pages > maxAddr/PageSize {
@@ -159,12 +177,7 @@ func (w *Writer) check(space Space, addr, n uint64) error {
 
 // addEmpty records pages without content.
 func (w *Writer) addEmpty(space Space, addr, pages uint64, frame uint32) {
-	const most = 1 << 31 // pages of one run
-	for pages > 0 {
-		n := min(pages, most)
-		w.runs.add(run{addr: addr, space: space, pages: uint32(n), frame: frame})
-		addr, pages = addr+n*PageSize, pages-n
-	}
+	w.runs.addLong(run{addr: addr, space: space, frame: frame}, pages)
 }
 
 // lentFrame is how many bytes of lent memory make a frame of their own; fewer are copied, to make larger frames of
@@ -263,6 +276,9 @@ func (w *Writer) commit(st *State) (Info, error) {
 func (w *Writer) finishMap() (*pageMap, error) {
 	runs, err := w.runs.resolve(), error(nil)
 	w.runs = nil
+	if slices.ContainsFunc(runs, func(r run) bool { return r.frame == frameSame }) {
+		return nil, fault.New(fault.StoreRefused, w.ws.id, "spaces are said to have each other's pages")
+	}
 	if w.parent != nil {
 		if runs, err = w.absorb(runs); err != nil {
 			return nil, err

@@ -225,6 +225,77 @@ const (
 	entryPresent   = 1 << 63
 )
 
+// entryFrame is where an entry of a present page has the number of its page frame, 0 for readers without CAP_SYS_ADMIN.
+const entryFrame = 1<<55 - 1
+
+// common returns the page frame of a present anonymous page that others map too, 0 for every other page.
+func common(entry uint64) uint64 {
+	if entry&(entryPresent|entryExclusive|entryFile) != entryPresent {
+		return 0
+	}
+	return entry & entryFrame
+}
+
+// Frames calls sink with the page frames of those present pages in [start, end) that another process may map too
+// (fork(2)), ascending. The zero page is such a one. Without CAP_SYS_ADMIN there are none.
+func (m *Map) Frames(start, end uint64, sink func(addr, frame uint64)) error {
+	return m.each(start, end, func(at, entry uint64) error {
+		if frame := common(entry); frame != 0 {
+			sink(at, frame)
+		}
+		return nil
+	})
+}
+
+// Common calls sink with the pages in [start, end) for which two processes have the same page frame at the same
+// address, in ascending runs. If they run it was so at some moment of the call.
+func (m *Map) Common(with *Map, start, end uint64, sink func(start, end uint64) error) error {
+	var before []byte
+	for start < end {
+		a, err := m.load(start, end)
+		if err != nil || len(a) == 0 {
+			return err
+		}
+		before = append(before[:0], a...)
+		b, err := with.load(start, start+pagesOf(before))
+		if err != nil || len(b) == 0 {
+			return err
+		}
+		// The kernel may move a page to another frame at any time, and give the old one to somebody else: what m had
+		// before and after with was asked it had meanwhile.
+		if a, err = m.load(start, start+pagesOf(b)); err != nil || len(a) == 0 {
+			return err
+		}
+		if err := commonRuns(start, before[:len(a)], a, b[:len(a)], sink); err != nil {
+			return err
+		}
+		start += pagesOf(a)
+	}
+	return nil
+}
+
+// pagesOf is how many bytes of memory entries stand for.
+func pagesOf(entries []byte) uint64 { return uint64(len(entries)/8) * PageSize }
+
+// commonRuns calls sink with the runs of pages whose entries have the same frame in all three lists. The first entry is
+// that of the page at start.
+func commonRuns(start uint64, a, b, c []byte, sink func(start, end uint64) error) error {
+	frame := func(list []byte, i int) uint64 { return common(binary.LittleEndian.Uint64(list[i:])) }
+	same := func(i int) bool { f := frame(a, i); return f != 0 && f == frame(b, i) && f == frame(c, i) }
+	for i := 0; i < len(a); i += 8 {
+		first := i
+		for i < len(a) && same(i) {
+			i += 8
+		}
+		if first < i {
+			if err := sink(start+pagesOf(a[:first]), start+pagesOf(a[:i])); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func categories(e uint64) Category {
 	var c Category
 	for _, b := range [...]struct {
@@ -247,9 +318,6 @@ func categories(e uint64) Category {
 
 // read walks by reading entries, 8 bytes a page.
 func (m *Map) read(start, end uint64, q Query, sink func(Region) error) error {
-	if m.entries == nil {
-		m.entries = make([]byte, 64<<10)
-	}
 	var run Region
 	flush := func() error {
 		if run.End == 0 {
@@ -259,31 +327,52 @@ func (m *Map) read(start, end uint64, q Query, sink func(Region) error) error {
 		run = Region{}
 		return sink(r)
 	}
-	for start < end {
-		want := min(uint64(len(m.entries)), (end-start)/PageSize*8)
-		n, err := m.f.ReadAt(m.entries[:want], int64(start/PageSize*8))
-		if n < 8 {
-			if err == nil || errors.Is(err, io.EOF) {
-				break // the end of the address space
-			}
-			return fmt.Errorf("read the page map at %#x: %w", start, err)
+	err := m.each(start, end, func(at, entry uint64) error {
+		c := categories(entry)
+		if !q.selects(c) {
+			return nil
 		}
-		for i := 0; i+8 <= n; i += 8 {
-			c := categories(binary.LittleEndian.Uint64(m.entries[i:]))
-			at := start + uint64(i/8)*PageSize
-			if !q.selects(c) {
-				continue
-			}
-			if c &= q.Return; run.End == at && run.Categories == c {
-				run.End += PageSize
-				continue
-			}
-			if err := flush(); err != nil {
-				return err
-			}
-			run = Region{Start: at, End: at + PageSize, Categories: c}
+		if c &= q.Return; run.End == at && run.Categories == c {
+			run.End += PageSize
+			return nil
 		}
-		start += uint64(n/8) * PageSize
+		err := flush()
+		run = Region{Start: at, End: at + PageSize, Categories: c}
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return flush()
+}
+
+// each calls sink with the entries of all pages in [start, end), ascending, up to the end of the address space.
+func (m *Map) each(start, end uint64, sink func(at, entry uint64) error) error {
+	for start < end {
+		b, err := m.load(start, end)
+		if err != nil || len(b) == 0 {
+			return err
+		}
+		for ; len(b) > 0; b = b[8:] {
+			if err := sink(start, binary.LittleEndian.Uint64(b)); err != nil {
+				return err
+			}
+			start += PageSize
+		}
+	}
+	return nil
+}
+
+// load reads the entries from start on, as many as fit; none beyond the end of the address space. They are good until
+// the next call.
+func (m *Map) load(start, end uint64) ([]byte, error) {
+	if m.entries == nil {
+		m.entries = make([]byte, 64<<10)
+	}
+	want := min(uint64(len(m.entries)), (end-start)/PageSize*8)
+	n, err := m.f.ReadAt(m.entries[:want], int64(start/PageSize*8))
+	if n < 8 && err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the page map at %#x: %w", start, err)
+	}
+	return m.entries[:n&^7], nil
 }

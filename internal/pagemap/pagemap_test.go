@@ -258,3 +258,98 @@ func TestGone(t *testing.T) {
 		}
 	}
 }
+
+// After a fork the frames of both are the same until one of them writes; what is only one's is never told.
+func TestCommon(t *testing.T) {
+	const pages = 3 << 10 // more than fit into one read
+	m, err := unix.Mmap(-1, 0, pages*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m)
+	if err := unix.Madvise(m, unix.MADV_NOHUGEPAGE); err != nil {
+		t.Fatal(err)
+	}
+	for i := range pages / 2 {
+		m[i*PageSize] = 1
+	}
+	start := address(m)
+	ours, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	frames := map[uint64]bool{}
+	look := func(addr, frame uint64) { frames[addr] = true }
+	if err := ours.Frames(start, start+pages*PageSize, look); err != nil || len(frames) != 0 {
+		t.Fatalf("before the fork %d pages are somebody else's, %v", len(frames), err)
+	}
+	child, theirs := forkedChild(t)
+	defer theirs.Close()
+	m[2000*PageSize] = 2 // new in the parent, after the fork
+	m[5*PageSize], m[1500*PageSize] = 2, 2
+	if err := ours.Frames(start, start+pages*PageSize, look); err != nil {
+		t.Fatal(err)
+	}
+	if len(frames) == 0 {
+		t.Skip("page frames are not told here (CAP_SYS_ADMIN)")
+	}
+	if len(frames) != pages/2-2 || frames[start+5*PageSize] {
+		t.Errorf("after the fork %d pages are others', too", len(frames))
+	}
+	var got []Region
+	err = ours.Common(theirs, start, start+pages*PageSize, func(from, to uint64) error {
+		got = append(got, Region{Start: (from - start) / PageSize, End: (to - start) / PageSize})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := got[:0] // runs end where a read ends
+	for _, r := range got {
+		if n := len(joined); n > 0 && joined[n-1].End == r.Start {
+			joined[n-1].End = r.End
+		} else {
+			joined = append(joined, r)
+		}
+	}
+	want := []Region{{Start: 0, End: 5}, {Start: 6, End: 1500}, {Start: 1501, End: pages / 2}}
+	if !slices.Equal(joined, want) {
+		t.Errorf("pages %v are common, want %v", joined, want)
+	}
+	if err := errors.Join(unix.Kill(child, unix.SIGKILL), wait(child)); err != nil {
+		t.Fatal(err)
+	}
+	err = ours.Common(theirs, start, start+PageSize, func(from, to uint64) error { return errors.New("a dead one has pages") })
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// forkedChild makes a child that has this process's memory and does nothing, and opens its page map.
+func forkedChild(t *testing.T) (pid int, m *Map) {
+	t.Helper()
+	id, _, errno := unix.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	if id == 0 {
+		for {
+			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+		}
+	}
+	t.Cleanup(func() {
+		_ = unix.Kill(int(id), unix.SIGKILL) // the test has ended it, if it came so far
+		_ = wait(int(id))
+	})
+	m, err := Open(int(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(id), m
+}
+
+func wait(pid int) error {
+	_, err := unix.Wait4(pid, nil, 0, nil)
+	return err
+}
