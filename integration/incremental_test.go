@@ -40,7 +40,7 @@ func (tg *target) awaitNoWatch() {
 // Two incremental snapshots of a program that runs on, then its death and its return: the second image continues the
 // first and shares its memory.
 func TestIncrementalByWatch(t *testing.T) {
-	for _, name := range []string{"threads", "python", "vmas/big", "trees/pipe-and-memory", "goroutines"} {
+	for _, name := range []string{"threads", "python", "vmas/big", "trees/pipe-and-memory", "goroutines", "forked/generations", "forked/workers"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := caseNamed(t, name)

@@ -116,7 +116,7 @@ func TestLazyPrograms(t *testing.T) {
 	needLazy(t)
 	for _, name := range []string{
 		"threads", "openmp", "goroutines", "python", "vmas/anon", "vmas/huge", "vmas/locked",
-		"trees/groups", "signals/altstack", "proc/seccomp",
+		"trees/groups", "signals/altstack", "proc/seccomp", "forked/generations", "forked/reshaped",
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := caseNamed(t, name)

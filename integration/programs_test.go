@@ -79,7 +79,7 @@ var special = map[string]func(*program){
 func cases(t *testing.T) []program {
 	t.Helper()
 	var list []program
-	for _, prog := range []string{"signals", "timers", "sleeps", "vmas", "files", "proc", "fds", "events", "trees"} {
+	for _, prog := range []string{"signals", "timers", "sleeps", "vmas", "files", "proc", "fds", "events", "trees", "forked"} {
 		names, err := exec.Command(filepath.Join(built.dir, prog)).Output()
 		if err != nil {
 			t.Fatal(err)

@@ -225,7 +225,7 @@ func TestTimeNamespace(t *testing.T) {
 func TestGenerations(t *testing.T) {
 	for _, name := range []string{
 		"counter", "threads", "python", "goroutines", "pipeline", "signals/realtime-order",
-		"vmas/memfd", "fds/pipes",
+		"vmas/memfd", "fds/pipes", "forked/generations", "forked/reshaped", "forked/workers",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -252,7 +252,7 @@ func TestGenerations(t *testing.T) {
 
 // One image, restored three times over.
 func TestSameImageThreeTimes(t *testing.T) {
-	for _, name := range []string{"counter", "threads", "perl", "trees/pipe-and-memory", "vmas/deleted-file"} {
+	for _, name := range []string{"counter", "threads", "perl", "trees/pipe-and-memory", "vmas/deleted-file", "forked/reshaped"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := caseNamed(t, name)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,6 +29,26 @@ func TestSharedWithOutside(t *testing.T) {
 	if r := tg.finish(); r.status != 0 || !strings.Contains(r.out, "OK") {
 		t.Errorf("%s", r)
 	}
+}
+
+// Memory that processes share since fork(2) is in the image once, and snapshots leave it shared.
+func TestForkedMemory(t *testing.T) {
+	p := caseNamed(t, "forked/workers")
+	want := control(t, p)
+	tg := start(t, p)
+	for i, flags := range [][]string{nil, {"--no-precopy"}} {
+		s := tg.snap(append([]string{"--name", strconv.Itoa(i), "--compress", "none"}, flags...)...)
+		if *s.Pages < 48<<8 || *s.Pages > 60<<8 {
+			t.Errorf("%v: the image has %d pages", flags, *s.Pages)
+		}
+	}
+	tg.goOn() // it looks how much memory the tree takes
+	same(t, p.name, tg.finish(), want)
+	os.Remove(tg.path("go"))
+	tg.emptyOut()
+	tg.restore("image@1")
+	tg.goOn()
+	same(t, p.name, tg.finish(), want)
 }
 
 // Named memory that is gone, as after a reboot, is made again; while somebody else has it, it is left alone.

@@ -47,6 +47,7 @@ const (
 	ActLead                    // Who makes a process group
 	ActJoin                    // Who joins Group
 	ActEnd                     // Who, a helper, ends; By waits for it
+	ActFill                    // Who maps and fills memory that it shares with those it is going to make
 )
 
 // Births is how the processes of an image come to be.

@@ -32,9 +32,10 @@ const (
 // Policy is what the user wants.
 type Policy struct {
 	Side   Side
-	Detach bool // the tree gets no terminal and no standard streams of ours
-	Lazy   bool // memory comes after the processes run
-	Kill   bool // of Snap and Check: the tree is killed when it is saved
+	Detach bool      // the tree gets no terminal and no standard streams of ours
+	Lazy   bool      // memory comes after the processes run
+	Kill   bool      // of Snap and Check: the tree is killed when it is saved
+	Same   SamePages // of Restore: which pages processes are to share again; nil for none
 }
 
 // Plan is the answer.
@@ -47,6 +48,7 @@ type Plan struct {
 	// Steps, Births and Boot are what a restore does. They are empty if anything stands in the way, and for Check.
 	Steps  []Step
 	Births *Births        // who makes whom
+	Forked *Heritage      // the memory they are born with
 	Boot   map[int]uint64 // by pid: where the boot area goes, BootSize bytes and VDSORoom behind them
 }
 
@@ -73,6 +75,7 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 		p.Births, p.Boot = nil, nil
 		return p
 	}
+	p.Forked = MakeHeritage(p.Births, pol.Same)
 	p.Steps = b.steps(p.Births)
 	return p
 }

@@ -232,6 +232,8 @@ func (b *Births) text(s BirthStep) string {
 			return who + " joins the process group of the restore"
 		}
 		return fmt.Sprintf("%s joins process group %d", who, s.Group)
+	case ActFill:
+		return who + " maps and fills the memory that it shares with its children"
 	}
 	return who + " ends"
 }

@@ -32,6 +32,8 @@ func (r *restorer) birth(s plan.BirthStep) (err error) {
 		_, err = p.call("setpgid", unix.SYS_SETPGID, 0, uint64(r.groupID(s.Group)))
 	case plan.ActEnd:
 		err = r.endHelper(p, of(s.By))
+	case plan.ActFill:
+		err = r.bequeath(p, s.Who)
 	}
 	return err
 }

@@ -42,7 +42,8 @@ func (r *restorer) fillMemory(p *process) error {
 		return err
 	}
 	defer f.close()
-	if err := r.img.LoadParts(r.ctx, p.rec.Space, outside(blocks), workers(), f.write); err != nil {
+	missing := image.Subtract(outside(blocks), r.inPlace(p))
+	if err := r.img.LoadParts(r.ctx, p.rec.Space, missing, workers(), f.write); err != nil {
 		return err
 	}
 	return r.fillHuge(p, &f, blocks)

@@ -117,20 +117,21 @@ type restorer struct {
 
 	actions map[plan.Op]action
 
-	tr      *ptrace.Tracer
-	parent  *parent // starts and reaps the stub
-	stub    *process
-	stubCmd *exec.Cmd
-	procs   []*process // in the order of the image, nil until made
-	made    []*process // by index of the plan's Births.Kin
-	helpers []*process // others that were made and are no more when the tree stands
-	byPid   map[int]*process
-	rebuild *fdtable.Rebuilder
-	mapped  *mappedFiles
-	shmems  []*os.File
-	named   []*namedMemory
-	ghosts  []*os.File
-	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
+	tr       *ptrace.Tracer
+	parent   *parent // starts and reaps the stub
+	stub     *process
+	stubCmd  *exec.Cmd
+	procs    []*process   // in the order of the image, nil until made
+	made     []*process   // by index of the plan's Births.Kin
+	unshared map[int]bool // Bequests of the plan that could not be made
+	helpers  []*process   // others that were made and are no more when the tree stands
+	byPid    map[int]*process
+	rebuild  *fdtable.Rebuilder
+	mapped   *mappedFiles
+	shmems   []*os.File
+	named    []*namedMemory
+	ghosts   []*os.File
+	temps    map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
 
 	later map[*process]*lazyPlan // of each process, if there is a server
 	lazy  *Lazy
@@ -185,6 +186,7 @@ func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{},
 		temps: map[int]*os.File{}, mapped: newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
+		unshared: map[int]bool{},
 	}
 	r.onEnd(r.mapped.close)
 	return r
@@ -269,6 +271,9 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 // decide asks the plan whether the image can be brought back here. Nothing has been made yet.
 func (r *restorer) decide() error {
 	pol := plan.Policy{Side: plan.Restore, Detach: r.o.Detach, Lazy: r.o.Lazy != nil}
+	if !pol.Lazy { // what comes page by page comes to each
+		pol.Same = r.img.Same
+	}
 	h, err := host.Read(r.st, pol)
 	if err != nil {
 		return err

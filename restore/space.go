@@ -24,6 +24,10 @@ func (r *restorer) buildSpace(p *process) error {
 	if err := raiseLimits(p); err != nil {
 		return err
 	}
+	kept := r.kept(p)
+	if err := r.makeRoom(p); err != nil {
+		return err
+	}
 	if err := r.makeBoot(p); err != nil {
 		return err
 	}
@@ -35,9 +39,11 @@ func (r *restorer) buildSpace(p *process) error {
 	if err != nil {
 		return err
 	}
-	b.call("unmap what lies below", unix.SYS_MUNMAP, uint64(0), p.boot)
-	end := p.boot + plan.BootSize + plan.VDSORoom
-	b.call("unmap what lies above", unix.SYS_MUNMAP, end, uint64(plan.MaxAddress-pageSize)-end)
+	stay := image.Union(kept.ranges(p), []image.Range{bootArea(p.boot)})
+	for _, gap := range image.Subtract([]image.Range{{Start: 0, End: plan.MaxAddress - pageSize}}, stay) {
+		b.call(fmt.Sprintf("unmap %#x-%#x", gap.Start, gap.End), unix.SYS_MUNMAP, gap.Start, gap.End-gap.Start)
+	}
+	r.adapt(p, b, kept)
 	if err := b.done(); err != nil {
 		return err
 	}
@@ -46,7 +52,7 @@ func (r *restorer) buildSpace(p *process) error {
 	}
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		if _, file := plan.KeyOf(r.st, v); file {
+		if _, file := plan.KeyOf(r.st, v); file || kept[i] {
 			continue
 		}
 		if err := mapOne(b, v, -1); err != nil {

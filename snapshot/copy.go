@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -86,32 +85,39 @@ func (j *job) copy(buf []byte, scratch []ptrace.Range) ([]ptrace.Range, error) {
 	if j.from.file != nil {
 		return scratch, j.copyFile(buf)
 	}
-	if j.parts[0].forced {
-		return scratch, j.copyForced(buf, 0)
-	}
-	scratch = scratch[:0]
-	for _, p := range j.parts {
-		scratch = append(scratch, ptrace.Range{Addr: p.addr, Len: p.size})
-	}
-	n, err := ptrace.ReadMemory(j.from.pid, scratch, buf[:j.size])
-	if err != nil {
-		return scratch, j.copyForced(buf, n&^(image.PageSize-1))
+	for parts := j.parts; len(parts) > 0; {
+		n, size := 0, 0
+		scratch = scratch[:0]
+		for n < len(parts) && parts[n].forced == parts[0].forced {
+			scratch = append(scratch, ptrace.Range{Addr: parts[n].addr, Len: parts[n].size})
+			size += parts[n].size
+			n++
+		}
+		if err := j.copyParts(scratch, buf[:size], parts[0].forced); err != nil {
+			return scratch, err
+		}
+		parts, buf = parts[n:], buf[size:]
 	}
 	return scratch, nil
 }
 
-// copyForced copies through /proc/PID/mem, which reads where the process itself may not, from byte done on.
-func (j *job) copyForced(buf []byte, done int) error {
-	th := ptrace.Thread{Pid: j.from.pid, Tid: j.from.pid}
-	at := 0
-	for _, p := range j.parts {
-		if skip := max(0, min(done-at, p.size)); skip < p.size {
-			if err := th.Peek(p.addr+uint64(skip), buf[at+skip:at+p.size]); err != nil {
-				return fault.New(fault.PageRead,
-					fmt.Sprintf("memory %x-%x of %s", p.addr, p.addr+uint64(p.size), j.from.name), "%w", err)
-			}
+// copyParts copies through /proc/PID/mem what has to be read there, and what cannot be read otherwise.
+func (j *job) copyParts(parts []ptrace.Range, buf []byte, forced bool) error {
+	if !forced {
+		done, err := ptrace.ReadMemory(j.from.pid, parts, buf)
+		if err == nil {
+			return nil
 		}
-		at += p.size
+		done &^= image.PageSize - 1
+		for len(parts) > 0 && done >= parts[0].Len {
+			buf, done, parts = buf[parts[0].Len:], done-parts[0].Len, parts[1:]
+		}
+		if len(parts) > 0 {
+			parts[0].Addr, parts[0].Len, buf = parts[0].Addr+uint64(done), parts[0].Len-done, buf[done:]
+		}
+	}
+	if err := ptrace.PeekRanges(j.from.pid, parts, buf); err != nil {
+		return fault.New(fault.PageRead, j.from.name, "%w", err)
 	}
 	return nil
 }

@@ -11,11 +11,13 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/pagemap"
 )
 
 // memory decides which pages to save and copies them, under the freeze.
 func (s *session) memory(ctx context.Context) error {
 	s.number()
+	defer s.forked.closeMaps()
 	for i := range s.st.Processes {
 		if p := &s.st.Processes[i]; !p.Zombie {
 			s.exclude.mark(p)
@@ -59,6 +61,7 @@ func (s *session) number() {
 		} else if !p.Zombie {
 			p.Space = take()
 		}
+		s.forked.spaces[p.Pid] = p.Space
 	}
 	for i := range s.st.Shmems {
 		s.st.Shmems[i].Space = take()
@@ -69,6 +72,59 @@ func (s *session) number() {
 	for i := range s.st.Named {
 		s.st.Named[i].Space = take()
 	}
+}
+
+// addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and
+// the zero page, a new mapping brings by itself.
+func (s *session) addProcess(p *image.Process, parent image.Space) error {
+	if len(p.VMAs) == 0 {
+		return nil
+	}
+	m, err := pagemap.Open(p.Pid)
+	if err != nil {
+		return memoryFault(p.Pid, err)
+	}
+	defer m.Close()
+	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: parent}
+	var failed error
+	c := cutter{vmas: p.VMAs, sink: func(v *image.VMA, start, end uint64, guard bool) {
+		switch {
+		case guard:
+			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
+		case holdsContent(v) && failed == nil:
+			failed = s.addPages(from, v, start, end)
+			s.forked.noteStored(p.Pid, v, image.Range{Start: start, End: end}, false)
+		}
+	}}
+	for _, span := range walks(p.VMAs) {
+		err := m.Walk(span.Start, span.End, pagemap.Content(span.Anon), func(r pagemap.Region) error {
+			c.cut(r.Start, r.End, r.Categories&pagemap.Guard != 0)
+			return failed
+		})
+		if err != nil {
+			return memoryFault(p.Pid, err)
+		}
+	}
+	return nil
+}
+
+// addPages plans pages of a mapping, and leaves those to others that it shares with them since fork(2).
+func (s *session) addPages(from *origin, v *image.VMA, start, end uint64) error {
+	f := s.forked
+	add := func(start, end uint64) {
+		p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
+		if isCode(v) {
+			p.code = v
+		}
+		s.pages.addPrivate(from, p, f.shared[from.pid])
+	}
+	if len(f.spans[from.pid]) == 0 || !mayBeShared(v) {
+		add(start, end)
+		return nil
+	}
+	return f.divide(from.pid, start, end, func(of int) []image.Range { return f.stored[of] }, func(k kinSpan) error {
+		return s.writer.Same(from.space, k.Start, (k.End-k.Start)/image.PageSize, f.spaces[k.of])
+	}, add)
 }
 
 // forgetEnded takes out of the image what was copied of processes that have ended since.

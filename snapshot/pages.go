@@ -9,7 +9,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/pagemap"
 )
 
 // origin is where the content of a space is read: the memory of a process, or a file that holds a shared object.
@@ -26,7 +25,7 @@ type origin struct {
 type part struct {
 	addr   uint64
 	size   int
-	forced bool       // not readable by the process itself: only /proc/PID/mem reads it
+	forced bool       // to be read through /proc/PID/mem: not readable by the process itself, or shared since fork(2)
 	code   *image.VMA // the mapping, if it is one of code that may hold breakpoints
 }
 
@@ -56,10 +55,10 @@ type planner struct {
 func (pl *planner) add(from *origin, p part) {
 	pl.bytes += int64(p.size)
 	for p.size > 0 {
-		j := pl.room(from, p.forced)
+		j := pl.room(from)
 		piece := p
 		piece.size = min(p.size, jobBytes-j.size)
-		if last := len(j.parts) - 1; last >= 0 && j.parts[last].code == p.code &&
+		if last := len(j.parts) - 1; last >= 0 && j.parts[last].code == p.code && j.parts[last].forced == p.forced &&
 			j.parts[last].addr+uint64(j.parts[last].size) == p.addr {
 			j.parts[last].size += piece.size
 		} else {
@@ -71,52 +70,40 @@ func (pl *planner) add(from *origin, p part) {
 	}
 }
 
-// room returns the last job if it takes more parts of this sort, else a new one.
-func (pl *planner) room(from *origin, forced bool) *job {
+// addPrivate plans a run of private pages, of which those in shared are others' too since fork(2). shared is ascending
+// and disjoint.
+func (pl *planner) addPrivate(from *origin, p part, shared []image.Range) {
+	if p.forced || len(shared) == 0 {
+		pl.add(from, p)
+		return
+	}
+	whole := image.Range{Start: p.addr, End: p.addr + uint64(p.size)}
+	piece := func(start, end uint64, forced bool) {
+		if start < end {
+			q := p
+			q.addr, q.size, q.forced = start, int(end-start), forced
+			pl.add(from, q)
+		}
+	}
+	at := whole.Start
+	for _, r := range clip(shared, whole) {
+		piece(at, r.Start, false)
+		piece(r.Start, r.End, true)
+		at = r.End
+	}
+	piece(at, whole.End, false)
+}
+
+// room returns the last job if it takes more parts of this origin, else a new one.
+func (pl *planner) room(from *origin) *job {
 	if n := len(pl.jobs); n > 0 {
 		j := &pl.jobs[n-1]
-		if j.from == from && j.size < jobBytes && len(j.parts) < jobParts && j.parts[0].forced == forced {
+		if j.from == from && j.size < jobBytes && len(j.parts) < jobParts {
 			return j
 		}
 	}
 	pl.jobs = append(pl.jobs, job{from: from})
 	return &pl.jobs[len(pl.jobs)-1]
-}
-
-// addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and
-// the zero page, a new mapping brings by itself.
-func (pl *planner) addProcess(p *image.Process, parent image.Space) error {
-	if len(p.VMAs) == 0 {
-		return nil
-	}
-	m, err := pagemap.Open(p.Pid)
-	if err != nil {
-		return memoryFault(p.Pid, err)
-	}
-	defer m.Close()
-	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: parent}
-	c := cutter{vmas: p.VMAs, sink: func(v *image.VMA, start, end uint64, guard bool) {
-		switch {
-		case guard:
-			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
-		case holdsContent(v):
-			p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
-			if isCode(v) {
-				p.code = v
-			}
-			pl.add(from, p)
-		}
-	}}
-	for _, s := range walks(p.VMAs) {
-		err := m.Walk(s.Start, s.End, pagemap.Content(s.Anon), func(r pagemap.Region) error {
-			c.cut(r.Start, r.End, r.Categories&pagemap.Guard != 0)
-			return nil
-		})
-		if err != nil {
-			return memoryFault(p.Pid, err)
-		}
-	}
-	return nil
 }
 
 // spanGap is the width of unmapped space, bytes, from which it is worth a walk of its own to leave it out. PAGEMAP_SCAN

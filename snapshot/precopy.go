@@ -99,6 +99,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 func (s *session) roundOfAll(ctx context.Context, first bool) error {
 	t := &s.track
 	t.rest = 0
+	s.forked.wrote = map[int][]image.Range{}
 	for _, pid := range t.take {
 		n, err := s.round(ctx, pid, first)
 		t.rest += n
@@ -147,7 +148,7 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		}
 	}
 	c := &liveCopy{
-		ctx: ctx, s: s, pid: pid, maps: maps,
+		ctx: ctx, s: s, pid: pid, maps: maps, first: first,
 		from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)},
 	}
 	if t.base == "" {
@@ -159,8 +160,15 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		}
 	}
 	c.skip = t.skip[pid]
+	defer s.forked.closeMaps()
 	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
 		return 0, err
+	}
+	c.next = 0
+	for _, r := range s.forked.due(pid) {
+		if err := c.add(dirty.Run{Start: r.Start, End: r.End, State: dirty.Written}); err != nil {
+			return 0, err
+		}
 	}
 	if err := c.flush(); err != nil {
 		return 0, err
@@ -200,6 +208,7 @@ type liveCopy struct {
 	plan  planner
 	bytes int64
 	skip  []dirty.Span // most likely left out of the image
+	first bool         // round
 }
 
 // add takes a run of pages that were just armed.
@@ -207,6 +216,7 @@ func (c *liveCopy) add(r dirty.Run) error {
 	for c.next < len(c.maps) && c.maps[c.next].End <= r.Start {
 		c.next++
 	}
+	c.s.forked.noteWritten(c.pid, image.Range{Start: r.Start, End: r.End})
 	tops := c.s.track.tops
 	tops[c.pid] = max(tops[c.pid], r.End)
 	at := r.Start
@@ -222,7 +232,9 @@ func (c *liveCopy) add(r dirty.Run) error {
 			at = end
 			continue
 		}
-		c.plan.add(c.from, part{addr: at, size: int(end - at), forced: m.Prot&unix.PROT_READ == 0})
+		if err := c.take(m, at, end); err != nil {
+			return err
+		}
 		at = end
 	}
 	if at < r.End {
@@ -234,6 +246,30 @@ func (c *liveCopy) add(r dirty.Run) error {
 		}
 	}
 	return nil
+}
+
+// take plans pages of a mapping, and leaves those to others that it shares with them since fork(2) and whose writes are
+// tracked, too.
+func (c *liveCopy) take(m *procfs.Map, start, end uint64) error {
+	add := func(start, end uint64) {
+		p := part{addr: start, size: int(end - start), forced: m.Prot&unix.PROT_READ == 0}
+		c.plan.addPrivate(c.from, p, c.s.forked.shared[c.pid])
+	}
+	s := c.s
+	if !c.first || len(s.forked.spans[c.pid]) == 0 {
+		add(start, end)
+		return nil
+	}
+	tracked := func(of int) []image.Range {
+		if s.track.covers[of] {
+			return []image.Range{{Start: 0, End: ^uint64(0)}}
+		}
+		return nil
+	}
+	return s.forked.divide(c.pid, start, end, tracked, func(k kinSpan) error {
+		s.forked.give(c.pid, k)
+		return s.writer.Same(c.from.space, k.Start, (k.End-k.Start)/image.PageSize, s.track.space(k.of))
+	}, add)
 }
 
 // skips reports whether a mapping is not to be copied before the freeze.
@@ -321,7 +357,7 @@ func (s *session) tooMuch(need int64) error {
 func (s *session) planProcess(p *image.Process) error {
 	t := &s.track
 	if t.tr == nil {
-		return s.pages.addProcess(p, t.parent[p.Pid].space)
+		return s.addProcess(p, t.parent[p.Pid].space)
 	}
 	covers := t.covers[p.Pid]
 	_, early := t.spaces[p.Pid]
@@ -338,7 +374,7 @@ func (s *session) planProcess(p *image.Process) error {
 		}
 		return s.writer.Discard(p.Space, start, (end-start)/image.PageSize)
 	}}
-	owed := t.owed[p.Pid]
+	owed, lost := t.owed[p.Pid], s.forked.lost(p.Pid)
 	var failed error
 	c := cutter{vmas: p.VMAs}
 	state := dirty.Clean
@@ -353,17 +389,17 @@ func (s *session) planProcess(p *image.Process) error {
 		if err := g.content(start, end); err != nil {
 			failed = err
 		}
-		split(start, end, state == dirty.Written || !covers, owed, func(start, end uint64) {
-			p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
-			if isCode(v) {
-				p.code = v
-			}
-			if v.Kind == image.VMAFile {
-				s.pages.add(files, p)
-			} else {
-				s.pages.add(from, p)
+		what := from
+		if v.Kind == image.VMAFile {
+			what = files
+		}
+		fresh := state == dirty.Written || !covers
+		split(start, end, fresh, owed, lost, func(start, end uint64) {
+			if err := s.addPages(what, v, start, end); err != nil {
+				failed = err
 			}
 		})
+		s.forked.noteStored(p.Pid, v, image.Range{Start: start, End: end}, !fresh)
 	}
 	err := t.tr.Dirty(p.Pid, walks(p.VMAs), func(r dirty.Run) error {
 		if state = r.State; state == dirty.Written {
@@ -391,8 +427,9 @@ func widen(spans []dirty.Span, r dirty.Run) []dirty.Span {
 	return append(spans, dirty.Span{Start: r.Start, End: r.End})
 }
 
-// split calls sink with the parts of [start, end) that are to be copied: all, or those that are owed.
-func split(start, end uint64, all bool, owed []dirty.Span, sink func(start, end uint64)) {
+// split calls sink with the parts of [start, end) that are to be copied: all, or those that are owed, or that another
+// process was to have and has not; these are ascending and disjoint.
+func split(start, end uint64, all bool, owed []dirty.Span, lost []image.Range, sink func(start, end uint64)) {
 	if all {
 		sink(start, end)
 		return
@@ -401,6 +438,9 @@ func split(start, end uint64, all bool, owed []dirty.Span, sink func(start, end 
 		if a, b := max(start, o.Start), min(end, o.End); a < b {
 			sink(a, b)
 		}
+	}
+	for _, r := range clip(lost, image.Range{Start: start, End: end}) {
+		sink(r.Start, r.End)
 	}
 }
 

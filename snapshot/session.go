@@ -64,6 +64,7 @@ type session struct {
 	looked *codeSeen // nil if regions are seen, or are to be ignored
 
 	track    tracking
+	forked   *forked
 	throttle *throttle // nil before pre-copy
 	live     []int     // the tree as it was before the freeze
 	own      holders.Own
@@ -148,6 +149,9 @@ func (s *session) prepare(ctx context.Context) error {
 func (s *session) makeReady(live []int) error {
 	parent, err := s.chooseTracking(live)
 	if err != nil {
+		return err
+	}
+	if s.forked, err = findForked(live); err != nil {
 		return err
 	}
 	if s.track.tr == nil { // without pre-copy it is known now whether it would take too long
@@ -237,6 +241,7 @@ func (s *session) reserve(pids []int, rest int64) error {
 	if err != nil {
 		return err
 	}
+	need = max(0, need-s.forked.bytes(pids))
 	if err := s.tooMuch(need + rest); err != nil {
 		return err
 	}

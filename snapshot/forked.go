@@ -1,0 +1,339 @@
+package snapshot
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/pagemap"
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
+
+// This file finds memory that processes share since fork(2): pages that have the same page frame in several.
+//
+// What two processes of the tree have at the same address is copied once, for the first in the order of the tree, and
+// the image says of the others that they have the same. Where it may be is looked for while the tree runs. It counts
+// only if it is seen again: under the freeze, or, during pre-copy, when the writes of both processes are tracked
+// already. Then the pages are what they were when they were seen to be one until one of the two writes, which the
+// tracking tells.
+//
+// And what a process shares with anybody is read through /proc/PID/mem: process_vm_readv(2) pins pages, and what is
+// pinned must be nobody else's (mm/gup.c, gup_must_unshare, Linux 6.0), so it would give the process a copy of its own
+// of every page, and a tree as many times the memory as it has processes.
+
+// forked is what is known of shared pages.
+type forked struct {
+	shared map[int][]image.Range // by pid: pages that it shares with anybody
+	spans  map[int][]kinSpan     // by pid: pages that may be those of another process of the tree
+	owns   map[int]bool          // pids that others may have pages of
+	given  map[int]shares        // by pid: pages that pre-copy has left to others
+	wrote  map[int][]image.Range // by pid, of those that own: what was written before this round of pre-copy
+	// By pid, of those that own, under the freeze: pages that the image has; and of these the ones that were not
+	// written since pre-copy armed them.
+	stored, clean map[int][]image.Range
+	spaces        map[int]image.Space  // by pid, under the freeze
+	maps          map[int]*pagemap.Map // open for the moment
+}
+
+// shares are pages of a process by who has the same, ascending and disjoint.
+type shares map[int][]image.Range
+
+// kinSpan is pages that a process has in common with another one.
+type kinSpan struct {
+	image.Range
+	of int
+}
+
+// inside returns the parts of spans that lie in [start, end). spans are ascending and disjoint.
+func inside(spans []kinSpan, start, end uint64) []kinSpan {
+	first, _ := slices.BinarySearchFunc(spans, start, func(s kinSpan, at uint64) int { return cmp.Compare(s.End, at+1) })
+	var out []kinSpan
+	for _, s := range spans[first:] {
+		if s.Start >= end {
+			break
+		}
+		out = append(out, kinSpan{image.Range{Start: max(s.Start, start), End: min(s.End, end)}, s.of})
+	}
+	return out
+}
+
+// clip returns the parts of an ascending, disjoint list that lie in r.
+func clip(list []image.Range, r image.Range) []image.Range {
+	first, _ := slices.BinarySearchFunc(list, r.Start, func(s image.Range, at uint64) int { return cmp.Compare(s.End, at+1) })
+	last := first
+	for last < len(list) && list[last].Start < r.End {
+		last++
+	}
+	return image.Intersect(list[first:last], []image.Range{r})
+}
+
+// findForked looks for pages that processes share. Who ends meanwhile has none.
+func findForked(pids []int) (*forked, error) {
+	f := &forked{
+		shared: map[int][]image.Range{}, spans: map[int][]kinSpan{}, owns: map[int]bool{}, given: map[int]shares{},
+		maps: map[int]*pagemap.Map{}, stored: map[int][]image.Range{}, clean: map[int][]image.Range{},
+		spaces: map[int]image.Space{},
+	}
+	maps, private := map[int][]procfs.Map{}, map[int][]image.Range{}
+	for _, pid := range pids {
+		list, err := procfs.Pid(pid).Maps()
+		if err != nil && !ended(err) {
+			return nil, err
+		}
+		maps[pid], private[pid] = list, privateMemory(list)
+	}
+	several := inSeveral(private)
+	defer f.closeMaps()
+	first := map[uint64]holder{}
+	for i, pid := range pids {
+		err := f.search(pids, i, maps[pid], image.Intersect(private[pid], several), first)
+		if err != nil && !ended(err) {
+			return nil, err
+		}
+		f.closeMaps()
+	}
+	return f, nil
+}
+
+// privateMemory lists the mappings of which pages may be shared again by a restore. Code is left out: others set
+// breakpoints in it for a while.
+func privateMemory(maps []procfs.Map) []image.Range {
+	var out []image.Range
+	for i := range maps {
+		if m := &maps[i]; !m.HasFile() && !m.Shared && m.Prot&unix.PROT_EXEC == 0 {
+			out = append(out, image.Range{Start: m.Start, End: m.End})
+		}
+	}
+	return out
+}
+
+// mayBeShared is what privateMemory looks for, of a mapping whose content is in the image.
+func mayBeShared(v *image.VMA) bool {
+	return v.Kind == image.VMAAnon && !v.Shared && v.Prot&unix.PROT_EXEC == 0
+}
+
+// inSeveral returns the addresses that more than one process has private memory at.
+func inSeveral(private map[int][]image.Range) []image.Range {
+	type border struct {
+		at   uint64
+		step int
+	}
+	var borders []border
+	for _, list := range private {
+		for _, r := range list {
+			borders = append(borders, border{r.Start, 1}, border{r.End, -1})
+		}
+	}
+	slices.SortFunc(borders, func(a, b border) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.step, b.step)) })
+	var out []image.Range
+	depth := 0
+	for _, b := range borders {
+		before := depth
+		depth += b.step
+		switch {
+		case before == 1 && depth == 2:
+			if n := len(out); n > 0 && out[n-1].End == b.at {
+				continue // one ends where another begins
+			}
+			out = append(out, image.Range{Start: b.at})
+		case before == 2 && depth == 1:
+			out[len(out)-1].End = b.at
+		}
+	}
+	return out
+}
+
+// holder says who has a page frame first, and where: the address in its upper bits, the index of the process in the
+// bits of a page offset. There may be one for each page of the tree, so it is small.
+type holder uint64
+
+// search notes which pages of process i have a page frame that somebody else maps, too, and which of those in parts,
+// are pages of a process looked at before.
+func (f *forked) search(pids []int, i int, maps []procfs.Map, parts []image.Range, first map[uint64]holder) error {
+	m, err := f.open(pids[i])
+	if err != nil {
+		return err
+	}
+	var shared []image.Range
+	var spans []kinSpan
+	sink := func(addr, frame uint64) {
+		if n := len(shared); n > 0 && shared[n-1].End == addr {
+			shared[n-1].End += image.PageSize
+		} else {
+			shared = append(shared, image.Range{Start: addr, End: addr + image.PageSize})
+		}
+		for len(parts) > 0 && parts[0].End <= addr {
+			parts = parts[1:]
+		}
+		if len(parts) == 0 || addr < parts[0].Start {
+			return
+		}
+		before, ok := first[frame]
+		switch n := len(spans); {
+		case !ok && i < image.PageSize: // beyond that many processes some pages are stored more than once
+			first[frame] = holder(addr | uint64(i))
+		case !ok || uint64(before)&^(image.PageSize-1) != addr:
+		case n > 0 && spans[n-1].End == addr && spans[n-1].of == pids[before%image.PageSize]:
+			spans[n-1].End += image.PageSize
+		default:
+			of := pids[before%image.PageSize]
+			spans = append(spans, kinSpan{image.Range{Start: addr, End: addr + image.PageSize}, of})
+			f.owns[of] = true
+		}
+	}
+	for _, r := range privateWalks(maps) {
+		err := m.Walk(r.Start, r.End, pagemap.Content(false), func(g pagemap.Region) error {
+			return m.Frames(g.Start, g.End, sink)
+		})
+		if err != nil {
+			return memoryFault(pids[i], err)
+		}
+	}
+	f.shared[pids[i]], f.spans[pids[i]] = shared, spans
+	return nil
+}
+
+// privateWalks are the parts of an address space that private mappings lie in, without the wide gaps between them.
+func privateWalks(maps []procfs.Map) []image.Range {
+	var out []image.Range
+	for i := range maps {
+		m := &maps[i]
+		if m.Shared || m.Name == "[vsyscall]" {
+			continue
+		}
+		if n := len(out); n > 0 && m.Start-out[n-1].End < spanGap {
+			out[n-1].End = m.End
+		} else {
+			out = append(out, image.Range{Start: m.Start, End: m.End})
+		}
+	}
+	return out
+}
+
+// open returns the page map of a process as it is now.
+func (f *forked) open(pid int) (*pagemap.Map, error) {
+	if m := f.maps[pid]; m != nil {
+		return m, nil
+	}
+	m, err := pagemap.Open(pid)
+	if err != nil {
+		return nil, memoryFault(pid, err)
+	}
+	f.maps[pid] = m
+	return m, nil
+}
+
+// closeMaps forgets the page maps: they are of no use after an execve(2).
+func (f *forked) closeMaps() {
+	for _, m := range f.maps {
+		_ = m.Close()
+	}
+	clear(f.maps)
+}
+
+// bytes is how much memory of processes is that of others, most likely.
+func (f *forked) bytes(pids []int) int64 {
+	var sum int64
+	for _, pid := range pids {
+		for _, s := range f.spans[pid] {
+			sum += int64(s.End - s.Start)
+		}
+	}
+	return sum
+}
+
+// divide hands [start, end) of a process to same where it has the page of another process that may says to have it, and
+// the rest to other, in ascending order.
+func (f *forked) divide(pid int, start, end uint64, may func(of int) []image.Range, same func(kinSpan) error,
+	other func(start, end uint64),
+) error {
+	at := start
+	for _, s := range inside(f.spans[pid], start, end) {
+		for _, r := range clip(may(s.of), s.Range) {
+			err := f.common(pid, s.of, r, func(from, to uint64) error {
+				if at < from {
+					other(at, from)
+				}
+				at = to
+				return same(kinSpan{image.Range{Start: from, End: to}, s.of})
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if at < end {
+		other(at, end)
+	}
+	return nil
+}
+
+// common calls sink with those pages of r that two processes have in common now: none if one of them has ended.
+func (f *forked) common(pid, of int, r image.Range, sink func(start, end uint64) error) error {
+	mine, err := f.open(pid)
+	if err == nil {
+		var theirs *pagemap.Map
+		if theirs, err = f.open(of); err == nil {
+			err = mine.Common(theirs, r.Start, r.End, sink)
+		}
+	}
+	if ended(err) {
+		return nil
+	}
+	return err
+}
+
+// ended reports whether an error says that a process is no more.
+func ended(err error) bool {
+	return isGone(err) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist)
+}
+
+// noteWritten remembers what a process that others have pages of has written.
+func (f *forked) noteWritten(pid int, r image.Range) {
+	if f.owns[pid] {
+		f.wrote[pid] = append(f.wrote[pid], r)
+	}
+}
+
+// give leaves pages of a process to another one.
+func (f *forked) give(pid int, s kinSpan) {
+	if f.given[pid] == nil {
+		f.given[pid] = shares{}
+	}
+	f.given[pid][s.of] = append(f.given[pid][s.of], s.Range)
+}
+
+// due takes back what pre-copy has left to others of a process, where those have written since.
+func (f *forked) due(pid int) []image.Range {
+	var out []image.Range
+	for of, list := range f.given[pid] {
+		out = image.Union(out, image.Intersect(list, f.wrote[of]))
+		f.given[pid][of] = image.Subtract(list, f.wrote[of])
+	}
+	return out
+}
+
+// lost returns what pre-copy has left to others of a process and the image does not have of them, unchanged, under the
+// freeze.
+func (f *forked) lost(pid int) []image.Range {
+	var out []image.Range
+	for of, list := range f.given[pid] {
+		out = image.Union(out, image.Subtract(list, f.clean[of]))
+	}
+	return out
+}
+
+// noteStored remembers, under the freeze, that the image has pages of a process.
+func (f *forked) noteStored(pid int, v *image.VMA, r image.Range, clean bool) {
+	if !f.owns[pid] || !mayBeShared(v) {
+		return
+	}
+	f.stored[pid] = append(f.stored[pid], r)
+	if clean {
+		f.clean[pid] = append(f.clean[pid], r)
+	}
+}
