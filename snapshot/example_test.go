@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/snapshot"
@@ -58,4 +59,48 @@ func ExampleCheck() {
 	}
 	fmt.Println(len(report.Blockers), "blockers")
 	// Output: 0 blockers
+}
+
+// Save two programs at one moment: both stand still before the memory of either is copied, and there are two images or
+// none.
+func ExampleBegin() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	var both []*snapshot.Transaction
+	for _, name := range []string{"one", "two"} {
+		cmd := exec.Command("sleep", "60")
+		if err := cmd.Start(); err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		t, err := snapshot.Begin(cmd.Process.Pid, snapshot.Options{Dir: filepath.Join(dir, name)})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer t.Abort()
+		both = append(both, t)
+	}
+	for _, phase := range []func(*snapshot.Transaction, context.Context) error{
+		(*snapshot.Transaction).Prepare, (*snapshot.Transaction).Freeze, (*snapshot.Transaction).Capture,
+	} {
+		for _, t := range both {
+			if err := phase(t, context.Background()); err != nil {
+				fmt.Println(err) // Abort lets both run on
+				return
+			}
+		}
+	}
+	for _, t := range both {
+		res, err := t.Commit(context.Background())
+		fmt.Println(filepath.Base(res.Dir), len(res.Pids), err)
+	}
+	// Output:
+	// one 1 <nil>
+	// two 1 <nil>
 }

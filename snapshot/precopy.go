@@ -66,7 +66,8 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		}
 	}
 	t.take = take
-	s.throttle = &throttle{ctx: ctx, pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
+	// It may go on after the phase that this is part of.
+	s.throttle = &throttle{ctx: context.WithoutCancel(ctx), pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
 	most, stuck := precopyRounds, 0
 	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest

@@ -39,16 +39,11 @@ func TestRoomForWhatIsWrittenLast(t *testing.T) {
 func TestMemoryThatDoesNotFit(t *testing.T) {
 	tg := start(t, "vmas", "shared-anon")
 	store := filepath.Join(t.TempDir(), "store")
-	s := &session{pid: tg.pid(), opts: Options{Dir: store, Stop: true, Source: "proc"}, res: &Result{}}
-	defer s.close()
-	if err := s.prepare(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	s.arena.free()
-	if _, err := s.take(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.finish(); err != nil {
+	tx := begin(t, tg.pid(), Options{Dir: store, Stop: true, Source: "proc"})
+	run(t, tx.Prepare)
+	tx.s.arena.free()
+	run(t, tx.Freeze, tx.Capture)
+	if _, err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r, err := image.Open(store)
@@ -68,17 +63,9 @@ func TestPanicLetsGo(t *testing.T) {
 	before := observe(t, tg.pid())
 	func() {
 		defer func() { _ = recover() }()
-		s := &session{
-			pid: tg.pid(), opts: Options{Dir: filepath.Join(t.TempDir(), "store"), Source: "proc"},
-			res: &Result{},
-		}
-		defer s.close()
-		if err := s.prepare(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.freeze(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		tx := begin(t, tg.pid(), Options{Dir: filepath.Join(t.TempDir(), "store"), Source: "proc"})
+		defer tx.Abort()
+		run(t, tx.Prepare, tx.Freeze)
 		panic("a slip")
 	}()
 	unchanged(t, tg.pid(), before)

@@ -12,7 +12,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
-	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
@@ -26,13 +25,6 @@ import (
 // them if several things keep the tree from being saved; when ctx ends early it is fault.Interrupt.
 func Snap(ctx context.Context, pid int, o Options) (*Result, error) {
 	start := time.Now()
-	if o.Dir == "" {
-		o.Dir = fmt.Sprintf("ckpt-%d", pid)
-	}
-	if o.Stop && o.Kill {
-		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
-	}
-	defer collector.Relax()()
 	r, err := snapInTime(ctx, pid, o)
 	if o.Incremental && errors.Is(err, &fault.Error{Code: fault.StoreParent}) {
 		// It has executed another program after the first of its pages were taken from the parent.
@@ -74,89 +66,18 @@ func onlyBelow(root int, err error) bool {
 
 // snapOnce is one attempt of Snap. It also reports whether it was given up because the freeze lasted too long.
 func snapOnce(ctx context.Context, pid int, o Options) (r *Result, overran bool, err error) {
-	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
-	defer s.close()
-	info, err := s.run(ctx)
+	t, err := Begin(pid, o)
 	if err != nil {
-		return nil, s.frozen && errors.Is(err, &fault.Error{Code: fault.MaxFreeze}), interrupted(err)
+		return nil, false, err
 	}
-	r = s.res
-	r.Dir, r.ID, r.Name, r.Parent = info.Dir, info.ID, info.Name, info.Parent
-	r.PagesWritten, r.PagesZero, r.PagesShared = info.PagesWritten, info.PagesZero, info.PagesShared
-	r.BytesRaw, r.BytesWritten = info.BytesRaw, info.BytesWritten
-	for _, p := range s.st.Processes {
-		r.Pids = append(r.Pids, p.Pid)
-	}
-	return r, false, s.finish()
-}
-
-// run goes through the phases up to the published image.
-func (s *session) run(ctx context.Context) (image.Info, error) {
-	if err := s.awaitFirst(ctx); err != nil {
-		return image.Info{}, err
-	}
-	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepare(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	if s.track.tr != nil {
-		if err := s.precopy(ctx, s.live); err != nil {
-			return image.Info{}, err
+	defer t.Abort()
+	for _, phase := range []func(context.Context) error{t.Prepare, t.Freeze, t.Capture} {
+		if err := phase(ctx); err != nil {
+			return nil, t.s.frozen && errors.Is(err, &fault.Error{Code: fault.MaxFreeze}), err
 		}
 	}
-	if err := timed(&s.res.Phases.Prepare, func() error { return s.prepareSource(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	return s.take(ctx)
-}
-
-// take goes through the phases that follow prepare.
-func (s *session) take(ctx context.Context) (info image.Info, err error) {
-	calm, err := s.freezeOutside(ctx)
-	defer func() {
-		if err != nil {
-			_ = s.letGo() // first: what waited for us runs on before anything of ours does
-		}
-		calm()
-	}()
-	if err != nil {
-		return image.Info{}, err
-	}
-	ph := &s.res.Phases
-	if err := s.overdue(); err != nil {
-		return image.Info{}, err
-	}
-	if err := timed(&ph.Memory, func() error { return s.memory(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	if !s.opts.Stop && !s.opts.Kill {
-		if err := s.thaw(); err != nil {
-			return image.Info{}, err
-		}
-		s.endWaits()
-	}
-	calm()
-	s.throttle.report(s)
-	if err := timed(&ph.Files, func() error { return s.complete(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	if err := timed(&ph.Encode, func() error { return s.encode(ctx) }); err != nil {
-		return image.Info{}, err
-	}
-	err = timed(&ph.Publish, func() (err error) {
-		if err = ctx.Err(); err != nil {
-			return err
-		}
-		freeze := s.res.FreezeUS * int64(time.Microsecond)
-		if s.group != nil { // to be stopped or killed: from here on it does not stand still for us
-			freeze = time.Since(s.frozenAt).Nanoseconds()
-		}
-		s.writer.Note(image.Notes{Freeze: freeze, Tracking: s.res.Tracking})
-		if info, err = s.writer.Commit(s.st); err == nil {
-			s.settle(info)
-		}
-		return err
-	})
-	return info, err
+	r, err = t.Commit(ctx)
+	return r, false, err
 }
 
 // overdue gives up when the freeze has lasted as long as it may.

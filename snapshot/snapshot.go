@@ -6,8 +6,9 @@
 // the target is ever written to, so whatever happens to this process, the target runs on: the kernel detaches a tracer
 // that dies.
 //
-// One Snap has one session, used by one goroutine; helpers copy memory and encode pages in parallel. The order of the
-// phases is that of the fields of Phases.
+// A Transaction is the same in phases: Prepare, Freeze, Capture, Commit, and Abort at any time; Snap goes through them.
+// Each has one session, used by one goroutine; helpers copy memory and encode pages in parallel. The order of the steps
+// is that of the fields of Phases.
 package snapshot
 
 import (
