@@ -209,8 +209,12 @@ func (c *Client) Peer() int {
 	return int(cred.Pid)
 }
 
-// ErrOlder is wrapped by the faults that say that a watch is of an earlier version than this command.
-var ErrOlder = errors.New("it is of an earlier version of bpfckpt")
+// ErrOlder is wrapped by the faults that say that a watch is of an earlier version than this command, ErrNewer by those
+// of a later one, which refuses all that it is asked.
+var (
+	ErrOlder = errors.New("it is of an earlier version of bpfckpt")
+	ErrNewer = errors.New("it is of a later version of bpfckpt")
+)
 
 // Close ends the connection and what was asked for.
 func (c *Client) Close() { _ = c.conn.Close() }
@@ -249,7 +253,7 @@ func (c *Client) do(op string, options, result any, progress func(done, total in
 		case r.Version < Version && !c.former && op != OpEnd:
 			return fault.New(fault.ControlSocket, "watch", "%w", ErrOlder)
 		case len(r.Faults) > 0:
-			return unwire(r.Faults)
+			return unwire(r)
 		case r.Result != nil:
 			return json.Unmarshal(r.Result, result)
 		case r.Progress != nil && progress != nil:
@@ -259,10 +263,13 @@ func (c *Client) do(op string, options, result any, progress func(done, total in
 	return fault.New(fault.WatchGone, "watch", "it ended before it answered")
 }
 
-func unwire(faults []Fault) error {
-	list := make(fault.List, len(faults))
-	for i, f := range faults {
+func unwire(r Reply) error {
+	list := make(fault.List, len(r.Faults))
+	for i, f := range r.Faults {
 		list[i] = &fault.Error{Code: f.Code, Object: f.Object, Cause: f.Cause, Remedy: f.Remedy}
+		if r.Version > Version {
+			list[i].Err = ErrNewer
+		}
 	}
 	if len(list) == 1 {
 		return list[0]

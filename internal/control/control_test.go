@@ -302,6 +302,37 @@ func TestEarlierVersions(t *testing.T) {
 	}
 }
 
+// A watch of a later version refuses what it is asked, in its own words, and is told from others.
+func TestLaterVersion(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", socketPath(dir, kindWatch, self(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var req Request
+			if json.NewDecoder(conn).Decode(&req) == nil {
+				fmt.Fprintf(conn, `{"version":%d,"faults":[{"code":%q,"cause":"no %s"}]}`+"\n", Version+1,
+					fault.ControlSocket, req.Op)
+			}
+			conn.Close()
+		}
+	}()
+	for _, op := range []string{OpStatus, OpSnap, OpEnd} {
+		err := client(t, dir).Do(t.Context(), op, nil, nil, nil)
+		if !errors.Is(err, ErrNewer) || errors.Is(err, ErrOlder) ||
+			!strings.Contains(err.Error(), string(fault.ControlSocket)+": no "+op) {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+}
+
 // A lock has one holder at a time, though each removes the file when it is done.
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
