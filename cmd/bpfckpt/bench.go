@@ -11,6 +11,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
 
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/bench"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -245,13 +246,13 @@ func benchTracking(ctx context.Context, pid int) (snap bench.Snapper, done func(
 	if err != nil {
 		return nil, nil, err
 	}
-	s := newSnapper(pid, func() kstate.Source { return w.Source() })
+	s := agent.NewSnapper(pid, agent.SnapperOptions{Live: func() kstate.Source { return w.Source() }})
 	snap = func(ctx context.Context, _ int, dir string, o bench.SnapOptions) (bench.SnapFigures, error) {
 		so := benchOptionsOf(dir, o)
 		so.Incremental = true
-		return snapFigures(s.snap(ctx, so))
+		return snapFigures(s.Snap(ctx, so))
 	}
-	return snap, func() { s.close(); _ = w.Close() }, nil
+	return snap, func() { s.Close(); _ = w.Close() }, nil
 }
 
 func snapFigures(res *snapshot.Result, err error) (bench.SnapFigures, error) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/snapshot"
@@ -54,7 +55,7 @@ func checkProcess(c *call, pid int) error {
 	if err != nil {
 		return err
 	}
-	if len(report.Unseen) > 0 && !watched(pid) {
+	if len(report.Unseen) > 0 && !agent.Watched(pid) {
 		report.Blockers = append(report.Blockers, report.Unseen...)
 	}
 	n := len(report.Blockers)

@@ -65,24 +65,8 @@ func exitCode(err error) (int, fault.List) {
 	if s := status(0); errors.As(err, &s) {
 		return int(s), nil
 	}
-	faults := faultsOf(err)
+	faults := fault.Of(err)
 	return int(faults[0].Class()), faults
-}
-
-// faultsOf finds the faults in err, at least one.
-func faultsOf(err error) fault.List {
-	if errors.Is(err, context.Canceled) { // only our own signal handling cancels
-		return fault.List{fault.New(fault.Interrupt, "bpfckpt", "a signal told it to stop")}
-	}
-	var list fault.List
-	if errors.As(err, &list) && len(list) > 0 {
-		return list
-	}
-	var one *fault.Error
-	if errors.As(err, &one) {
-		return fault.List{one}
-	}
-	return fault.List{fault.New(fault.Internal, "", "%w", err)}
 }
 
 // errorJSON is a fault as --json prints it.

@@ -73,7 +73,7 @@ func (c *call) removed(dir string, res image.Removal) error {
 func (u *ui) doubts(res image.Removal) {
 	if res.Doubt != nil {
 		u.note("no data was removed from the disk, since nobody knows what a damaged image needs: %v",
-			faultsOf(res.Doubt)[0])
+			fault.Of(res.Doubt)[0])
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,9 +15,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 	"github.com/bpfckpt/bpfckpt/tracer"
@@ -72,10 +71,10 @@ type session struct {
 	refused bool             // a snapshot at a signal failed: the next signal goes to the command
 	hurry   func()           // ends foresee
 	watcher *tracer.Watcher  // nil unless the command marks regions
-	snapper *snapper
-	saving  *periodic   // nil without --every
-	timer   *time.Timer // of the next periodic snapshot
-	failure string      // of the last periodic snapshot, "" if it was taken
+	snapper *agent.Snapper
+	saving  *agent.Periodic // nil without --every
+	timer   *time.Timer     // of the next periodic snapshot
+	failure string          // of the last periodic snapshot, "" if it was taken
 }
 
 // runJSON is what run prints with --json at its end.
@@ -111,12 +110,11 @@ func runCommand(c *call) error {
 		return err
 	}
 	defer s.unwatch()
-	s.snapper = newSnapper(s.job.root, s.live())
-	s.snapper.late = s.watchLate
-	defer s.snapper.close()
+	s.snapper = agent.NewSnapper(s.job.root, agent.SnapperOptions{Live: s.live(), Late: s.watchLate})
+	defer s.snapper.Close()
 	if s.saving != nil {
-		s.saving.snapper, s.saving.opts.Dir = s.snapper, s.dir
-		s.timer = time.NewTimer(s.saving.next())
+		s.saving.Options.Dir = s.dir
+		s.timer = time.NewTimer(s.saving.Next())
 		s.job.tick, s.job.onTick = s.timer.C, s.saveNow
 	}
 	ws, err := s.job.stay()
@@ -262,7 +260,7 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 			s.again())
 		return true, s.reap()
 	}
-	if gone(err, s.job.root) {
+	if agent.Gone(err, s.job.root) {
 		return false, nil
 	}
 	s.refused = true
@@ -272,26 +270,16 @@ func (s *session) save(sig unix.Signal) (over bool, err error) {
 		}
 	}
 	s.job.later = nil
-	for _, e := range faultsOf(err) {
+	for _, e := range fault.Of(err) {
 		s.note("%s", e.Error())
 	}
 	s.note("%s", fault.New(fault.SnapAtSignal, s.args[0], "it could not be saved, and runs on").Error())
 	return false, nil
 }
 
-// gone reports whether a snapshot failed because its target had ended: the root of the tree, not a process below it.
-func gone(err error, root int) bool {
-	about := slices.IndexFunc(faultsOf(err), func(f *fault.Error) bool {
-		return slices.Contains([]fault.Code{fault.TargetGone, fault.NoSuchPid, fault.IsZombie}, f.Code)
-	})
-	switch {
-	case err == nil || about < 0:
-		return false
-	case faultsOf(err)[about].Object == pidText(root):
-		return true
-	}
-	st, err := procfs.Pid(root).Stat()
-	return err != nil || st.State == 'Z' || st.State == 'X'
+// canceled reports whether a snapshot was given up because its context ended.
+func canceled(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, &fault.Error{Code: fault.Interrupt})
 }
 
 // echo is how soon after the signal that asked for a snapshot another one is the same request, not a change of mind.
@@ -304,9 +292,9 @@ func (s *session) snap() (res *snapshot.Result, err error) {
 	err = s.job.during(s.ctx, echo, func(ctx context.Context) (err error) {
 		o := snapshot.Options{Dir: s.dir, Kill: true, Progress: progress, Precopy: true}
 		if s.saving != nil {
-			o.Incremental, o.Compress, o.Exclude = true, s.saving.opts.Compress, s.saving.opts.Exclude
+			o.Incremental, o.Compress, o.Exclude = true, s.saving.Options.Compress, s.saving.Options.Exclude
 		}
-		res, err = s.snapper.snap(ctx, o)
+		res, err = s.snapper.Snap(ctx, o)
 		return err
 	})
 	return res, err
@@ -314,28 +302,28 @@ func (s *session) snap() (res *snapshot.Result, err error) {
 
 // saveNow takes one periodic snapshot. A signal that ends it is seen to by whoever called.
 func (s *session) saveNow() {
-	var o outcome
+	var o agent.Outcome
 	_ = s.job.during(s.ctx, 0, func(ctx context.Context) error { // the error is in o
-		o = s.saving.once(ctx)
+		o = s.saving.Once(ctx, s.snapper)
 		return nil
 	})
-	s.timer.Reset(s.saving.next())
-	if o.res != nil {
+	s.timer.Reset(s.saving.Next())
+	if o.Result != nil {
 		s.keepStreams()
-		s.remember(runNote{Streams: s.streams, Args: s.args, Image: o.res.ID})
+		s.remember(runNote{Streams: s.streams, Args: s.args, Image: o.Result.ID})
 	}
-	if o.why != "" {
-		s.say("%s is saved %s", s.args[0], o.why)
+	if o.Why != "" {
+		s.say("%s is saved %s", s.args[0], o.Why)
 	}
 	before := s.failure
 	s.failure = ""
-	if o.err == nil || canceled(o.err) || gone(o.err, s.job.root) {
+	if o.Err == nil || canceled(o.Err) || agent.Gone(o.Err, s.job.root) {
 		return
 	}
-	if s.failure = o.err.Error(); s.failure == before {
+	if s.failure = o.Err.Error(); s.failure == before {
 		return // it was told
 	}
-	for _, e := range faultsOf(o.err) {
+	for _, e := range fault.Of(o.Err) {
 		s.note("a periodic snapshot: %s", e.Error())
 	}
 }

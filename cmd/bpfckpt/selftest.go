@@ -89,7 +89,7 @@ func selftest(c *call) error {
 			report: canaryJSON{Canary: kind.name, OK: true},
 		}
 		if err := t.run(); err != nil {
-			failed = append(failed, faultsOf(err)...)
+			failed = append(failed, fault.Of(err)...)
 		}
 		all = append(all, t.report)
 		if c.ctx.Err() != nil {
@@ -165,7 +165,7 @@ func (t *canaryTest) step(name string, took time.Duration, err error) error {
 	s := stepJSON{Step: name, OK: err == nil, US: took.Microseconds()}
 	word := "ok"
 	if err != nil {
-		e := jsonOf(faultsOf(err)[0])
+		e := jsonOf(fault.Of(err)[0])
 		s.Error, t.report.OK, word = &e, false, "failed"
 	}
 	t.report.Steps = append(t.report.Steps, s)

@@ -73,7 +73,7 @@ func snap(c *call) error {
 	}
 	progress, finish := c.bar("saving")
 	o.Progress = progress
-	res, err := c.takeSnapshot(pid, o)
+	res, err := watchClient().Snap(c.ctx, pid, o)
 	finish()
 	if err != nil {
 		return err
@@ -87,34 +87,6 @@ func snap(c *call) error {
 	c.say("%s", snapText(res))
 	return nil
 }
-
-// takeSnapshot asks the watch of the process, or does the work itself. For an incremental snapshot it starts a watch,
-// so that the next one knows what has been written.
-func (c *call) takeSnapshot(pid int, o snapshot.Options) (*snapshot.Result, error) {
-	var without error // why there is no watch
-	if o.Source == "" || o.Source == "watch" {
-		res, asked, err := c.snapByWatch(pid, o)
-		switch {
-		case asked:
-			return res, err
-		case o.Source == "watch":
-			return nil, fault.New(fault.NoSource, pidText(pid), "no watch follows it").
-				WithRemedy("start one: bpfckpt watch %d", pid)
-		}
-		without = err
-	}
-	res, err := snapshot.Snap(c.ctx, pid, o)
-	if err == nil && without != nil {
-		consequence := ""
-		if o.Incremental {
-			consequence = ", so all memory was read and compared"
-		}
-		res.Notes = append(res.Notes, fmt.Sprintf("no watch could be started%s: %v", consequence, without))
-	}
-	return res, err
-}
-
-func pidText(pid int) string { return fmt.Sprintf("pid %d", pid) }
 
 func snapOptions(c *call) (snapshot.Options, error) {
 	o := snapshot.Options{

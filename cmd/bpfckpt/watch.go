@@ -1,22 +1,17 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bpfckpt/bpfckpt/internal/control"
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/kstate"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -59,31 +54,6 @@ func watchVerb() *verb {
 	}
 }
 
-// eventQueue is how many events may wait to be shown. A watch does not wait for a slow terminal or pipe: what does not
-// fit is counted.
-const eventQueue = 1 << 16
-
-// statsEvery is how often figures are taken.
-const statsEvery = 500 * time.Millisecond
-
-// watching is one use of the verb.
-type watching struct {
-	*call
-	pid     int
-	id      procid.ID
-	comm    string
-	since   time.Time
-	w       *tracer.Watcher
-	snapper *snapper
-	events  chan tracer.Event
-	saved   chan outcome // of periodic snapshots; nil if there are none
-	saves   *saves       // what came out of saved; nil if there are none
-	saving  sync.Mutex   // guards saves
-	uses    atomic.Int64 // snapshots that others have taken or are taking
-	skipped uint64       // events that were not shown; of whoever calls take until the watch is closed
-	end     context.CancelFunc
-}
-
 func watch(c *call) error {
 	if c.cli.Bool("list") {
 		if len(c.args) > 0 {
@@ -99,7 +69,7 @@ func watch(c *call) error {
 		return err
 	}
 	if c.cli.Bool("stop") {
-		return stopWatch(c.ctx, pid)
+		return agent.Stop(c.ctx, pid)
 	}
 	saving, err := c.periodic()
 	switch {
@@ -110,108 +80,145 @@ func watch(c *call) error {
 	case saving != nil && c.cli.IsSet("dir") && c.cli.String("dir") == "":
 		return usageError(c.verb, "--dir", "the directory is empty")
 	}
-	if c.cli.Bool("background") && !inBackground() {
+	if c.cli.Bool("background") && !agent.InBackground() {
 		return c.watchInBackground(pid)
 	}
 	if saving != nil {
-		if saving.opts.Dir = c.cli.String("dir"); saving.opts.Dir == "" {
-			saving.opts.Dir = fmt.Sprintf("ckpt-%d", pid)
+		if saving.Options.Dir = c.cli.String("dir"); saving.Options.Dir == "" {
+			saving.Options.Dir = fmt.Sprintf("ckpt-%d", pid)
 		}
-		if saving.opts.Dir, err = filepath.Abs(saving.opts.Dir); err != nil {
+		if saving.Options.Dir, err = filepath.Abs(saving.Options.Dir); err != nil {
 			return fault.New(fault.BadOption, "--dir", "%w", err)
 		}
 	}
 	return c.watchHere(pid, saving)
 }
 
-// watchHere is the watch itself.
-func (c *call) watchHere(pid int, saving *periodic) (err error) {
-	wt := &watching{call: c, pid: pid, since: time.Now(), events: make(chan tracer.Event, eventQueue)}
-	if wt.comm, wt.id, err = whoIs(pid); err != nil {
+// takeOver ends a watch of an earlier version, see agent.Client.
+func (c *call) takeOver(pid int, saves bool) error {
+	note, err := watchClient().TakeOver(c.ctx, pid, saves)
+	if note != "" && !agent.InBackground() {
+		c.note("%s", note)
+	}
+	return err
+}
+
+// notInBackground are the flags of the verb that have no meaning for a watch in the background.
+var notInBackground = []string{"list", "background", "stop", "metrics"}
+
+// watchClient asks watches and starts them, with the flags of the verb.
+func watchClient() agent.Client {
+	c := agent.Client{Flags: map[string]bool{}}
+	for _, f := range watchVerb().flags {
+		_, isBool := f.(*cli.BoolFlag)
+		if name := f.Names()[0]; !slices.Contains(notInBackground, name) {
+			c.Flags[name] = !isBool
+		}
+	}
+	return c
+}
+
+// watchInBackground starts the watch that the command line asks for and returns when it runs.
+func (c *call) watchInBackground(pid int) error {
+	if c.cli.IsSet("metrics") {
+		return usageError(c.verb, "--metrics",
+			"a watch in the background does not serve metrics; start it with your service manager")
+	}
+	var flags []string
+	for _, f := range c.verb.flags {
+		name := f.Names()[0]
+		if !c.cli.IsSet(name) || name == "background" {
+			continue
+		}
+		switch f.(type) {
+		case *cli.BoolFlag:
+			flags = append(flags, "--"+name)
+		case *cli.StringSliceFlag:
+			for _, value := range c.cli.StringSlice(name) {
+				flags = append(flags, "--"+name+"="+value)
+			}
+		default:
+			flags = append(flags, fmt.Sprintf("--%s=%v", name, c.cli.Value(name)))
+		}
+	}
+	if err := c.takeOver(pid, c.cli.IsSet("every")); err != nil {
 		return err
 	}
-	wt.ctx, wt.end = context.WithCancel(c.ctx)
-	defer wt.end()
+	watcher, err := agent.Start(c.ctx, pid, flags)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.object(map[string]int{"pid": pid, "watcher": watcher})
+	}
+	c.say("the watch of pid %d runs in the background, pid %d; `bpfckpt watch %d --stop` ends it", pid, watcher, pid)
+	return nil
+}
+
+// listWatches prints the watches that run.
+func listWatches(c *call) error {
+	all, silent, err := agent.List(c.ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range silent {
+		c.note("%v", err)
+	}
+	if c.json {
+		return c.object(map[string]any{"watches": append([]agent.Status{}, all...)})
+	}
+	rows := [][]string{{"PID", "COMMAND", "WATCHER", "SINCE", "PROCESSES", "EVENTS", "LOST", "DRIFT", "SAVED"}}
+	for _, s := range all {
+		rows = append(rows, []string{
+			strconv.Itoa(s.Pid), s.Comm, strconv.Itoa(s.Watcher),
+			durationText(time.Duration(s.SinceUS) * time.Microsecond),
+			strconv.Itoa(s.Stats.Groups), decimal(s.Stats.Events), decimal(s.Stats.Lost), decimal(s.Stats.Drift),
+			savedText(s.Saves),
+		})
+	}
+	if len(all) == 0 {
+		return c.print("no watch is running\n")
+	}
+	return c.print(table(rows))
+}
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// watching is a watch that runs here, as it is shown.
+type watching struct {
+	*call
+	pid     int
+	watch   *agent.Watch
+	events  chan tracer.Event
+	skipped uint64 // events that were not shown; of whoever calls take until the watch is finished
+}
+
+// eventQueue is how many events may wait to be shown. A watch does not wait for a slow terminal or pipe: what does not
+// fit is counted.
+const eventQueue = 1 << 16
+
+// watchHere is the watch itself.
+func (c *call) watchHere(pid int, saving *agent.Periodic) (err error) {
+	wt := &watching{call: c, pid: pid, events: make(chan tracer.Event, eventQueue)}
 	if err := c.takeOver(pid, saving != nil); err != nil {
 		return err
 	}
-	server, err := control.Listen(wt.id, pid)
-	if err != nil {
+	o := agent.Options{NoDL: c.cli.Bool("no-dlopen"), Saves: saving}
+	if !agent.InBackground() {
+		o.OnEvent = wt.take
+	}
+	if wt.watch, err = agent.Begin(c.ctx, pid, o); err != nil {
 		return err
 	}
-	defer server.Close()
-	opts := tracer.WatchOptions{NoDL: c.cli.Bool("no-dlopen")}
-	if !inBackground() {
-		opts.OnEvent = wt.take
-	}
-	wt.w, err = tracer.Watch(wt.ctx, pid, opts)
-	if err != nil {
-		return err
-	}
-	defer wt.w.Close()
-	if id, err := procid.Of(pid); err != nil || id != wt.id {
-		return fault.New(fault.TargetGone, pidText(pid), "it ended before it could be watched")
-	}
-	wt.snapper = newSnapper(pid, func() kstate.Source { return wt.w.Source() })
-	wt.snapper.id = wt.id
-	defer wt.snapper.close()
-	if saving != nil {
-		defer wt.save(saving)()
-	}
-	go func() { _ = server.Serve(wt.answer) }() // it ends with Close
+	defer wt.watch.Close()
 	if address := c.cli.String("metrics"); address != "" {
-		stop, err := wt.serveMetrics(address)
+		stop, err := serveMetrics(address, wt.watch.Status)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
 	return wt.show()
-}
-
-// save begins with periodic snapshots. stop ends them, and waits for the one that is under way.
-func (wt *watching) save(p *periodic) (stop func()) {
-	ctx, cancel := context.WithCancel(wt.ctx)
-	p.snapper = wt.snapper
-	wt.saved = make(chan outcome)
-	wt.saves = &saves{Dir: p.opts.Dir, NextUS: p.next().Microseconds()}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.run(ctx, func(o outcome) {
-			wt.saving.Lock()
-			wt.saves.add(o, time.Since(wt.since))
-			wt.saves.NextUS = p.next().Microseconds()
-			wt.saving.Unlock()
-			select {
-			case wt.saved <- o:
-			case <-ctx.Done():
-			}
-		})
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-// whoIs names the process to be watched, or says why it cannot be.
-func whoIs(pid int) (comm string, id procid.ID, err error) {
-	id, err = procid.Of(pid)
-	st := procfs.Stat{}
-	if err == nil {
-		st, err = procfs.Pid(pid).Stat()
-	}
-	switch {
-	case errors.Is(err, &fault.Error{Code: fault.TargetGone}):
-		err = fault.New(fault.NoSuchPid, pidText(pid), "there is no /proc/%d", pid)
-	case err != nil:
-	case st.State == 'Z':
-		err = fault.New(fault.IsZombie, pidText(pid), "%s has ended and waits for its parent, pid %d", st.Comm, st.PPid)
-	case st.Flags&procfs.PFKThread != 0:
-		err = fault.New(fault.KernelThread, pidText(pid), "%s runs in the kernel", st.Comm)
-	}
-	return st.Comm, id, err
 }
 
 // take queues an event. It is called by one goroutine at a time, whoever brings the table up to date, and must not
@@ -228,7 +235,7 @@ func (wt *watching) take(e *tracer.Event) {
 func (wt *watching) show() error {
 	var out watchOutput
 	switch {
-	case inBackground():
+	case agent.InBackground():
 		out = &quietWatch{wt: wt}
 	case wt.json:
 		out = &jsonWatch{wt: wt}
@@ -242,27 +249,28 @@ func (wt *watching) show() error {
 		out = &plainWatch{wt: wt}
 	}
 	err := wt.loop(out)
-	wt.w.Close()
+	end := wt.watch.Finish()
 	for len(wt.events) > 0 && err == nil {
 		err = out.event(<-wt.events)
 	}
-	end := wt.howEnded()
-	end.stats = wt.w.Final()
-	return errors.Join(err, out.end(end))
+	return errors.Join(err, out.end(endOf(end)))
 }
 
 // watchOutput is one way to show a watch.
 type watchOutput interface {
 	event(e tracer.Event) error
-	stats(s watchStatus) error
-	saved(o outcome) error
+	stats(s agent.Status) error
+	saved(o agent.Outcome) error
 	end(e watchEnd) error
 }
+
+// statsEvery is how often figures are taken.
+const statsEvery = 500 * time.Millisecond
 
 func (wt *watching) loop(out watchOutput) error {
 	tick := time.NewTicker(statsEvery)
 	defer tick.Stop()
-	first, err := wt.status(wt.ctx)
+	first, err := wt.watch.Status(wt.ctx)
 	if err == nil {
 		err = out.stats(first)
 	}
@@ -270,89 +278,54 @@ func (wt *watching) loop(out watchOutput) error {
 		select {
 		case e := <-wt.events:
 			err = out.event(e)
-		case o := <-wt.saved:
+		case o := <-wt.watch.Saved():
 			err = out.saved(o)
 		case <-tick.C:
-			var s watchStatus
-			if s, err = wt.status(wt.ctx); err == nil {
+			var s agent.Status
+			if s, err = wt.watch.Status(wt.ctx); err == nil {
 				err = out.stats(s)
 			}
-		case <-wt.w.Done():
+		case <-wt.watch.Done():
 			return nil
-		case <-wt.ctx.Done():
+		case <-wt.watch.Told():
 			return nil
 		}
 	}
-	if errors.Is(err, &fault.Error{Code: fault.TargetGone}) || wt.ctx.Err() != nil {
+	if errors.Is(err, &fault.Error{Code: fault.TargetGone}) || isClosed(wt.watch.Told()) {
 		return nil
 	}
 	return err
 }
 
-// watchStatus is what a watch tells about itself, to its own output and over the control socket.
-type watchStatus struct {
-	Pid      int          `json:"pid"`
-	Comm     string       `json:"comm"`
-	Watcher  int          `json:"watcher"` // pid of the watch
-	SinceUS  int64        `json:"since_us"`
-	Stats    tracer.Stats `json:"table"`
-	RSSBytes int64        `json:"rss_bytes"` // of the root process
-	// minor page faults of the root process so far: pages first touched or written
-	Faults uint64 `json:"minflt"`
-	Saves  *saves `json:"snapshots,omitempty"`
-}
-
-func (wt *watching) status(ctx context.Context) (watchStatus, error) {
-	s := watchStatus{Pid: wt.pid, Comm: wt.comm, Watcher: os.Getpid(), SinceUS: time.Since(wt.since).Microseconds()}
-	var err error
-	if s.Stats, err = wt.w.Stats(ctx); err != nil {
-		return s, err
-	}
-	if st, err := procfs.Pid(wt.pid).Stat(); err == nil { // without it the tree has just ended
-		s.Comm = st.Comm // it changes at execve(2)
-		s.RSSBytes, s.Faults = int64(st.RSS)*int64(os.Getpagesize()), st.MinFlt
-	}
-	if wt.saves != nil {
-		wt.saving.Lock()
-		now := *wt.saves
-		wt.saving.Unlock()
-		s.Saves = &now
-	}
-	return s, nil
-}
-
-// watchEnd is how a watch ended.
-type watchEnd struct {
-	known  bool // the root process has ended and its status is known
-	ended  bool // the root process has ended
-	status int  // exit status
-	signal string
-	text   string
-	stats  tracer.Stats
-}
-
-func (wt *watching) howEnded() watchEnd {
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-wt.w.Done():
+	case <-c:
+		return true
 	default:
-		return watchEnd{text: "the watch was ended; the process runs on"}
+		return false
 	}
-	ws, ok := wt.w.Exit()
-	if !ok {
-		if wt.ctx.Err() != nil {
-			return watchEnd{text: "the watch was ended; the process runs on"}
-		}
-		return watchEnd{ended: true, text: "it has ended"}
+}
+
+// watchEnd is how a watch ended, for people and scripts.
+type watchEnd struct {
+	agent.End
+	code   int    // exit code, if the status is known
+	signal string // that killed the root process, "" if none did
+	text   string
+}
+
+func endOf(end agent.End) watchEnd {
+	e := watchEnd{End: end, code: statusOf(end.Status)}
+	switch {
+	case !e.Ended:
+		e.text = "the watch was ended; the process runs on"
+	case !e.Known:
+		e.text = "it has ended"
+	case e.Status.Signaled():
+		e.signal = signalName(int(e.Status.Signal()))
+		e.text = "it was killed by " + e.signal
+	default:
+		e.text = fmt.Sprintf("it ended with status %d", e.code)
 	}
-	if ws.Signaled() {
-		name := signalName(int(ws.Signal()))
-		return watchEnd{
-			known: true, ended: true, status: 128 + int(ws.Signal()), signal: name,
-			text: "it was killed by " + name,
-		}
-	}
-	return watchEnd{
-		known: true, ended: true, status: ws.ExitStatus(),
-		text: fmt.Sprintf("it ended with status %d", ws.ExitStatus()),
-	}
+	return e
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -19,10 +20,10 @@ import (
 type plainWatch struct {
 	wt    *watching
 	begun bool
-	last  watchStatus
+	last  agent.Status
 }
 
-func (p *plainWatch) stats(s watchStatus) error {
+func (p *plainWatch) stats(s agent.Status) error {
 	p.last = s
 	if p.begun {
 		return nil
@@ -35,10 +36,12 @@ func (p *plainWatch) stats(s watchStatus) error {
 
 func (p *plainWatch) event(e tracer.Event) error { return p.wt.print(visible(e.String()) + "\n") }
 
-func (p *plainWatch) saved(o outcome) error { return p.wt.print(strings.Join(o.lines(), "\n") + "\n") }
+func (p *plainWatch) saved(o agent.Outcome) error {
+	return p.wt.print(strings.Join(outcomeLines(o), "\n") + "\n")
+}
 
 func (p *plainWatch) end(e watchEnd) error {
-	t := &e.stats
+	t := &e.Stats
 	return p.wt.print(fmt.Sprintf("%d %s: %s; %d events, %d lost, %d not shown\n", p.last.Pid, visible(p.last.Comm),
 		e.text, t.Events, t.Lost, p.wt.skipped))
 }
@@ -54,7 +57,7 @@ type jsonWatch struct {
 // jsonStatsEvery is how often figures are printed between the events.
 const jsonStatsEvery = 5 * time.Second
 
-func (j *jsonWatch) stats(s watchStatus) error {
+func (j *jsonWatch) stats(s agent.Status) error {
 	kind := "state"
 	if j.begun {
 		if time.Since(j.said) < jsonStatsEvery {
@@ -65,27 +68,47 @@ func (j *jsonWatch) stats(s watchStatus) error {
 	j.begun, j.said = true, time.Now()
 	return j.wt.object(struct {
 		Event string `json:"event"`
-		watchStatus
+		agent.Status
 	}{kind, s})
 }
 
 func (j *jsonWatch) event(e tracer.Event) error { return j.wt.object(e) }
 
-func (j *jsonWatch) saved(o outcome) error { return j.wt.object(outcomeJSON(o)) }
+func (j *jsonWatch) saved(o agent.Outcome) error { return j.wt.object(outcomeJSON(o)) }
 
 func (j *jsonWatch) end(e watchEnd) error {
 	end := map[string]any{
-		"event": "end", "pid": j.wt.pid, "ended": e.ended, "not_shown": j.wt.skipped,
-		"table": e.stats,
+		"event": "end", "pid": j.wt.pid, "ended": e.Ended, "not_shown": j.wt.skipped,
+		"table": e.Stats,
 	}
-	if e.known {
-		end["status"] = e.status
+	if e.Known {
+		end["status"] = e.code
 	}
 	if e.signal != "" {
 		end["signal"] = e.signal
 	}
 	return j.wt.object(end)
 }
+
+// quietWatch is the output of a watch in the background.
+type quietWatch struct {
+	wt    *watching
+	begun bool
+}
+
+func (q *quietWatch) stats(agent.Status) error {
+	if q.begun {
+		return nil
+	}
+	q.begun = true
+	return outputError(agent.Ready(q.wt.out))
+}
+
+func (q *quietWatch) event(tracer.Event) error { return nil }
+
+func (q *quietWatch) saved(agent.Outcome) error { return nil } // `watch --list` tells
+
+func (q *quietWatch) end(watchEnd) error { return nil }
 
 // isTerminal reports whether the view of a person is wanted.
 func (wt *watching) isTerminal() bool {
@@ -110,8 +133,8 @@ type screen struct {
 	tty     *os.File
 	resized chan os.Signal
 	recent  []fmt.Stringer // newest last; most of them are never seen, and so never written out
-	now     watchStatus
-	before  watchStatus
+	now     agent.Status
+	before  agent.Status
 	rates   rates
 }
 
@@ -140,14 +163,14 @@ func (s *screen) event(e tracer.Event) error {
 	return nil
 }
 
-func (s *screen) saved(o outcome) error {
-	for _, l := range o.lines() {
+func (s *screen) saved(o agent.Outcome) error {
+	for _, l := range outcomeLines(o) {
 		s.recent = append(s.recent, textLine(l))
 	}
 	return nil
 }
 
-func (s *screen) stats(st watchStatus) error {
+func (s *screen) stats(st agent.Status) error {
 	s.before, s.now = s.now, st
 	if dt := float64(s.now.SinceUS-s.before.SinceUS) / 1e6; dt > 0 && s.before.Pid != 0 {
 		s.rates = rates{
@@ -204,7 +227,7 @@ func (s *screen) head() []string {
 			bytesText(int64(s.rates.faults)*int64(os.Getpagesize()))),
 	}
 	if s.now.Saves != nil {
-		lines = append(lines, s.now.Saves.text())
+		lines = append(lines, savesText(s.now.Saves))
 	}
 	return append(lines, "")
 }
@@ -235,7 +258,7 @@ func cut(line string, width int) string {
 func (s *screen) end(e watchEnd) error {
 	signal.Stop(s.resized)
 	_, err := io.WriteString(s.tty, leaveScreen)
-	t := &e.stats
+	t := &e.Stats
 	s.wt.note("pid %d %s: %s; %d events, %d lost", s.now.Pid, visible(s.now.Comm), e.text, t.Events, t.Lost)
 	return outputError(err)
 }

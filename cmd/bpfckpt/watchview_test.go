@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -15,7 +16,7 @@ var controlSequence = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]")
 // TestWatchPage looks at the view on terminals of several sizes: it does not scroll, no line is too long, and 80
 // columns hold all figures.
 func TestWatchPage(t *testing.T) {
-	s := &screen{now: watchStatus{
+	s := &screen{now: agent.Status{
 		Pid: 4194304, Comm: "a-longer-name15", SinceUS: 3.6e9, RSSBytes: 123 << 30,
 		Stats: tracer.Stats{
 			Events: 123456789, Lost: 1234567, Repairs: 12345, Drift: 1234, Groups: 1000, Threads: 10000, Maps: 100000,

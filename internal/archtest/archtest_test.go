@@ -26,6 +26,8 @@ func layer(pkg string) int {
 	top, _, _ := strings.Cut(pkg, "/")
 	switch top {
 	case "cmd":
+		return 8
+	case "agent":
 		return 7
 	case "snapshot", "restore":
 		return 6
@@ -40,7 +42,7 @@ func layer(pkg string) int {
 	case "image":
 		return 1
 	}
-	return 8 // integration, examples, scripts: they may import everything, and nobody imports them
+	return 9 // integration, examples, scripts: they may import everything, and nobody imports them
 }
 
 // internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those

@@ -5,6 +5,7 @@
 package fault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -161,6 +162,23 @@ func (l List) OrNil() error {
 		return nil
 	}
 	return l
+}
+
+// Of finds the faults in an error that is not nil, at least one: a fault.List or *Error that it wraps, Interrupt if its
+// context was canceled, else Internal.
+func Of(err error) List {
+	if errors.Is(err, context.Canceled) { // only our own signal handling cancels
+		return List{New(Interrupt, "bpfckpt", "a signal told it to stop")}
+	}
+	var list List
+	if errors.As(err, &list) && len(list) > 0 {
+		return list
+	}
+	var one *Error
+	if errors.As(err, &one) {
+		return List{one}
+	}
+	return List{New(Internal, "", "%w", err)}
 }
 
 // Lookup returns the entry of a code.
