@@ -16,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/bench"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 	"github.com/bpfckpt/bpfckpt/tracer"
@@ -274,7 +275,7 @@ func snapFigures(res *snapshot.Result, err error) (bench.SnapFigures, error) {
 
 // benchRestore is the bench.Restorer of this command.
 func benchRestore(ctx context.Context, dir string, lazily bool) (bench.Restored, error) {
-	o := restore.Options{Std: ownStreams()}
+	o := restore.Options{Std: job.OwnStreams()}
 	if lazily {
 		var err error
 		if o.Lazy, err = startLazy(dir, false); err != nil {
@@ -289,7 +290,7 @@ func benchRestore(ctx context.Context, dir string, lazily bool) (bench.Restored,
 		return bench.Restored{}, err
 	}
 	defer r.Close()
-	got, err := startRestore(ctx, r, o)
+	got, err := job.Restore(ctx, r, o)
 	if err != nil {
 		return bench.Restored{}, err
 	}
@@ -299,7 +300,7 @@ func benchRestore(ctx context.Context, dir string, lazily bool) (bench.Restored,
 	}
 	return bench.Restored{
 		Pid: got.Root, Took: micros(got.RestoreUS), Phases: phases,
-		Kill: func() error { got.abandon(); return nil },
+		Kill: func() error { got.Abandon(); return nil },
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -218,23 +219,8 @@ func processCandidates(proc string) (out []candidate) {
 		}
 		out = append(out, candidate{
 			e.Name(),
-			commandText(strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")),
+			cmdline.Text(strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")),
 		})
 	}
 	return out
-}
-
-// commandText prints a command line on one line, without control characters, cut to a width that fits beside a pid.
-func commandText(args []string) string {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.Join(args, " "))
-	const width = 60
-	if runes := []rune(text); len(runes) > width {
-		return string(runes[:width-3]) + "..."
-	}
-	return text
 }

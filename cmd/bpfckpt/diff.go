@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -269,11 +270,11 @@ func diffText(d diffJSON) string {
 		p := &d.Processes[i]
 		switch p.In {
 		case "a":
-			fmt.Fprintf(&t, "\n- PROCESS %d: %s\n", p.Pid, commandText(p.Args))
+			fmt.Fprintf(&t, "\n- PROCESS %d: %s\n", p.Pid, cmdline.Text(p.Args))
 		case "b":
-			fmt.Fprintf(&t, "\n+ PROCESS %d: %s\n", p.Pid, commandText(p.Args))
+			fmt.Fprintf(&t, "\n+ PROCESS %d: %s\n", p.Pid, cmdline.Text(p.Args))
 		default:
-			fmt.Fprintf(&t, "\nPROCESS %d: %s\n", p.Pid, commandText(p.Args))
+			fmt.Fprintf(&t, "\nPROCESS %d: %s\n", p.Pid, cmdline.Text(p.Args))
 			t.WriteString("  memory: " + pagesText(p.Pages) + "\n")
 			t.WriteString(changesText("THREADS", p.Threads) + changesText("MAPPINGS", p.Maps) +
 				changesText("DESCRIPTORS", p.FDs))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -111,7 +112,7 @@ func sections() []section {
 
 func processText(r *image.Reader, p *image.Process) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "PROCESS %d: %s\n", p.Pid, commandText(p.Args))
+	fmt.Fprintf(&b, "PROCESS %d: %s\n", p.Pid, cmdline.Text(p.Args))
 	rows := [][]string{
 		{"parent", fmt.Sprint(p.PPid)},
 		{"group, session", fmt.Sprintf("%d, %d", p.Pgid, p.Sid)},

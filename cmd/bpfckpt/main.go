@@ -48,15 +48,6 @@ type status int
 
 func (s status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
 
-// statusOf turns a wait status into an exit code as shells do: the process's own, or 128 plus the number of the signal
-// that killed it.
-func statusOf(ws unix.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
-}
-
 // exitCode is the one mapping from what a verb returned to the exit code of the command. The faults are those to print.
 func exitCode(err error) (int, fault.List) {
 	if err == nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/plan"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
@@ -52,7 +53,7 @@ func planRestore(c *call) error {
 	defer img.Close()
 	o := restore.Options{
 		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"),
-		Std: ownStreams(), Files: c.cli.String("files"),
+		Std: job.OwnStreams(), Files: c.cli.String("files"),
 	}
 	p, err := restore.Plan(c.ctx, img, o)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/job"
 )
 
 // console is a terminal with a program of its own session on it, as a person has one.
@@ -125,7 +127,7 @@ func (c *console) exits(code int) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if got := statusOf(unix.WaitStatus(st.Sys().(syscall.WaitStatus))); got != code {
+	if got := job.ExitCode(unix.WaitStatus(st.Sys().(syscall.WaitStatus))); got != code {
 		c.t.Fatalf("exit status %d instead of %d; the terminal shows %q", got, code, c.screen())
 	}
 }

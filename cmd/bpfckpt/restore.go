@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"os"
 	"strconv"
 
@@ -9,6 +8,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/restore"
 )
 
@@ -87,7 +87,7 @@ func restoreImage(c *call) error {
 	}
 	o := restore.Options{
 		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"),
-		PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Std: ownStreams(),
+		PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Std: job.OwnStreams(),
 	}
 	if c.cli.Bool("lazy") {
 		var err error
@@ -103,49 +103,44 @@ func restoreImage(c *call) error {
 		return err
 	}
 	defer r.Close()
-	j := &job{tty: openTerminal(), early: ownsTerminal()}
-	defer j.tty.close()
-	j.catch()
-	defer j.release()
-	var tree *restored
-	err = j.during(c.ctx, 0, func(ctx context.Context) (err error) {
-		tree, err = startRestore(ctx, r, o)
-		return err
-	})
+	place := job.NewForeground()
+	defer place.Close()
+	tree, err := place.Restore(c.ctx, r, o)
 	if err != nil {
 		return err
 	}
 	r.Close()
-	c.notes(tree)
+	for _, n := range tree.Notes {
+		c.note("%s", n)
+	}
 	if err := announce(c, tree); err != nil {
-		tree.abandon()
+		tree.Abandon()
 		return err
 	}
 	if o.Detach {
 		return nil
 	}
-	j.root, j.foreign = tree.Root, tree.Wait
-	ws, err := j.stay()
+	ws, err := place.Stay(tree)
 	if err != nil {
 		return err
 	}
-	return status(statusOf(ws))
+	return status(job.ExitCode(ws))
 }
 
 // announce tells the pid file and the user that the process is back.
-func announce(c *call, tree *restored) error {
+func announce(c *call, tree *job.Restored) error {
 	if path := c.cli.String("pidfile"); path != "" {
 		if err := os.WriteFile(path, []byte(strconv.Itoa(tree.Root)+"\n"), 0o644); err != nil {
 			return fault.New(fault.BeforeRestore, path, "write the pid file: %w", err)
 		}
 	}
 	if !c.json {
-		c.say("restored %s@%s as process %d in %s", tree.info.Dir, imageName(tree.info.Name, tree.info.ID), tree.Root,
+		c.say("restored %s@%s as process %d in %s", tree.Info.Dir, imageName(tree.Info.Name, tree.Info.ID), tree.Root,
 			microsText(tree.RestoreUS))
 		return nil
 	}
 	obj := restoreJSON{
-		Dir: tree.info.Dir, ID: tree.info.ID, Name: tree.info.Name, Pid: tree.Root, Pids: tree.Pids, PidNS: tree.PidNS,
+		Dir: tree.Info.Dir, ID: tree.Info.ID, Name: tree.Info.Name, Pid: tree.Root, Pids: tree.Pids, PidNS: tree.PidNS,
 		RestoreUS: tree.RestoreUS, Phases: tree.Phases, Notes: append([]string{}, tree.Notes...),
 	}
 	if tree.Lazy != nil {

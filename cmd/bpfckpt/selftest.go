@@ -14,6 +14,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 )
@@ -52,7 +53,7 @@ type canaryKind struct {
 	name   string
 	path   string
 	args   []string // {} is the file it writes, if it writes one
-	status int      // how it ends on SIGTERM, as statusOf has it
+	status int      // how it ends on SIGTERM, as job.ExitCode has it
 }
 
 func (k canaryKind) writes() bool { return k.args[len(k.args)-1] == "{}" }
@@ -124,7 +125,7 @@ type canaryTest struct {
 	dir    string
 	pid    int
 	child  bool // the process is our child and has not been waited for
-	job    *restored
+	back   *job.Restored
 	report canaryJSON
 }
 
@@ -220,13 +221,13 @@ func (t *canaryTest) kill() error {
 	if err := unix.Kill(t.pid, unix.SIGKILL); err != nil {
 		return t.fail("kill it: %w", err)
 	}
-	ws, err := waitChild(t.pid)
+	ws, err := job.WaitChild(t.pid)
 	t.child = false
 	if err != nil {
 		return t.fail("wait for it: %w", err)
 	}
 	if !ws.Signaled() || ws.Signal() != unix.SIGKILL {
-		return t.fail("it ended by itself, with status %d", statusOf(ws))
+		return t.fail("it ended by itself, with status %d", job.ExitCode(ws))
 	}
 	return nil
 }
@@ -242,12 +243,12 @@ func (t *canaryTest) restore() error {
 		return t.fail("open %s: %w", os.DevNull, err)
 	}
 	defer null.Close()
-	t.job, err = startRestore(t.ctx, r, restore.Options{Std: [3]*os.File{null, null, null}})
+	t.back, err = job.Restore(t.ctx, r, restore.Options{Std: [3]*os.File{null, null, null}})
 	if err != nil {
 		return err
 	}
-	if t.job.Root != t.pid {
-		return t.fail("process %d came back as %d", t.pid, t.job.Root)
+	if t.back.Root != t.pid {
+		return t.fail("process %d came back as %d", t.pid, t.back.Root)
 	}
 	return nil
 }
@@ -261,15 +262,15 @@ func (t *canaryTest) goesOn() error {
 
 // end asks the canary to end and looks at what it left.
 func (t *canaryTest) end() error {
-	if err := unix.Kill(t.job.Root, unix.SIGTERM); err != nil {
+	if err := unix.Kill(t.back.Root, unix.SIGTERM); err != nil {
 		return t.fail("end it: %w", err)
 	}
-	ws, err := t.job.await(t.ctx)
+	ws, err := t.back.Await(t.ctx)
 	if err != nil {
 		return t.fail("wait for it: %w", err)
 	}
-	t.job = nil
-	if got := statusOf(ws); got != t.kind.status {
+	t.back = nil
+	if got := job.ExitCode(ws); got != t.kind.status {
 		return t.fail("it ended with status %d instead of %d", got, t.kind.status)
 	}
 	if !t.kind.writes() {
@@ -339,9 +340,9 @@ func (t *canaryTest) until(complaint string, met func() bool) error {
 func (t *canaryTest) cleanup() {
 	if t.child {
 		_ = unix.Kill(t.pid, unix.SIGKILL) // a child that is not waited for cannot be gone
-		_, _ = waitChild(t.pid)
+		_, _ = job.WaitChild(t.pid)
 	}
-	if t.job != nil {
-		t.job.abandon()
+	if t.back != nil {
+		t.back.Abandon()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -124,6 +125,8 @@ func (u *ui) bar(what string) (progress func(done, total int64), finish func()) 
 	}
 	return progress, finish
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 // bytesText prints a size in the unit that suits it, base 1024.
 func bytesText[T int64 | uint64](n T) string {

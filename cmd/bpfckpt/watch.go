@@ -12,6 +12,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -315,7 +316,7 @@ type watchEnd struct {
 }
 
 func endOf(end agent.End) watchEnd {
-	e := watchEnd{End: end, code: statusOf(end.Status)}
+	e := watchEnd{End: end, code: job.ExitCode(end.Status)}
 	switch {
 	case !e.Ended:
 		e.text = "the watch was ended; the process runs on"

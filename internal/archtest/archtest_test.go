@@ -26,6 +26,8 @@ func layer(pkg string) int {
 	top, _, _ := strings.Cut(pkg, "/")
 	switch top {
 	case "cmd":
+		return 9
+	case "job":
 		return 8
 	case "agent":
 		return 7
@@ -42,7 +44,7 @@ func layer(pkg string) int {
 	case "image":
 		return 1
 	}
-	return 9 // integration, examples, scripts: they may import everything, and nobody imports them
+	return 10 // integration, examples, scripts: they may import everything, and nobody imports them
 }
 
 // internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those

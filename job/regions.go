@@ -1,6 +1,7 @@
-package main
+package job
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 
@@ -26,11 +27,11 @@ func marksRegions(path string) bool {
 // startWatched starts a program and watches it from before its first instruction: a watch that comes later cannot know
 // whether it is in a region. The kernel stops it for us at the end of execve(2), as it does for a debugger, which we
 // are no longer when it runs.
-func (s *session) startWatched(path string, attr *os.ProcAttr) (*os.Process, error) {
+func (j *Job) startWatched(path string, attr *os.ProcAttr) (*os.Process, error) {
 	runtime.LockOSThread() // it is traced by this thread
 	defer runtime.UnlockOSThread()
 	attr.Sys.Ptrace = true
-	p, err := os.StartProcess(path, s.args, attr)
+	p, err := os.StartProcess(path, j.Args, attr)
 	if err != nil {
 		return nil, err
 	}
@@ -43,41 +44,41 @@ func (s *session) startWatched(path string, attr *os.ProcAttr) (*os.Process, err
 	if err != nil || !ws.Stopped() {
 		return p, nil // it was killed, as whoever waits for it will see
 	}
-	s.watch(p.Pid, true)
+	j.watch(p.Pid, true)
 	if err := unix.PtraceDetach(p.Pid); err != nil && err != unix.ESRCH {
 		_ = p.Kill()
-		return nil, fault.New(fault.StartCommand, s.args[0], "let it go: %w", err)
+		return nil, fault.New(fault.StartCommand, j.Args[0], "let it go: %w", err)
 	}
 	return p, nil
 }
 
 // watch begins to watch the command for the snapshots to come. If it cannot be watched it runs all the same; what is
 // then not saved is told now.
-func (s *session) watch(pid int, atStart bool) {
-	w, err := tracer.Watch(s.ctx, pid, tracer.WatchOptions{AtStart: atStart, NoDL: true})
+func (j *Job) watch(pid int, atStart bool) {
+	w, err := tracer.Watch(j.ctx, pid, tracer.WatchOptions{AtStart: atStart, NoDL: true})
 	if err != nil {
-		s.note("the command marks regions in which no snapshot may be taken, and cannot be watched, so it cannot be saved: %v", err)
+		j.Observer.Note(fmt.Sprintf("the command marks regions in which no snapshot may be taken, and cannot be watched, so it cannot be saved: %v", err))
 		return
 	}
-	s.watcher = w
+	j.watcher = w
 }
 
 // live is the source of kernel state of the watch, nil without one.
-func (s *session) live() func() kstate.Source {
-	if s.watcher == nil {
+func (j *Job) live() func() kstate.Source {
+	if j.watcher == nil {
 		return nil
 	}
-	return func() kstate.Source { return s.watcher.Source() }
+	return func() kstate.Source { return j.watcher.Source() }
 }
 
 // watchLate begins to watch a command of which only now it turns out that it marks regions, in a library.
-func (s *session) watchLate() func() kstate.Source {
-	s.watch(s.job.root, false)
-	return s.live()
+func (j *Job) watchLate() func() kstate.Source {
+	j.watch(j.place.root, false)
+	return j.live()
 }
 
-func (s *session) unwatch() {
-	if s.watcher != nil {
-		s.watcher.Close()
+func (j *Job) unwatch() {
+	if j.watcher != nil {
+		j.watcher.Close()
 	}
 }

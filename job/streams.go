@@ -1,4 +1,4 @@
-package main
+package job
 
 import (
 	"errors"
@@ -38,7 +38,7 @@ func keptPath(dir string, n int) string { return filepath.Join(dir, keptDir, str
 
 // ownStreamFiles is what our own streams are.
 func ownStreamFiles() (own streams) {
-	for n, f := range ownStreams() {
+	for n, f := range OwnStreams() {
 		own[n], _ = streamOf(f)
 	}
 	return own
@@ -66,7 +66,7 @@ func (s stream) isFile() bool { return s.Ino != 0 }
 // command reads from stays what it was, unless we got another file or a pipe in its place: a terminal or /dev/null does
 // not mean that the input is over.
 func (s streams) replaced(dir string) (now streams, given [3]*restore.Given) {
-	for n, own := range ownStreams() {
+	for n, own := range OwnStreams() {
 		is, typ := streamOf(own)
 		had := s[n]
 		switch {
@@ -90,15 +90,15 @@ func (s streams) replaced(dir string) (now streams, given [3]*restore.Given) {
 
 // keepStreams brings the copies of what the command has written to files up to date. What fails is worth a line, but no
 // more.
-func (s *session) keepStreams() {
-	for n, f := range ownStreams() {
-		if st := &s.streams[n]; n > 0 && st.isFile() {
+func (j *Job) keepStreams() {
+	for n, f := range OwnStreams() {
+		if st := &j.streams[n]; n > 0 && st.isFile() {
 			if is, _ := streamOf(f); is.Dev != st.Dev || is.Ino != st.Ino {
 				continue
 			}
-			if err := st.keep(f, keptPath(s.dir, n)); err != nil {
+			if err := st.keep(f, keptPath(j.Dir, n)); err != nil {
 				st.Kept = 0
-				s.note("%s", fault.New(fault.RunStore, keptPath(s.dir, n), "keep what the command wrote to %s: %w",
+				j.Observer.Note(fault.New(fault.RunStore, keptPath(j.Dir, n), "keep what the command wrote to %s: %w",
 					f.Name(), err).
 					WithRemedy("append to the file (>>) in the next run, so that nothing of it is lost").Error())
 			}
@@ -149,6 +149,6 @@ func (st *stream) copyNew(dst, src *os.File) error {
 }
 
 // forgetStreams removes the copies: the command has ended by itself, and its output is complete.
-func (s *session) forgetStreams() {
-	_ = os.RemoveAll(filepath.Join(s.dir, keptDir)) // what is left is overwritten by the next run
+func (j *Job) forgetStreams() {
+	_ = os.RemoveAll(filepath.Join(j.Dir, keptDir)) // what is left is overwritten by the next run
 }

@@ -1,4 +1,4 @@
-package main
+package job
 
 import (
 	"crypto/sha256"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -119,8 +120,8 @@ func resumePoint(dir string, args []string) (*image.Reader, streams, error) {
 	}
 	if !same {
 		r.Close()
-		return nil, streams{}, fault.New(fault.OtherCommand, dir, "its image is of `%s`", commandText(was)).
-			WithRemedy("give another --dir; `bpfckpt restore %s` goes on with the image's own command", quote(dir))
+		return nil, streams{}, fault.New(fault.OtherCommand, dir, "its image is of `%s`", cmdline.Text(was)).
+			WithRemedy("give another --dir; `bpfckpt restore %s` goes on with the image's own command", cmdline.Quote(dir))
 	}
 	return r, note.Streams, nil
 }

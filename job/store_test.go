@@ -1,4 +1,4 @@
-package main
+package job
 
 import (
 	"errors"
@@ -55,4 +55,22 @@ func TestRunLock(t *testing.T) {
 	}
 	refused("by the other name")
 	l.release()
+}
+
+func TestEndsWith(t *testing.T) {
+	for _, c := range []struct {
+		was, args []string
+		want      bool
+	}{
+		{[]string{"./a", "b"}, []string{"./a", "b"}, true},
+		{[]string{"/bin/sh", "./a", "b"}, []string{"./a", "b"}, true},
+		{[]string{"/usr/bin/env", "python3", "./a"}, []string{"./a"}, true},
+		{[]string{"sh", "-c", "x", "./a"}, []string{"./a"}, false},
+		{[]string{"./a", "c"}, []string{"./a", "b"}, false},
+		{[]string{"b"}, []string{"./a", "b"}, false},
+	} {
+		if got := endsWith(c.was, c.args); got != c.want {
+			t.Errorf("%q, %q: %v", c.was, c.args, got)
+		}
+	}
 }
