@@ -1,6 +1,6 @@
 // Package bpfckpt saves running Linux processes to disk and brings them back: checkpoint and restart without changing,
 // relinking, preloading or wrapping the program. The command is in cmd/bpfckpt; the libraries are snapshot, restore and
-// image.
+// image, and above them agent and job.
 package bpfckpt
 
 //go:generate go tool bpf2go -output-dir bpf -go-package bpf -target amd64 -cflags "-O2 -g -Wall -Werror -Wno-unused-variable -Wno-unused-function" -type rec_kind -type rec_head -type usage_rec -type inode_rec -type rlimit_rec -type action_rec -type inode_bit -type process_rec -type thread_rec -type mm_rec -type actions_rec -type cred_rec -type timer_rec -type vma_rec -type mapped_rec -type fd_rec -type wait_rec -type ns_bit -type thread_bit -type vma_bit Iter bpf/iter.bpf.c -- -Ibpf
