@@ -73,6 +73,7 @@ var special = map[string]func(*program){
 	"sleeps/semop":      nil,
 	"fds/terminal":      nil, // TestTerminal
 	"trees/pipeline":    nil, // among the long programs
+	"forked/restless":   nil, // TestForkedRestless
 }
 
 // cases asks each program in C that has cases for their names.

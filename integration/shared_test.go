@@ -51,6 +51,43 @@ func TestForkedMemory(t *testing.T) {
 	same(t, p.name, tg.finish(), want)
 }
 
+// A tree that goes on writing to, unmapping and forking what it shares finds all of it as it was at one moment, and was
+// never harmed by a snapshot.
+func TestForkedRestless(t *testing.T) {
+	modes := []struct {
+		name          string
+		snaps         int
+		snap, restore []string
+	}{
+		{"precopy", 1, nil, nil},
+		{"no-precopy", 1, []string{"--no-precopy"}, nil},
+		{"incremental", 3, []string{"--incremental"}, nil},
+		{"lazy", 1, nil, []string{"--lazy"}},
+	}
+	for seed, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			p := program{name: "restless", argv: []string{"forked", "restless", strconv.Itoa(seed + 1)}, wait: computes}
+			want := control(t, p)
+			for _, dies := range []bool{false, true} {
+				tg := start(t, p)
+				for range m.snaps {
+					tg.snap(m.snap...)
+				}
+				if m.snaps > 1 {
+					tg.endWatch()
+				}
+				if dies {
+					tg.kill()
+					tg.startRestore(append([]string{"image"}, m.restore...)...)
+					tg.waitRestored()
+				}
+				tg.goOn()
+				same(t, m.name, tg.finish(), want)
+			}
+		})
+	}
+}
+
 // Named memory that is gone, as after a reboot, is made again; while somebody else has it, it is left alone.
 func TestNamedMemory(t *testing.T) {
 	p := caseNamed(t, "files/named-memory")

@@ -20,6 +20,7 @@ func (s *session) memory(ctx context.Context) error {
 	defer s.forked.closeMaps()
 	for i := range s.st.Processes {
 		if p := &s.st.Processes[i]; !p.Zombie {
+			s.forked.spaces[p.Pid] = p.Space
 			s.exclude.mark(p)
 			if err := s.planProcess(p); err != nil {
 				return gone(p.Pid, err)
@@ -61,7 +62,6 @@ func (s *session) number() {
 		} else if !p.Zombie {
 			p.Space = take()
 		}
-		s.forked.spaces[p.Pid] = p.Space
 	}
 	for i := range s.st.Shmems {
 		s.st.Shmems[i].Space = take()

@@ -212,10 +212,110 @@ static void reshaped(void)
 	expect("status of the child", status_of(child), 0);
 }
 
+// What a process of the random tree knows of its memory: for each page of it the version that it wrote, and whether it
+// is mapped.
+enum { pages = 40 * MIB / PAGE, gone = 1U << 31 };
+static uint32_t *area, *version, next_version;
+static unsigned rnd_state;
+
+static unsigned rnd(unsigned n)
+{
+	rnd_state = rnd_state * 1103515245 + 12345;
+	return (rnd_state >> 8) % n;
+}
+
+static void change(void)
+{
+	unsigned at = rnd(pages), n = 1 + rnd(12);
+	if (at + n > pages)
+		n = pages - at;
+	char *start = (char *)area + at * PAGE;
+	switch (rnd(24)) {
+	case 0: // pages go, and come back empty
+		must(madvise(start, n * PAGE, MADV_DONTNEED));
+		for (unsigned i = at; i < at + n; i++)
+			if (version[i] != gone)
+				version[i] = 0;
+		break;
+	case 1: // a mapping of its own in the middle
+		must(mmap(start, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		memset(version + at, 0, n * sizeof *version);
+		break;
+	case 2:
+		if (rnd(8) != 0)
+			break;
+		must(mmap(start, n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		for (unsigned i = at; i < at + n; i++)
+			version[i] = gone;
+		break;
+	default:
+		for (unsigned i = at; i < at + n; i++)
+			if (version[i] != gone) {
+				version[i] = ++next_version;
+				area[i * WORDS] = area[i * WORDS + WORDS - 1] = version[i];
+			}
+	}
+}
+
+static void verify_pages(void)
+{
+	for (unsigned i = 0; i < pages; i++)
+		if (version[i] != gone && (area[i * WORDS] != version[i] || area[i * WORDS + WORDS - 1] != version[i])) {
+			differs("pid %d: page %u is %u and %u, want %u", getpid(), i, area[i * WORDS], area[i * WORDS + WORDS - 1], version[i]);
+			return;
+		}
+}
+
+// grow makes children, and their children, with changes before, between and afterwards.
+static void grow(int depth)
+{
+	pid_t kids[3];
+	int n = depth == 0 ? 3 : rnd(4 - depth);
+	for (int k = 0; k < n; k++) {
+		for (int i = rnd(200); i > 0; i--)
+			change();
+		if ((kids[k] = must(fork())) == 0) {
+			rnd_state += 77 * (k + 1) + getpid();
+			next_version = (uint32_t)(depth + 1) << 24 | (uint32_t)k << 22;
+			for (int i = rnd(200); i > 0; i--)
+				change();
+			grow(depth + 1);
+		}
+	}
+	__atomic_add_fetch(stage, 1, __ATOMIC_SEQ_CST);
+	if (depth == 0) {
+		nap(50 * MS);
+		say_ready();
+	}
+	while (access("go", F_OK) != 0) {
+		for (int i = rnd(8); i > 0; i--)
+			change();
+		nap(MS);
+	}
+	verify_pages();
+	for (int k = 0; k < n; k++)
+		expect("status", status_of(kids[k]), 0);
+	if (depth > 0)
+		_exit(differences != 0);
+}
+
+// A tree that goes on changing what it shares.
+static void restless(void)
+{
+	begin();
+	rnd_state = case_steps != 0 ? case_steps : getpid();
+	area = must(mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	version = must(mmap(NULL, pages * sizeof *version, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	for (unsigned i = 0; i < pages; i++)
+		area[i * WORDS] = area[i * WORDS + WORDS - 1] = version[i] = ++next_version;
+	grow(0);
+}
+
 static const struct test_case cases[] = {
 	{"workers", workers},
 	{"generations", generations},
 	{"reshaped", reshaped},
+	{"restless", restless},
 };
 
 MAIN(cases)
