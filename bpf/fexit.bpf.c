@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The probes of system calls for kernels that let programs attach to functions: one program for each kind of call, which user space
- * loads once for each call of the kind, attached to __x64_sys_NAME. A call of no interest then costs nothing.
+ * loads once for each call of the kind, attached to the function of the call. A call of no interest then costs nothing.
  */
 #include "probe_call.h"
 
@@ -14,7 +14,7 @@ char LICENSE[] SEC("license") = "GPL";
 	int fexit_##name(__u64 *ctx)                                            \
 	{                                                                       \
 		struct pt_regs *regs = (void *)ctx[0];                          \
-		return call_exit(regs, (__u32)regs->orig_ax, ctx[1], kind);     \
+		return call_exit(regs, (__u32)regs_nr(regs), ctx[1], kind);     \
 	}
 
 PROBE(map, CALL_MAP)

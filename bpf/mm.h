@@ -10,10 +10,6 @@ struct kioctx_table {
 	unsigned int nr;
 } CORE;
 
-typedef struct {
-	void *ldt;
-} CORE mm_context_t;
-
 struct percpu_counter {
 	__s64 count;
 } CORE;
@@ -37,7 +33,6 @@ struct mm_struct {
 	unsigned long arg_start, arg_end, env_start, env_end;
 	unsigned long saved_auxv[1];
 	struct percpu_counter rss_stat[4]; /* struct mm_rss_stat, before Linux 6.2 */
-	mm_context_t context;
 	unsigned long flags;
 	struct kioctx_table *ioctx_table;
 	struct file *exe_file;
@@ -140,7 +135,7 @@ static __always_inline long emit_mm(struct seq_file *seq, struct mm_struct *mm, 
 	r->flags = mm_flags(mm);
 	r->def_flags = mm->def_flags;
 	r->membarrier = mm->membarrier_state.counter;
-	r->has_ldt = mm->context.ldt != NULL;
+	r->has_ldt = has_ldt(mm);
 	r->aio_rings = mm->ioctx_table ? mm->ioctx_table->nr : 0;
 	r->futex_slots = futex_slots(mm);
 	r->hiwater_rss = mm->hiwater_rss;

@@ -10,6 +10,7 @@
 #define BPFCKPT_PROBE_H
 
 #include "abi.h"
+#include "arch.h"
 #include "file.h"
 #include "mm.h"
 #include "ring.h"
@@ -76,7 +77,7 @@ static __noinline void lose(__s32 pid, __u32 part)
 	if (s)
 		s->lost++;
 	if (g) { /* in this order: whoever sees the count sees the part */
-		__sync_fetch_and_or(&g->lost, part);
+		or_before(&g->lost, part);
 		__sync_fetch_and_add(&g->lost_events, 1);
 	}
 }

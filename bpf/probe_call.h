@@ -7,7 +7,7 @@
 #include "probe_fd.h"
 #include "probe_map.h"
 #include "probe_misc.h"
-#include "syscalls_x86.h"
+#include "syscalls.h"
 
 /* Errors that close(2) returns without having closed anything. */
 #define EBADF 9

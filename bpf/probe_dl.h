@@ -6,8 +6,8 @@
 #ifndef BPFCKPT_PROBE_DL_H
 #define BPFCKPT_PROBE_DL_H
 
+#include "arch.h"
 #include "probe.h"
-#include "syscalls_x86.h"
 
 enum { DL_OPEN = 1, DL_MOPEN = 2, DL_CLOSE = 3 };
 

@@ -4,7 +4,7 @@
 #define BPFCKPT_PROBE_FD_H
 
 #include "probe.h"
-#include "syscalls_x86.h"
+#include "syscalls.h"
 
 /* Commands of fcntl(2) and ioctl(2) that change a slot or its description (include/uapi/linux/fcntl.h, asm-generic/ioctls.h). */
 enum {

@@ -7,7 +7,7 @@
 #define BPFCKPT_PROBE_MAP_H
 
 #include "probe.h"
-#include "syscalls_x86.h"
+#include "syscalls.h"
 #include "turn.h"
 #include "vma.h"
 

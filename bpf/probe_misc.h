@@ -4,7 +4,7 @@
 #define BPFCKPT_PROBE_MISC_H
 
 #include "probe.h"
-#include "syscalls_x86.h"
+#include "syscalls.h"
 
 static __always_inline void call_plain(struct watched *w, struct call_regs *c, __u32 nr, __s64 ret)
 {

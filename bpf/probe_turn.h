@@ -56,7 +56,7 @@ int on_turn(__u64 *ctx)
 	w = followed(t);
 	if (!w || w->mm != mm)
 		return 0;
-	nr = bpf_task_pt_regs(t)->orig_ax; /* all ones for a page fault in user mode */
+	nr = regs_nr(bpf_task_pt_regs(t)); /* all ones for a page fault in user mode */
 	if (w->nr != nr || !w->turns) {
 		w->nr = nr;
 		w->turns = 0;

@@ -11,6 +11,7 @@
 #define BPFCKPT_RING_H
 
 #include "abi.h"
+#include "arch.h"
 #include "core.h"
 
 struct {
@@ -53,11 +54,11 @@ static __always_inline void *ring_take(__u64 size)
 		return NULL;
 	for (int i = 0; i < RING_TRIES; i++) {
 		taken = *(volatile __u64 *)&r->taken; /* first: whatever happens in between, it is not ahead of what has been filled */
-		at = *(volatile __u64 *)&r->filled;
+		at = read_after(&r->filled, taken);
 		if (at + need - taken > ring_mask + 1)
 			return NULL;
 		if (__sync_val_compare_and_swap(&r->filled, at, at + need) == at)
-			return (char *)r + RING_RECORDS + (at & ring_mask) + sizeof(__u64);
+			return (char *)r + RING_RECORDS + ATOMIC_AT(at & ring_mask) + sizeof(__u64);
 	}
 	return NULL;
 }
@@ -78,8 +79,7 @@ static __always_inline void ring_done(void *record, __u64 size)
 	struct ring_head *r = ring();
 	__u64 taken, waiting;
 
-	asm volatile("" ::: "memory"); /* x86 keeps the order of writes */
-	*(volatile __u64 *)(record - sizeof(__u64)) = RING_SIZE(size);
+	write_released(record - sizeof(__u64), RING_SIZE(size));
 	if (!r)
 		return;
 	taken = *(volatile __u64 *)&r->taken;

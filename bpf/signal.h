@@ -7,7 +7,7 @@
 #include "timer.h"
 
 struct k_sigaction {
-	struct action_rec sa; /* struct sigaction: handler, flags, restorer, mask (arch/x86/include/uapi/asm/signal.h order) */
+	struct action_rec sa; /* struct sigaction: handler, flags, restorer, mask (include/linux/signal_types.h) */
 };
 
 struct sighand_struct {

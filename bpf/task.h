@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* struct task_struct: what belongs to one thread (include/linux/sched.h, arch/x86/include/asm/processor.h). */
+/* struct task_struct: what belongs to one thread (include/linux/sched.h). */
 #ifndef BPFCKPT_TASK_H
 #define BPFCKPT_TASK_H
 
 #include "abi.h"
+#include "arch.h"
 #include "pid.h"
 
 struct mm_struct;
@@ -47,17 +48,6 @@ struct seccomp {
 
 struct task_io_accounting {
 	__u64 read_bytes, write_bytes;
-} CORE;
-
-struct desc_struct {
-	__u64 raw;
-};
-
-struct thread_struct {
-	struct desc_struct tls_array[3];
-	void *ptrace_bps[4];
-	void *io_bitmap;
-	unsigned long iopl_emul;
 } CORE;
 
 struct uprobe_task {
@@ -128,11 +118,6 @@ struct task_struct {
 	void *mempolicy;
 	__u64 timer_slack_ns;
 	struct uprobe_task *utask;
-	struct thread_struct thread;
-} CORE;
-
-struct pt_regs {
-	unsigned long r10, r9, r8, ax, dx, si, di, orig_ax, cs;
 } CORE;
 
 struct bpf_iter_meta {
@@ -265,14 +250,8 @@ static __always_inline bool has_semaphore_undo(struct task_struct *t)
 
 static __always_inline __u32 thread_bits(struct task_struct *t)
 {
-	__u64 tls[3] = {}, bps[4] = {};
-	__u32 bits = 0;
+	__u32 bits = arch_bits(t);
 
-	bpf_probe_read_kernel(bps, sizeof(bps), &t->thread.ptrace_bps);
-	bpf_probe_read_kernel(tls, sizeof(tls), &t->thread.tls_array);
-	bits |= core_ptr(t->thread.io_bitmap) ? THREAD_IO_BITMAP : 0;
-	bits |= t->thread.iopl_emul ? THREAD_IOPL : 0;
-	bits |= bps[0] | bps[1] | bps[2] | bps[3] ? THREAD_BREAKPOINT : 0;
 	bits |= has_semaphore_undo(t) ? THREAD_SEM_UNDO : 0;
 	bits |= core_ptr(t->mempolicy) ? THREAD_MEMPOLICY : 0;
 	if (core_exists(t->utask)) {
@@ -281,7 +260,6 @@ static __always_inline __u32 thread_bits(struct task_struct *t)
 		bits |= u && core_ptr(u->return_instances) ? THREAD_URETPROBE : 0;
 	}
 	bits |= core_ptr(t->io_uring) ? THREAD_IO_URING : 0;
-	bits |= tls[0] | tls[1] | tls[2] ? THREAD_TLS_ARRAY : 0;
 	return bits;
 }
 
@@ -318,13 +296,11 @@ static __always_inline void thread_syscall(struct thread_rec *r, struct task_str
 	struct pt_regs *regs = bpf_task_pt_regs(t);
 	struct restart_block *rb = &t->restart_block;
 	__u64 fn = 0;
-	__u16 cs = 0;
 
 	core_read(fn, rb->fn);
-	r->ax = regs->ax;
-	r->orig_ax = regs->orig_ax;
-	core_read(cs, regs->cs);
-	r->cs = cs;
+	r->ax = regs_result(regs);
+	r->orig_ax = regs_nr(regs);
+	r->cs = regs_mode(regs);
 	r->restart_fn[0] = 0;
 	if (r->ax != -ERESTART_RESTARTBLOCK || r->orig_ax < 0)
 		return;

@@ -8,8 +8,6 @@
 
 #include "timer.h"
 
-#define THREAD_SIZE (16 << 10) /* arch/x86/include/asm/page_64_types.h */
-
 /*
  * By thread, as user space numbers it. A thread for which there is no room is one of which nobody can tell, as all are on a kernel without BPF: its
  * call ends.

@@ -17,7 +17,7 @@
 #include "probe_signal.h"
 #include "probe_task.h"
 #include "probe_turn.h"
-#include "syscalls_x86.h"
+#include "syscalls.h"
 #include "turn.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -94,7 +94,7 @@ SEC("tp_btf/sys_exit")
 int on_call(__u64 *ctx)
 {
 	struct pt_regs *regs = (void *)ctx[0];
-	__u64 nr = regs->orig_ax;
+	__u64 nr = regs_nr(regs);
 
 	return may_record(nr) ? on_recorded(regs, nr, ctx[1]) : 0;
 }
