@@ -81,7 +81,7 @@ func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if path != d.Path && !writable(d.File) && LostOnOverlay(fs, st.Nlink) {
+	if path != d.Path && !writable(d.File) && LostOnOverlay(fs, uint64(st.Nlink)) {
 		return false, nil
 	}
 	if d.std > 1 && writable(d.File) && len(d.Locks) == 0 {

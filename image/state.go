@@ -61,7 +61,7 @@ type Kernel struct {
 	Realtime        int64 `json:"realtime"`                  // CLOCK_REALTIME at the freeze, ns
 	// xxhash64 (hex) of the [vdso] pages of the root process, "" if it has none
 	VDSOHash  string `json:"vdso_hash"`
-	XFeatures uint64 `json:"xfeatures"` // XCR0: the state components an XState may hold
+	XFeatures uint64 `json:"xfeatures"` // of x86-64, XCR0: the state components an XState may hold
 	CPUModel  string `json:"cpu_model"` // for messages only
 }
 
@@ -279,8 +279,8 @@ type Usage struct {
 type Thread struct {
 	Tid           int       `json:"tid"`
 	Comm          string    `json:"comm"`
-	Regs          []byte    `json:"regs"`    // struct user_regs_struct (PTRACE_GETREGSET NT_PRSTATUS)
-	XState        []byte    `json:"xstate"`  // PTRACE_GETREGSET NT_X86_XSTATE, the standard (non-compacted) format
+	Regs          []byte    `json:"regs"`    // NT_PRSTATUS: struct user_regs_struct, on arm64 user_pt_regs
+	XState        []byte    `json:"xstate"`  // NT_X86_XSTATE in the standard format; on arm64 see RegisterSets
 	SigMask       uint64    `json:"sigmask"` // as PTRACE_GETSIGMASK gives it: the mask the thread returns to
 	AltStack      AltStack  `json:"altstack"`
 	Pending       []SigInfo `json:"pending"` // of this thread, in queue order

@@ -16,16 +16,8 @@ const (
 	x86XCompBV   = 520      // XCOMP_BV, 0 in the standard format
 )
 
-// checkMachine checks that the state's registers are of a machine this release knows.
-func checkMachine(k *Kernel) error {
-	if k.Machine != machineX86 {
-		return fmt.Errorf("the machine %q is unknown", k.Machine)
-	}
-	return nil
-}
-
-// checkRegisters checks the registers of a thread.
-func checkRegisters(k *Kernel, t *Thread) error {
+// checkX86 checks the registers of a thread.
+func checkX86(k *Kernel, t *Thread) error {
 	n := len(t.XState)
 	if err := firstBad(
 		rule{len(t.Regs) != x86Regs, fmt.Sprintf("its registers have %d bytes instead of %d", len(t.Regs), x86Regs)},

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,7 +13,8 @@ import (
 type Host struct {
 	Facts       []image.Fact       // what an image remembers, to name what has changed since
 	Kernel      string             // uname -r
-	XFeatures   uint64             // XCR0: the register sets this CPU offers
+	Machine     string             // uname -m
+	XFeatures   uint64             // of x86-64, XCR0: the register sets this CPU offers
 	VDSO        []Special          // what the kernel maps into every process, ascending
 	VDSOHash    string             // as image.Kernel.VDSOHash
 	PidMax      int                // kernel.pid_max: ids are below it
@@ -86,11 +86,19 @@ func (b *builder) pipes() {
 
 // machine compares the kernel and the CPU.
 func (b *builder) machine() {
-	if len(b.st.Processes) == 0 || !b.vdsoParts() || b.pol.Side != Restore {
-		return // before a restore the state is of this machine
+	if len(b.st.Processes) == 0 {
+		return
 	}
 	k := &b.st.Kernel
 	root := &b.st.Processes[0]
+	if b.pol.Side == Restore && k.Machine != b.host.Machine {
+		b.refuse(fault.New(fault.OtherCPU, pidName(root.Pid), "it ran on a %s machine, and this is a %s one", k.Machine,
+			b.host.Machine).WithRemedy("restore it on a machine of the other kind"))
+		return
+	}
+	if !b.vdsoParts() || b.pol.Side != Restore {
+		return // before a restore the state is of this machine
+	}
 	if len(Specials(root)) > 0 && k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash {
 		b.refuse(fault.New(fault.OtherKernel, pidName(root.Pid),
 			"the vDSO of this kernel (%s) is another one than that of the image's (%s)", b.host.Kernel, k.Release))
@@ -192,9 +200,8 @@ func (b *builder) process(p *image.Process) {
 // thread compares the registers, rights and processors of a thread.
 func (b *builder) thread(p *image.Process, t *image.Thread) {
 	h, object := b.host, threadName(p.Pid, t.Tid)
-	if used, ok := xstateUsed(t.XState); ok && used&^h.XFeatures != 0 && h.XFeatures != 0 {
-		b.refuse(fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used,
-			h.XFeatures))
+	if archOf(b.st).Machine == machineX86 {
+		b.refuse(h.componentRefusal(object, t))
 	}
 	b.capabilities(object, (t.Creds.CapPrm|t.Creds.CapEff|t.Creds.CapAmb)&^h.Caps)
 	if len(h.CPUs) > 0 && len(t.Affinity) > 0 && !intersect(t.Affinity, h.CPUs) {
@@ -224,16 +231,6 @@ func intersect(a, b []uint64) bool {
 		}
 	}
 	return false
-}
-
-// xstateUsed reads XSTATE_BV, the components of an NT_X86_XSTATE register set that are not in their initial state
-// (XSAVE header, at 512).
-func xstateUsed(xstate []byte) (uint64, bool) {
-	const header = 512
-	if len(xstate) < header+8 {
-		return 0, false
-	}
-	return binary.LittleEndian.Uint64(xstate[header:]), true
 }
 
 // Features by their names in internal/features.

@@ -19,12 +19,15 @@ func stateRefusals(st *image.State) fault.List {
 			continue
 		}
 		list = append(list, processRefusals(p)...)
-		list = append(list, roomRefusals(p)...)
+		list = append(list, roomRefusals(p, archOf(st).AddressEnd)...)
 		for j := range p.VMAs {
 			list = append(list, mappingRefusals(p.Pid, &p.VMAs[j])...)
 		}
 		for j := range p.Threads {
 			list = append(list, threadRefusals(p.Pid, &p.Threads[j])...)
+			if archOf(st).Machine == machineX86 {
+				list = append(list, registerRefusals(p.Pid, &p.Threads[j])...)
+			}
 		}
 	}
 	return list
@@ -136,7 +139,7 @@ func threadRefusals(pid int, th *image.Thread) fault.List {
 			list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "%w", err))
 		}
 	}
-	return append(list, registerRefusals(pid, th)...)
+	return list
 }
 
 // Parts of struct sock_filter and return values (include/uapi/linux/filter.h, bpf_common.h, seccomp.h).

@@ -10,6 +10,8 @@ import (
 // Byte offsets in struct user_regs_struct (arch/x86/include/asm/user_64.h) and selectors (asm/segment.h). This file is
 // built everywhere: an image is judged by machines that could not restore it.
 const (
+	machineX86 = "x86_64" // uname -m
+
 	offsetCS = 17 * 8
 	offsetSS = 20 * 8
 	offsetDS = 23 * 8 // es, fs and gs follow
@@ -36,4 +38,23 @@ func registerRefusals(pid int, th *image.Thread) fault.List {
 		}
 	}
 	return nil
+}
+
+// componentRefusal refuses components of the extended state that this CPU does not offer.
+func (h *Host) componentRefusal(object string, t *image.Thread) *fault.Error {
+	used, ok := xstateUsed(t.XState)
+	if !ok || used&^h.XFeatures == 0 || h.XFeatures == 0 {
+		return nil
+	}
+	return fault.New(fault.OtherCPU, object, "register components %#x are in use and this CPU offers %#x", used, h.XFeatures)
+}
+
+// xstateUsed reads XSTATE_BV, the components of an NT_X86_XSTATE register set that are not in their initial state
+// (XSAVE header, at 512).
+func xstateUsed(xstate []byte) (uint64, bool) {
+	const header = 512
+	if len(xstate) < header+8 {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint64(xstate[header:]), true
 }

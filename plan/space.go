@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -12,15 +13,14 @@ import (
 const (
 	StubPage   = 0x200000000 // the page of code that every restored process begins with
 	MinAddress = 0x10000     // vm.mmap_min_addr, unless it was changed
-	MaxAddress = 1 << 47     // TASK_SIZE with four-level page tables (Documentation/arch/x86/x86_64/mm.rst)
 )
 
 // bootRoom is how far the boot area keeps away from its neighbours, one of which may grow down, if it can.
 const bootRoom = 1 << 20
 
 // BootPlace returns an address where the boot area and the vDSO beside it are free in the process to be, and do not
-// cover the stub's code. It prefers low addresses: nothing grows down into them.
-func BootPlace(rec *image.Process) (uint64, bool) {
+// cover the stub's code. It prefers low addresses: nothing grows down into them. end is arch.Arch.AddressEnd.
+func BootPlace(rec *image.Process, end uint64) (uint64, bool) {
 	taken := make([]image.Range, 0, len(rec.VMAs)+1)
 	for i := range rec.VMAs {
 		taken = append(taken, image.Range{Start: rec.VMAs[i].Start, End: rec.VMAs[i].End})
@@ -28,15 +28,15 @@ func BootPlace(rec *image.Process) (uint64, bool) {
 	taken = append(taken, image.Range{Start: StubPage, End: StubPage + image.PageSize})
 	slices.SortFunc(taken, func(a, b image.Range) int { return cmp.Compare(a.Start, b.Start) })
 	for _, room := range []uint64{bootRoom, 0} {
-		if at, ok := hole(taken, BootSize+VDSORoom+2*room); ok {
+		if at, ok := hole(taken, BootSize+VDSORoom+2*room, end); ok {
 			return at + room, true
 		}
 	}
 	return 0, false
 }
 
-// hole returns the lowest address where size bytes are free. taken is ascending.
-func hole(taken []image.Range, size uint64) (uint64, bool) {
+// hole returns the lowest address below end where size bytes are free. taken is ascending.
+func hole(taken []image.Range, size, end uint64) (uint64, bool) {
 	at := uint64(MinAddress)
 	for _, t := range taken {
 		if t.Start >= at && t.Start-at >= size {
@@ -44,7 +44,15 @@ func hole(taken []image.Range, size uint64) (uint64, bool) {
 		}
 		at = max(at, t.End)
 	}
-	return at, at+size <= MaxAddress-image.PageSize // the last page cannot be had
+	return at, at+size <= end
+}
+
+// archOf is the architecture that a state is of, x86-64 if it does not say.
+func archOf(st *image.State) *arch.Arch {
+	if a := arch.Of(st.Kernel.Machine); a != nil {
+		return a
+	}
+	return arch.Of(machineX86)
 }
 
 // rooms says where the boot area goes in each process that lives, with the vDSO behind it, which waits there while its
@@ -53,15 +61,15 @@ func rooms(st *image.State) map[int]uint64 {
 	boot := map[int]uint64{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
-			boot[p.Pid], _ = BootPlace(p) // roomRefusals refuses one without
+			boot[p.Pid], _ = BootPlace(p, archOf(st).AddressEnd) // roomRefusals refuses one without
 		}
 	}
 	return boot
 }
 
 // roomRefusals refuses a process that has no address left for the code that rebuilds it.
-func roomRefusals(p *image.Process) fault.List {
-	if _, ok := BootPlace(p); ok {
+func roomRefusals(p *image.Process, end uint64) fault.List {
+	if _, ok := BootPlace(p, end); ok {
 		return nil
 	}
 	const size = BootSize + VDSORoom

@@ -6,32 +6,34 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // The boot area is where nothing else is, with room around it if there is any; a process without a hole is refused.
 func TestBootPlace(t *testing.T) {
 	const size = BootSize + VDSORoom
+	end := arch.Of(machineX86).AddressEnd
 	wide := &image.Process{Pid: 1, VMAs: []image.VMA{
 		{Start: MinAddress, End: 0x400000},
 		{Start: 0x400000 + size, End: 0x10000000}, // a hole without room
 		{Start: 0x10000000 + 1<<20, End: StubPage - 0x100000},
 	}}
-	at, ok := BootPlace(wide)
+	at, ok := BootPlace(wide, end)
 	if !ok || at < StubPage+image.PageSize+bootRoom {
 		t.Errorf("%#x, %v", at, ok)
 	}
 	tight := &image.Process{Pid: 1, VMAs: []image.VMA{
 		{Start: MinAddress, End: 0x400000},
-		{Start: 0x400000 + size, End: MaxAddress - image.PageSize},
+		{Start: 0x400000 + size, End: end},
 	}}
-	if at, ok := BootPlace(tight); !ok || at != 0x400000 {
+	if at, ok := BootPlace(tight, end); !ok || at != 0x400000 {
 		t.Errorf("the only hole: %#x, %v", at, ok)
 	}
 	full := &image.Process{Pid: 1, VMAs: []image.VMA{
 		{Start: 0, End: 0x400000},
-		{Start: 0x400000 + size - image.PageSize, End: MaxAddress - image.PageSize},
+		{Start: 0x400000 + size - image.PageSize, End: end},
 	}}
-	if at, ok := BootPlace(full); ok {
+	if at, ok := BootPlace(full, end); ok {
 		t.Errorf("a full address space has a hole at %#x", at)
 	}
 	if list := Build(&image.State{Processes: []image.Process{*full}}, nil,

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
-	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // hugeSize is how large a transparent huge page is, bytes, 0 if the kernel has none
@@ -89,7 +89,7 @@ func outside(ranges []image.Range) []image.Range {
 		}
 		at = r.End
 	}
-	return append(out, image.Range{Start: at, End: plan.MaxAddress})
+	return append(out, image.Range{Start: at, End: arch.Host.AddressEnd})
 }
 
 // fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
-	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Lazy is what a restore left to come, of a Result.
@@ -107,7 +107,7 @@ func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 		pl.now = append(pl.now, image.Range{Start: at, End: max(at, a.Start)})
 		at = a.End
 	}
-	pl.now = append(pl.now, image.Range{Start: at, End: plan.MaxAddress})
+	pl.now = append(pl.now, image.Range{Start: at, End: arch.Host.AddressEnd})
 	pl.now = slices.DeleteFunc(pl.now, func(r image.Range) bool { return r.Start >= r.End })
 	return pl
 }

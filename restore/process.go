@@ -97,13 +97,17 @@ func (r *restorer) startStub() error {
 	if err := r.step("start the stub"); err != nil {
 		return err
 	}
+	program, err := stub.ELF()
+	if err != nil {
+		return err
+	}
 	fd, err := unix.MemfdCreate("bpfckpt-stub", unix.MFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("make the stub's file: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "bpfckpt-stub")
 	defer file.Close()
-	if _, err := file.Write(stub.ELF()); err != nil {
+	if _, err := file.Write(program); err != nil {
 		return fmt.Errorf("write the stub: %w", err)
 	}
 	ours, theirs, err := r.socketPair()
@@ -190,7 +194,7 @@ func stackOf(p *process) uint64 {
 	if err != nil {
 		return 0 // the write to it fails and tells
 	}
-	return (regs.Rsp - 1024) &^ 15
+	return (regs.SP() - 1024) &^ 15
 }
 
 // endStub ends the stub when its work, making the root, is done.
@@ -221,7 +225,9 @@ func (r *restorer) letStubGo() error {
 	if err != nil {
 		return err
 	}
-	regs.SetInit(stub.CodeAt+stub.Init, uint64(r.st.Root), stubReport)
+	if err := regs.SetInit(stub.CodeAt+stub.Init, uint64(r.st.Root), stubReport); err != nil {
+		return err
+	}
 	if err := s.lead.SetRegs(&regs); err != nil {
 		return err
 	}

@@ -158,7 +158,9 @@ func (b *batch) run() error {
 	if err != nil {
 		return err
 	}
-	regs.SetBatch(b.p.boot+stub.Batch, records, records+uint64(len(raw)))
+	if err := regs.SetBatch(b.p.boot+stub.Batch, records, records+uint64(len(raw))); err != nil {
+		return err
+	}
 	if err := b.th.Run(&regs, b.onNew); err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
@@ -283,7 +284,10 @@ func (r *restorer) decide() error {
 	}
 	h.Streams = host.Streams(r.o.Std)
 	r.plan = plan.Build(r.st, h, pol)
-	return nil
+	if len(r.plan.Refusals) > 0 {
+		return nil
+	}
+	return arch.Require(arch.Stub, arch.InterruptedCalls)
 }
 
 // enter ends the phase under way and begins another; time in a phase that is entered twice adds up.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -40,7 +41,7 @@ func (r *restorer) buildSpace(p *process) error {
 		return err
 	}
 	stay := image.Union(kept.ranges(p), []image.Range{bootArea(p.boot)})
-	for _, gap := range image.Subtract([]image.Range{{Start: 0, End: plan.MaxAddress - pageSize}}, stay) {
+	for _, gap := range image.Subtract([]image.Range{{Start: 0, End: arch.Host.AddressEnd}}, stay) {
 		b.call(fmt.Sprintf("unmap %#x-%#x", gap.Start, gap.End), unix.SYS_MUNMAP, gap.Start, gap.End-gap.Start)
 	}
 	r.adapt(p, b, kept)
@@ -86,7 +87,11 @@ func (r *restorer) makeBoot(p *process) error {
 	if uint64(at) != want {
 		return fmt.Errorf("map the boot area of %s: got %#x instead of %#x", p.object(), at, want)
 	}
-	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: want, Len: stub.CodeSize}}, stub.Code()); err != nil {
+	code, err := stub.Code()
+	if err != nil {
+		return err
+	}
+	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: want, Len: len(code)}}, code); err != nil {
 		return err
 	}
 	p.boot = want

@@ -45,7 +45,6 @@ func (r *restorer) makeThreads(p *process) error {
 
 // Numbers that golang.org/x/sys/unix lacks.
 const (
-	archSetCPUID     = 0x1012 // ARCH_SET_CPUID (arch_prctl(2))
 	prSetIOFlusher   = 57
 	prSetMDWE        = 65
 	prSetMemoryMerge = 67
@@ -118,9 +117,7 @@ func setOne(b *batch, t *image.Thread) {
 	if t.TSCSignal {
 		b.call("forbid the time stamp counter", unix.SYS_PRCTL, unix.PR_SET_TSC, prTSCSIGSEGV)
 	}
-	if t.CPUIDFault {
-		b.call("forbid cpuid", unix.SYS_ARCH_PRCTL, archSetCPUID, 0)
-	}
+	setMachine(b, t)
 	if t.MCEKill != mceKillDefault {
 		b.call("set the machine check policy", unix.SYS_PRCTL, unix.PR_MCE_KILL, mceKillSet, t.MCEKill, 0, 0)
 	}

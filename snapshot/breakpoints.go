@@ -29,7 +29,7 @@ func onlyBreakpoints(page, file []byte) bool {
 		if page[i] == file[i] {
 			continue
 		}
-		if n++; page[i] != breakpoint || n > maxBreakpoints {
+		if n++; !isBreakpoint(page, i) || n > maxBreakpoints*breakpointSize {
 			return false
 		}
 	}
@@ -96,8 +96,10 @@ func (c *codeFiles) write(to pageSink, space image.Space, p part, data []byte) e
 // restore takes the known breakpoints out of a page at an offset of a file, which has original there.
 func (c *codeFiles) restore(m *image.MappedFile, offset int64, page, original []byte) {
 	for _, point := range c.points[inode{m.Dev, m.Ino}] {
-		if at := point - offset; at >= 0 && at < int64(len(page)) && page[at] == breakpoint {
-			page[at] = original[at]
+		if at := point - offset; at >= 0 && at+breakpointSize <= int64(len(page)) {
+			for i := int(at); i < int(at)+breakpointSize && isBreakpoint(page, i); i++ {
+				page[i] = original[i]
+			}
 		}
 	}
 }

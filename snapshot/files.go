@@ -193,7 +193,7 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 		id.ghosts[key] = len(id.st.Ghosts)
 		var fs unix.Statfs_t
 		id.linked[len(id.st.Ghosts)] = st.Nlink > 0
-		id.lower[len(id.st.Ghosts)] = unix.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, st.Nlink)
+		id.lower[len(id.st.Ghosts)] = unix.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, uint64(st.Nlink))
 	}
 	f.Ghost = id.ghosts[key]
 	id.known[asked] = *f

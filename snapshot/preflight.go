@@ -8,12 +8,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
 // preflight refuses a pid that cannot be a target at all. It looks from outside only.
 func preflight(pid int) error {
+	if err := arch.Require(arch.InterruptedCalls); err != nil {
+		return err
+	}
 	if pid <= 0 {
 		return fault.New(fault.NoSuchPid, pidName(pid), "pids are positive")
 	}

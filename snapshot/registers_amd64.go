@@ -16,4 +16,10 @@ func xfeatures(xstate []byte) uint64 {
 
 // breakpoint is the instruction int3, which uprobes write over the first byte of another
 // (arch/x86/include/asm/uprobes.h).
-const breakpoint = 0xcc
+const (
+	breakpoint     = 0xcc
+	breakpointSize = 1
+)
+
+// isBreakpoint tells whether the byte at i of code is one of a breakpoint.
+func isBreakpoint(code []byte, i int) bool { return code[i] == breakpoint }

@@ -35,7 +35,7 @@ func waiting(t *testing.T) *target {
 		t.Fatal(err)
 	}
 	// They may sleep on their way to where they wait, too: only the calls tell that they are there.
-	calls := []int{unix.SYS_READ, unix.SYS_FUTEX, unix.SYS_PAUSE}
+	calls := []int{unix.SYS_READ, unix.SYS_FUTEX, sysPause}
 	if len(tids) != len(calls) {
 		t.Fatalf("threads %v", tids)
 	}

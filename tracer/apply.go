@@ -113,12 +113,12 @@ func (w *Watcher) opened(g *group, e *bpf.WatchEvOpen) (given string) {
 	}
 	f.given = given
 	switch e.Fd.Head.Nr {
-	case unix.SYS_OPEN:
-		f.how, f.create = uint32(e.Fd.Args[1]), uint32(e.Fd.Args[2])
 	case unix.SYS_OPENAT, unix.SYS_OPENAT2:
 		f.how, f.create = uint32(e.Fd.Args[2]), uint32(e.Fd.Args[3])
-	case unix.SYS_CREAT:
-		f.how, f.create = unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, uint32(e.Fd.Args[1])
+	default:
+		if how, create, ok := oldOpen(&e.Fd); ok {
+			f.how, f.create = how, create
+		}
 	}
 	f.resolved = w.resolve(g, e, given)
 	return given

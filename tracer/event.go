@@ -75,18 +75,16 @@ func (e *Event) String() string {
 var callNames = map[uint16]string{
 	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_MREMAP: "mremap", unix.SYS_MPROTECT: "mprotect",
 	unix.SYS_BRK:     "brk",
-	unix.SYS_MADVISE: "madvise", unix.SYS_OPEN: "open", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2",
-	unix.SYS_CREAT: "creat",
-	unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP: "dup", unix.SYS_DUP2: "dup2",
+	unix.SYS_MADVISE: "madvise", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2",
+	unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP: "dup",
 	unix.SYS_DUP3:  "dup3",
-	unix.SYS_FCNTL: "fcntl", unix.SYS_IOCTL: "ioctl", unix.SYS_PIPE: "pipe", unix.SYS_PIPE2: "pipe2",
+	unix.SYS_FCNTL: "fcntl", unix.SYS_IOCTL: "ioctl", unix.SYS_PIPE2: "pipe2",
 	unix.SYS_SOCKET:     "socket",
 	unix.SYS_SOCKETPAIR: "socketpair", unix.SYS_ACCEPT: "accept", unix.SYS_ACCEPT4: "accept4",
-	unix.SYS_EPOLL_CREATE:  "epoll_create",
-	unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl", unix.SYS_EVENTFD: "eventfd",
+	unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl",
 	unix.SYS_EVENTFD2:       "eventfd2",
-	unix.SYS_TIMERFD_CREATE: "timerfd_create", unix.SYS_SIGNALFD: "signalfd", unix.SYS_SIGNALFD4: "signalfd4",
-	unix.SYS_INOTIFY_INIT: "inotify_init", unix.SYS_INOTIFY_INIT1: "inotify_init1",
+	unix.SYS_TIMERFD_CREATE: "timerfd_create", unix.SYS_SIGNALFD4: "signalfd4",
+	unix.SYS_INOTIFY_INIT1:     "inotify_init1",
 	unix.SYS_INOTIFY_ADD_WATCH: "inotify_add_watch",
 	unix.SYS_INOTIFY_RM_WATCH:  "inotify_rm_watch", unix.SYS_MEMFD_CREATE: "memfd_create",
 	unix.SYS_IO_URING_SETUP: "io_uring_setup",
@@ -118,6 +116,9 @@ var callNames = map[uint16]string{
 
 func callName(nr uint16) string {
 	if name, ok := callNames[nr]; ok {
+		return name
+	}
+	if name, ok := oldNames[nr]; ok {
 		return name
 	}
 	return fmt.Sprintf("syscall_%d", nr)
@@ -196,13 +197,9 @@ func (w *Watcher) tellFD(g *group, r *bpf.WatchEvFd, given string) {
 		Kind: callName(r.Head.Nr), FD: &fd, Flags: r.Flags,
 		Cloexec: r.Bits&uint32(bpf.WatchFdBitFD_CLOEXEC) != 0, Path: given,
 	}
-	switch r.Head.Nr {
-	case unix.SYS_DUP, unix.SYS_DUP2, unix.SYS_DUP3:
+	switch nr := r.Head.Nr; {
+	case nr == unix.SYS_DUP, nr == unix.SYS_DUP3, isDup2(nr), nr == unix.SYS_FCNTL && int(r.Args[0]) != fd:
 		e.From = new(int(r.Args[0]))
-	case unix.SYS_FCNTL:
-		if int(r.Args[0]) != fd {
-			e.From = new(int(r.Args[0]))
-		}
 	}
 	if s, ok := g.fds[fd]; ok {
 		e.Opened = w.table.files[s.file].resolved

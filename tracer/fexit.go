@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // fexitPrograms are the programs of bpf/fexit.bpf.c by the kind of call they are for.
@@ -98,7 +99,7 @@ func fexitTargets(spec *ebpf.CollectionSpec, kinds []uint8) (others []int, err e
 			continue
 		}
 		p := spec.Programs[name].Copy()
-		p.AttachTo = "__x64_sys_" + callName(uint16(nr))
+		p.AttachTo = arch.Host.SyscallFunc + callName(uint16(nr))
 		var f *btf.Func
 		if kernel.TypeByName(p.AttachTo, &f) == nil {
 			programs[p.AttachTo] = p
@@ -107,7 +108,7 @@ func fexitTargets(spec *ebpf.CollectionSpec, kinds []uint8) (others []int, err e
 		}
 	}
 	spec.Programs = programs
-	delete(unnamed, "__x64_sys_setsid") // which many kernels do not name; nothing is kept of it
+	delete(unnamed, arch.Host.SyscallFunc+"setsid") // which many kernels do not name; nothing is kept of it
 	return inKernel(unnamed)
 }
 
@@ -155,7 +156,7 @@ func (ps *probes) attachOthers(spec *ebpf.CollectionSpec, kinds [512]uint8, call
 func (ps *probes) mayFexit(spec *ebpf.CollectionSpec) error {
 	one := spec.Copy()
 	p := one.Programs["fexit_close"]
-	p.AttachTo = "__x64_sys_close"
+	p.AttachTo = arch.Host.SyscallFunc + "close"
 	one.Programs = map[string]*ebpf.ProgramSpec{"close": p}
 	coll, err := ebpf.NewCollectionWithOptions(one, ps.sharedMaps())
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // TestVerifier loads every program on this kernel, each by itself, and prints how many instructions the verifier went
@@ -47,7 +48,7 @@ func verify(t *testing.T, spec *ebpf.CollectionSpec, name string) {
 	one.Programs = map[string]*ebpf.ProgramSpec{name: program}
 	fexit := program.AttachType == ebpf.AttachTraceFExit
 	if fexit {
-		program.AttachTo = "__x64_sys_close" // of the same type as all the others
+		program.AttachTo = arch.Host.SyscallFunc + "close" // of the same type as all the others
 	}
 	coll, err := ebpf.NewCollection(one)
 	if fexit && errors.Is(err, unix.EPERM) && !guest() {

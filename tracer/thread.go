@@ -63,7 +63,9 @@ func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, 
 	}
 	if b.stopped {
 		b.interrupted(r, t)
-		b.faulting(raw.pid, r, t)
+		if err := b.faulting(raw.pid, r, t); err != nil {
+			return nil, err
+		}
 	}
 	if r.Bits&uint32(bpf.IterThreadBitTHREAD_MEMPOLICY) != 0 {
 		t.NUMA = kstate.SomePolicy
@@ -263,36 +265,6 @@ func futexClock(flags uint32) int32 {
 	return unix.CLOCK_MONOTONIC
 }
 
-// layoutTIF is where one kernel has the flags of struct thread_info that matter (arch/x86/include/asm/thread_info.h).
-type layoutTIF struct{ fpuLoad, noCPUID, noTSC uint64 }
-
-var layoutsTIF = []layoutTIF{
-	{1 << 19, 1 << 20, 1 << 21}, // since Linux 6.18
-	{1 << 14, 1 << 15, 1 << 16},
-}
-
-// faulting finds whether rdtsc and cpuid fault in a stopped thread. The bits moved between releases, and only their
-// order is in BTF's reach: none. But a thread that does not run has its FPU registers in memory, so TIF_NEED_FPU_LOAD
-// tells the layout.
-func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *image.Thread) {
-	var found *layoutTIF
-	var any uint64
-	for i := range layoutsTIF {
-		l := &layoutsTIF[i]
-		any |= l.noCPUID | l.noTSC
-		if found == nil && r.Tif&l.fpuLoad != 0 {
-			found = l
-		}
-	}
-	switch {
-	case found != nil:
-		t.TSCSignal, t.CPUIDFault = r.Tif&found.noTSC != 0, r.Tif&found.noCPUID != 0
-	case r.Tif&any != 0:
-		b.block(fault.ThreadState, threadOf(pid, r), "its flags %#x are laid out in a way this version does not know",
-			r.Tif)
-	}
-}
-
 // threadBits is why a thread with one of these cannot be saved.
 var threadBits = []struct {
 	bit   bpf.IterThreadBit
@@ -320,8 +292,6 @@ var nsNames = []struct {
 	{bpf.IterNsBitNS_USER, "user"},
 }
 
-const userCS64 = 0x33 // __USER_CS, arch/x86/include/asm/segment.h
-
 func (b *builder) threadBlockers(pid int, r *bpf.IterThreadRec) {
 	name := threadOf(pid, r)
 	for _, c := range threadBits {
@@ -334,7 +304,7 @@ func (b *builder) threadBlockers(pid int, r *bpf.IterThreadRec) {
 	}
 	if r.TaskFlags&(pfIOWorker|pfUserWorker) != 0 {
 		b.block(fault.ThreadState, name, "it is a worker of the kernel (io_uring)")
-	} else if r.Cs != userCS64 {
+	} else if !wideMode(r.Cs) {
 		b.block(fault.ThreadState, name, "it runs 32-bit code (cs %#x)", r.Cs)
 	}
 	for _, n := range nsNames {

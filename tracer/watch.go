@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
@@ -102,6 +103,9 @@ type Stats struct {
 //
 // Faults: those of NewIter, E_NO_SUCH_PID, and E_BAD_OPTION for the size of the ring.
 func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
+	if err := arch.Require(); err != nil {
+		return nil, err
+	}
 	if err := usable(); err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func internalLayer(pkg string) int {
 }
 
 // belowImage are the internal packages that packages image and plan may import.
-var belowImage = []string{"fault", "stub"}
+var belowImage = []string{"fault", "stub", "arch"}
 
 func TestImportsRunDownwards(t *testing.T) {
 	for file, tree := range goFiles(t) {
@@ -157,7 +157,7 @@ func TestUnsafeOnlyInUnsafeFiles(t *testing.T) {
 	for file, tree := range goFiles(t) {
 		uses := slices.ContainsFunc(tree.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"unsafe"` })
 		base := strings.TrimSuffix(strings.TrimSuffix(file, ".go"), "_test")
-		base = strings.TrimSuffix(base, "_amd64")
+		base = strings.TrimSuffix(strings.TrimSuffix(base, "_amd64"), "_arm64")
 		if uses && !strings.HasSuffix(base, "_unsafe") && !generated(tree) {
 			t.Errorf("%s imports unsafe: only *_unsafe.go files may", file)
 		}

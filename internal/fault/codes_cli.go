@@ -14,6 +14,7 @@ const (
 	RunStore      Code = "E_RUN_STORE"
 	SnapAtSignal  Code = "E_RUN_SNAPSHOT"
 	BeforeRestore Code = "E_RESTORE_OUTPUT"
+	NotPorted     Code = "E_NOT_PORTED"
 )
 
 var cliCodes = []Entry{
@@ -35,6 +36,10 @@ var cliCodes = []Entry{
 	{
 		BeforeRestore, RolledBack, "the restore could not be reported",
 		"The process was restored, but the pid file or the output could not be written, so it was ended again; the image is as it was.", "look at where the output goes, then restore again",
+	},
+	{
+		NotPorted, KernelLacks, "this build cannot do that on this architecture yet",
+		"bpfckpt is complete on x86-64; of other architectures docs/architectures.md says what a build for them lacks.", "use an x86-64 machine",
 	},
 }
 

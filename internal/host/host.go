@@ -27,7 +27,7 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 	if err := unix.Uname(&u); err != nil {
 		return nil, fmt.Errorf("read the kernel's name: %w", err)
 	}
-	h.Kernel = unix.ByteSliceToString(u.Release[:])
+	h.Kernel, h.Machine = unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 	var err error
 	if h.VDSO, h.VDSOHash, err = vdso(); err != nil {
 		return nil, err

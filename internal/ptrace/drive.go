@@ -123,7 +123,7 @@ func (th *Thread) describe(status unix.WaitStatus) string {
 		int(status)>>16)
 	var r Regs
 	if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err == nil {
-		text += fmt.Sprintf(", rip %#x, rax %#x, orig_rax %d", r.Rip, r.Rax, int64(r.OrigRax))
+		text += ", " + r.describe()
 	}
 	if info, err := getSigInfo(th.Tid); err == nil {
 		text += fmt.Sprintf(", siginfo %x", info[:32])
@@ -131,7 +131,7 @@ func (th *Thread) describe(status unix.WaitStatus) string {
 	return text
 }
 
-// Call makes the thread execute one system call with the `syscall` instruction at insn and stop again at the exit from
+// Call makes the thread execute one system call with the instruction for that at insn and stop again at the exit from
 // it, before any further instruction: insn may be unmapped by the very call. It returns the raw result; an errno result
 // is the error.
 func (th *Thread) Call(insn, nr uint64, args ...uint64) (int64, error) {
@@ -147,7 +147,7 @@ func (th *Thread) Call(insn, nr uint64, args ...uint64) (int64, error) {
 		if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
 			return err
 		}
-		result = int64(r.Rax)
+		result = r.Result()
 		return nil
 	})
 	if err == nil && result < 0 && result > -4096 {
@@ -183,7 +183,7 @@ func (th *Thread) CallNew(insn, nr uint64, args ...uint64) (id int, err error) {
 		if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
 			return err
 		}
-		result = int64(r.Rax)
+		result = r.Result()
 		return nil
 	})
 	if err == nil && result < 0 {
@@ -206,27 +206,6 @@ func (th *Thread) enter(insn, nr uint64, args ...uint64) (*Regs, error) {
 	return r, err
 }
 
-// Interrupted makes the thread execute a blocking system call that finds a signal pending at once and so leaves in the
-// task what restart_syscall(2) needs. The thread is then in a PTRACE_INTERRUPT stop; the result is the kernel's
-// -ERESTART_RESTARTBLOCK, or that of a call that did not need to block.
-func (th *Thread) Interrupted(insn, nr uint64, args ...uint64) (int64, error) {
-	var r *Regs
-	err := th.do(fmt.Sprintf("interrupted system call %d", nr), func() (err error) {
-		if r, err = th.enter(insn, nr, args...); err != nil {
-			return err
-		}
-		if err := th.interruptAndContinue(); err != nil {
-			return err
-		}
-		_, err = getRegset(th.Tid, regsetPRStatus, r.Bytes())
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return int64(r.Rax), nil
-}
-
 func (th *Thread) interruptAndContinue() error {
 	if err := request(requestInterrupt, th.Tid, 0, 0); err != nil {
 		return err
@@ -243,7 +222,7 @@ func (th *Thread) interruptAndContinue() error {
 // describe.
 func (th *Thread) Settle() error { return th.do("settle", th.interruptAndContinue) }
 
-// Run sets the registers and lets the thread run until it executes a breakpoint instruction (int3). onNew is called
+// Run sets the registers and lets the thread run until it executes a breakpoint instruction. onNew is called
 // with the id of each process or thread that it creates meanwhile; it may be nil if it creates none.
 func (th *Thread) Run(r *Regs, onNew func(id int) error) error {
 	return th.do("run", func() error {

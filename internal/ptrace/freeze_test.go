@@ -66,7 +66,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		if tracerOf(th.Tid) != 0 {
 			t.Error("traced after thaw")
 		}
-		t.Logf("freeze %v, rax %d orig %d, xstate %d bytes", took, int64(r.Rax), int64(r.OrigRax), len(xs))
+		t.Logf("freeze %v, %s, xstate %d bytes", took, r.describe(), len(xs))
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/sys/unix"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // A thread under seccomp filters is borrowed with the filters suspended, so that each call is made. If the tracer dies,
@@ -19,8 +19,7 @@ const (
 	seccompTrace     = 0x7ff00000
 	seccompErrno     = 0x00050000
 	seccompActions   = 0xffff0000
-	auditArchX86_64  = 0xc000003e // AUDIT_ARCH_X86_64
-	sizeofSeccompArg = 64         // sizeof(struct seccomp_data)
+	sizeofSeccompArg = 64 // sizeof(struct seccomp_data)
 )
 
 // verdict returns what the filters together make of a call: the most severe of their actions.
@@ -38,47 +37,16 @@ func verdict(progs [][]byte, data *[sizeofSeccompArg]byte) (uint32, error) {
 	return worst, nil
 }
 
-// seccompData is struct seccomp_data of a call made with the syscall instruction at insn.
+// seccompData is struct seccomp_data of a call made with the instruction at insn.
 func seccompData(nr, insn uint64, args [6]uint64) *[sizeofSeccompArg]byte {
 	var d [sizeofSeccompArg]byte
 	binary.LittleEndian.PutUint32(d[0:], uint32(nr))
-	binary.LittleEndian.PutUint32(d[4:], auditArchX86_64)
-	binary.LittleEndian.PutUint64(d[8:], insn+uint64(len(codeSyscall)))
+	binary.LittleEndian.PutUint32(d[4:], arch.Host.Audit)
+	binary.LittleEndian.PutUint64(d[8:], insn+arch.Host.SyscallSize)
 	for i, a := range args {
 		binary.LittleEndian.PutUint64(d[16+8*i:], a)
 	}
 	return &d
-}
-
-// checkFilters refuses calls that the thread's filters would punish if they saw them.
-func (l *loan) checkFilters(calls []Syscall) error {
-	progs, _, err := l.th.SeccompFilters()
-	if err != nil {
-		return err
-	}
-	back, err := verdict(progs, seccompData(unix.SYS_RT_SIGRETURN, l.sigreturnInsn(), [6]uint64{}))
-	if err != nil {
-		return l.refuse("%w", err)
-	}
-	if back != seccompAllow && back != seccompLog {
-		return l.refuse("its seccomp filters do not allow rt_sigreturn")
-	}
-	for i := range calls {
-		args := calls[i].Args
-		if calls[i].Data != nil {
-			args[calls[i].Arg] = l.data
-		}
-		v, err := verdict(progs, seccompData(calls[i].Nr, l.code.call, args))
-		if err != nil {
-			return l.refuse("%w", err)
-		}
-		switch v {
-		case seccompAllow, seccompLog, seccompErrno, seccompTrace:
-		default:
-			return l.refuse("its seccomp filters punish system call %d (action %#x), which they would see if bpfckpt were killed in the middle", calls[i].Nr, v)
-		}
-	}
-	return nil
 }
 
 var errFilter = errors.New("a seccomp filter has an instruction this version does not know")

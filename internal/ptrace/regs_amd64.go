@@ -32,30 +32,32 @@ func (r *Regs) Syscall() (nr uint64, result int64, ok bool) {
 // SetBatch prepares the registers for the batch loop of internal/stub: code is its address, the records lie from first
 // up to end. The stack pointer is out of the way of any alternate signal stack, which must not be in use while it is
 // set.
-func (r *Regs) SetBatch(code, first, end uint64) {
+func (r *Regs) SetBatch(code, first, end uint64) error {
 	r.Rip, r.Rbx, r.Rbp, r.Rsp, r.OrigRax, r.Rax = code, first, end, 0, noSyscall, 0
 	r.Eflags = 0x202 // interrupts enabled, direction flag clear
+	return nil
 }
 
-// RestartBlock is -ERESTART_RESTARTBLOCK (include/linux/errno.h): the kernel continues the call from what it keeps in
-// the task.
-const RestartBlock = -516
+// PC is the program counter.
+func (r *Regs) PC() uint64 { return r.Rip }
+
+// SP is the stack pointer.
+func (r *Regs) SP() uint64 { return r.Rsp }
+
+// Result is what a system call has returned, at its exit.
+func (r *Regs) Result() int64 { return int64(r.Rax) }
+
+// describe is for messages.
+func (r *Regs) describe() string {
+	return fmt.Sprintf("rip %#x, rax %#x, orig_rax %d", r.Rip, r.Rax, int64(r.OrigRax))
+}
 
 // Finish makes the registers those of a system call that has returned: no restart.
 func (r *Regs) Finish(result int64) { r.Rax, r.OrigRax = uint64(result), noSyscall }
 
-// RegsFrom reads the 216 bytes that Bytes gives.
-func RegsFrom(b []byte) (Regs, error) {
-	var r Regs
-	if len(b) != len(r.Bytes()) {
-		return r, fmt.Errorf("registers of %d bytes instead of %d", len(b), len(r.Bytes()))
-	}
-	copy(r.Bytes(), b)
-	return r, nil
-}
-
 // SetInit prepares the registers for the init of a pid namespace in internal/stub: it reaps children until child ends
 // and writes how to the descriptor report.
-func (r *Regs) SetInit(code, child, report uint64) {
+func (r *Regs) SetInit(code, child, report uint64) error {
 	r.Rip, r.R12, r.R13, r.OrigRax, r.Rax = code, child, report, noSyscall, 0
+	return nil
 }

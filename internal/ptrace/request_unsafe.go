@@ -20,8 +20,7 @@ const (
 	requestGetSyscallUserConfig = 0x4211 // Linux 6.4
 	requestGetSigInfo           = 0x4202
 	peekSigInfoShared           = 1
-	regsetPRStatus              = 1     // NT_PRSTATUS
-	regsetXState                = 0x202 // NT_X86_XSTATE
+	regsetPRStatus              = 1 // NT_PRSTATUS
 	sizeofSigInfo               = 128
 	sizeofSigSet                = 8
 	eventStop                   = 128 // PTRACE_EVENT_STOP
@@ -77,7 +76,7 @@ func setRegset(tid, set int, buf []byte) error {
 	return request(unix.PTRACE_SETREGSET, tid, uintptr(set), uintptr(unsafe.Pointer(&iov)))
 }
 
-// Bytes returns the registers as the 216 bytes of struct user_regs_struct. The slice shares r's memory.
+// Bytes returns the registers as the kernel lays them out. The slice shares r's memory.
 func (r *Regs) Bytes() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r))
 }

@@ -2,6 +2,7 @@ package ptrace
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -25,4 +26,25 @@ func (th *Thread) unrewind(r *Regs) error {
 	r.Rip += uint64(len(codeSyscall))
 	r.Rax = ^uint64(-RestartBlock - 1)
 	return setRegset(th.Tid, regsetPRStatus, r.Bytes())
+}
+
+// Interrupted makes the thread execute a blocking system call that finds a signal pending at once and so leaves in the
+// task what restart_syscall(2) needs. The thread is then in a PTRACE_INTERRUPT stop; the result is the kernel's
+// -ERESTART_RESTARTBLOCK, or that of a call that did not need to block.
+func (th *Thread) Interrupted(insn, nr uint64, args ...uint64) (int64, error) {
+	var r *Regs
+	err := th.do(fmt.Sprintf("interrupted system call %d", nr), func() (err error) {
+		if r, err = th.enter(insn, nr, args...); err != nil {
+			return err
+		}
+		if err := th.interruptAndContinue(); err != nil {
+			return err
+		}
+		_, err = getRegset(th.Tid, regsetPRStatus, r.Bytes())
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return r.Result(), nil
 }

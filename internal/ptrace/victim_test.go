@@ -97,14 +97,6 @@ func compiled(t *testing.T, name string) string {
 	return bin
 }
 
-// startGoVictim starts this binary as a Go program that checks itself.
-func startGoVictim(t *testing.T) *victim {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), checkEnv+"=1", "GOTRACEBACK=crash")
-	return run(t, cmd)
-}
-
 func run(t *testing.T, cmd *exec.Cmd) *victim {
 	t.Helper()
 	v := &victim{cmd: cmd}

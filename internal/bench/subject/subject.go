@@ -6,7 +6,7 @@ package subject
 
 import (
 	"context"
-	_ "embed" // the programs
+	_ "embed" // a source
 	"errors"
 	"fmt"
 	"os"
@@ -22,22 +22,29 @@ import (
 
 //go:generate ./src/build
 
-// Programs as built, and the source of calls, which a benchmark also builds against the C library.
-var (
-	//go:embed src/subject.elf
-	subjectELF []byte
-	//go:embed src/calls.elf
-	callsELF []byte
-	//go:embed src/calls.c
-	callsSource []byte
-)
+// callsSource is the source of calls, which a benchmark also builds against the C library.
+//
+//go:embed src/calls.c
+var callsSource []byte
 
 // InstallSubject writes the subject program into dir and returns its path. The file must stay for as long as images of
 // it are used.
-func InstallSubject(dir string) (string, error) { return install(dir, "subject", subjectELF, 0o755) }
+func InstallSubject(dir string) (string, error) {
+	subject, _, err := programs()
+	if err != nil {
+		return "", err
+	}
+	return install(dir, "subject", subject, 0o755)
+}
 
 // InstallCalls writes the program that repeats system calls into dir and returns its path.
-func InstallCalls(dir string) (string, error) { return install(dir, "calls", callsELF, 0o755) }
+func InstallCalls(dir string) (string, error) {
+	_, calls, err := programs()
+	if err != nil {
+		return "", err
+	}
+	return install(dir, "calls", calls, 0o755)
+}
 
 // InstallCallsSource writes the C source of that program into dir and returns its path.
 func InstallCallsSource(dir string) (string, error) {

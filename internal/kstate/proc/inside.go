@@ -229,13 +229,12 @@ func (c *collection) special(th *ptrace.Thread) error {
 // Requests of prctl(2) and arch_prctl(2) that golang.org/x/sys/unix does not name (include/uapi/linux/prctl.h,
 // asm/prctl.h).
 const (
-	prGetMDWE    = 66 // Linux 6.3
-	prGetMerge   = 68 // PR_GET_MEMORY_MERGE, Linux 6.4
-	prFutexHash  = 78 // PR_FUTEX_HASH, Linux 6.16
-	getSlots     = 2  // PR_FUTEX_HASH_GET_SLOTS
-	archGetCPUID = 0x1011
-	ssOnStack    = 1 // SS_ONSTACK, include/uapi/linux/signal.h
-	mpolFAddr    = 2 // MPOL_F_ADDR, include/uapi/linux/mempolicy.h
+	prGetMDWE   = 66 // Linux 6.3
+	prGetMerge  = 68 // PR_GET_MEMORY_MERGE, Linux 6.4
+	prFutexHash = 78 // PR_FUTEX_HASH, Linux 6.16
+	getSlots    = 2  // PR_FUTEX_HASH_GET_SLOTS
+	ssOnStack   = 1  // SS_ONSTACK, include/uapi/linux/signal.h
+	mpolFAddr   = 2  // MPOL_F_ADDR, include/uapi/linux/mempolicy.h
 )
 
 func word(c *ptrace.Syscall, at int) uint64   { return binary.LittleEndian.Uint64(c.Data[at:]) }
@@ -252,10 +251,7 @@ func (c *collection) askThread(b *batch, t *image.Thread) {
 		b.must(func(c *ptrace.Syscall) { t.PDeathSig = int(word32(c, 0)) }))
 	b.ask("PR_GET_SECUREBITS", unix.SYS_PRCTL, []uint64{unix.PR_GET_SECUREBITS}, 0, 0,
 		b.must(func(c *ptrace.Syscall) { t.Creds.Securebits = uint32(c.Ret) }))
-	b.ask("PR_GET_TSC", unix.SYS_PRCTL, []uint64{unix.PR_GET_TSC}, 1, 4,
-		b.must(func(c *ptrace.Syscall) { t.TSCSignal = word32(c, 0) == unix.PR_TSC_SIGSEGV }))
-	b.ask("ARCH_GET_CPUID", unix.SYS_ARCH_PRCTL, []uint64{archGetCPUID}, 0, 0,
-		b.must(func(c *ptrace.Syscall) { t.CPUIDFault = c.Ret == 0 }))
+	askMachine(b, t)
 	b.ask("get_mempolicy", unix.SYS_GET_MEMPOLICY, nil, 0, 4, func(s *ptrace.Syscall) error {
 		if s.Ret == 0 && word32(s, 0) != 0 { // not MPOL_DEFAULT; ENOSYS without CONFIG_NUMA
 			t.NUMA = kstate.SomePolicy
@@ -358,12 +354,7 @@ func (c *collection) askMM(b *batch, p *image.Process) {
 				mm.FutexSlots = slots
 			}
 		}))
-	b.ask("modify_ldt", unix.SYS_MODIFY_LDT, []uint64{0, 0, 16}, 1, 16, func(s *ptrace.Syscall) error {
-		if s.Ret > 0 { // ENOSYS: built without CONFIG_MODIFY_LDT_SYSCALL
-			c.block(fault.ThreadState, name, "it has a local descriptor table (modify_ldt)")
-		}
-		return nil
-	})
+	c.askMachineMM(b, name)
 	c.askMembarrier(b, mm)
 }
 

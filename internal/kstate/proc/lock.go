@@ -7,13 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 )
 
-// pageSize is that of the kernel's smallest pages on x86-64.
-const pageSize = 4096
+// pageSize is that of the kernel's smallest pages.
+const pageSize = image.PageSize
 
 // lockFuture finds out whether new mappings are locked (mlockall(2), MCL_FUTURE), which nothing tells: the process maps
 // a page for as long as it takes to see whether its locked memory grew.
@@ -56,17 +57,14 @@ var errNoRoom = errors.New("they will, but no more memory can be locked now")
 // hole is the address of a free page with free neighbours, so that no mapping grows by it.
 func hole(maps []procfs.Map) uint64 {
 	for i := len(maps) - 1; i > 0; i-- {
-		if low, high := maps[i-1].End, maps[i].Start; high <= highest && high-low >= 1024*pageSize {
+		if low, high := maps[i-1].End, maps[i].Start; high <= arch.Host.AddressEnd && high-low >= 1024*pageSize {
 			return (low + (high-low)/2) &^ (pageSize - 1)
 		}
 	}
 	return lowest
 }
 
-const (
-	highest = 1<<47 - pageSize // TASK_SIZE_MAX with four levels of page tables
-	lowest  = 1 << 24          // above vm.mmap_min_addr and what can be mapped below by default
-)
+const lowest = 1 << 24 // above vm.mmap_min_addr and what can be mapped below by default
 
 // lockKind tells which flags of mlockall(2) made the mapping at addr a locked one.
 func lockKind(dir procfs.Dir, addr uint64) (uint32, error) {

@@ -9,7 +9,7 @@ import (
 // TestLayout holds the constants against the committed binary: the entry points begin with the instructions they are
 // named for.
 func TestLayout(t *testing.T) {
-	f, err := elf.NewFile(bytes.NewReader(ELF()))
+	f, err := elf.NewFile(bytes.NewReader(program))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,6 +25,10 @@ func TestLayout(t *testing.T) {
 	if load == nil || load.Off != CodeInFile || load.Filesz != CodeSize || load.Vaddr != CodeAt {
 		t.Fatalf("load segment is %+v", load)
 	}
+	code, err := Code()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		at   int
 		want []byte
@@ -34,8 +38,8 @@ func TestLayout(t *testing.T) {
 		{Batch, []byte{0x48, 0x39, 0xeb}},         // cmp %rbp, %rbx
 		{Init, []byte{0xb8, 0x3d, 0, 0, 0, 0x48}}, // mov $61, %eax
 	} {
-		if !bytes.HasPrefix(Code()[c.at:], c.want) {
-			t.Errorf("code at %d is % x, want % x", c.at, Code()[c.at:c.at+8], c.want)
+		if !bytes.HasPrefix(code[c.at:], c.want) {
+			t.Errorf("code at %d is % x, want % x", c.at, code[c.at:c.at+8], c.want)
 		}
 	}
 }

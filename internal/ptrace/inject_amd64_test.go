@@ -39,6 +39,14 @@ const (
 	checkEnv  = "PTRACE_TEST_CHECK"
 )
 
+// startGoVictim starts this binary as a Go program that checks itself.
+func startGoVictim(t *testing.T) *victim {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), checkEnv+"=1", "GOTRACEBACK=crash")
+	return run(t, cmd)
+}
+
 func injectForever(pid int) {
 	for last := time.Now(); ; {
 		err := injectOnce(pid)

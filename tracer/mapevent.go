@@ -142,7 +142,7 @@ func (tb *table) mapCall(m *memory, e *mapChange) bool {
 		m.segs.remove(a[0], a[0]+pageUp(a[1]))
 		return true
 	case unix.SYS_MPROTECT:
-		return !failed && a[2]&protGrows == 0 && tb.mprotect(m, e)
+		return !failed && a[2]&(protGrows|protMachine) == 0 && tb.mprotect(m, e)
 	case unix.SYS_BRK:
 		return tb.brk(m, e)
 	case unix.SYS_MREMAP:
@@ -232,7 +232,7 @@ func (tb *table) mprotect(m *memory, e *mapChange) bool {
 		return false
 	}
 	m.segs.change(from, to, func(old uint64) uint64 {
-		flags := old&^(vmRead|vmWrite|vmExec) | prot
+		flags := old&^(vmRead|vmWrite|vmExec|vmMachine) | prot
 		if prot&vmWrite != 0 && old&(vmAccount|vmWrite|vmHugetlb|vmShared|vmNoReserve) == 0 {
 			flags |= vmAccount
 		}

@@ -1,0 +1,92 @@
+package ptrace
+
+import "golang.org/x/sys/unix"
+
+// Most system calls that wait are restarted by the kernel when a stop has interrupted them, as if nothing had been.
+// Some are not: they end with EINTR, though nobody sent the program a signal (signal(7), "Interruption of system calls
+// and library functions by stop signals"). Here they go on:
+//
+//   - The result -EINTR is replaced by -ERESTARTNOHAND: the kernel makes the call again when the thread runs, and turns that into EINTR if a
+//     handler is to run first, as these calls have it.
+//   - A wait without a timeout is changed so as soon as the thread has stopped; it goes on also if we die then.
+//   - A wait with a timeout would begin anew, so it is changed when it is let go, in the same stroke as its timeout: to the time that is left. If that is
+//     not known, or cannot be told to the kernel without the program noticing, it ends with EINTR.
+//
+// A call that had been interrupted before we came, by a stop signal, keeps its result.
+
+// Deadlines tells when threads that are stopped in a system call with a timeout would have woken (kstate.Waits).
+type Deadlines interface {
+	// Deadline returns when the timer would have run out that a thread cancelled last, if it did so at the time since
+	// or later: CLOCK_MONOTONIC ns both.
+	Deadline(tid int, since int64) (at int64, ok bool)
+}
+
+// timedWait is a call with a timeout in which a thread was stopped.
+type timedWait struct {
+	since    int64 // the stop was asked for then or later, CLOCK_MONOTONIC ns
+	looked   bool
+	can      bool   // the following is known
+	deadline int64  // CLOCK_MONOTONIC ns
+	room     uint64 // dead memory for a struct timespec, 0 if there is no need for one
+}
+
+// sizeofTimespec is the size of struct timespec.
+const sizeofTimespec = 16
+
+// Wait tells of a call with a timeout that a thread of g was stopped in and that will go on: the time that is left, in
+// ns, and where its timeout will be in memory, if it is to be there. ok is false if the thread is in no such call, or
+// if it will end.
+func (g *Group) Wait(th *Thread) (left int64, room uint64, ok bool) {
+	_ = g.t.Do(func() error { // it returns no error
+		left, room, ok = g.wait(th)
+		return nil
+	})
+	return left, room, ok
+}
+
+func (g *Group) wait(th *Thread) (left int64, room uint64, ok bool) {
+	t := th.timed
+	if t == nil || g.t.Deadlines == nil {
+		return 0, 0, false
+	}
+	if !t.looked {
+		t.looked = true
+		t.can = g.look(th, t)
+	}
+	return t.deadline - monotonic(), t.room, t.can
+}
+
+// deadKey names a place in a program, and a register.
+type deadKey struct {
+	pid int
+	rip uint64
+	rdx bool
+}
+
+// letGoOn makes calls with a timeout go on, in threads that are about to be let go. What fails leaves one that ends.
+func (g *Group) letGoOn() {
+	for _, th := range g.threads {
+		left, room, ok := g.wait(th)
+		if !ok || th.detached {
+			continue
+		}
+		var r Regs
+		if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
+			continue
+		}
+		if text := r.GoOn(left, room); text != nil {
+			if _, err := WriteMemory(th.Pid, []Range{{room, len(text)}}, text); err != nil {
+				continue
+			}
+		}
+		_ = setRegset(th.Tid, regsetPRStatus, r.Bytes()) // its timeout, and that it goes on
+	}
+	g.maps = nil
+}
+
+// monotonic is our CLOCK_MONOTONIC, ns.
+func monotonic() int64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // it exists
+	return now.Nano()
+}

@@ -1,0 +1,5 @@
+package snapshot
+
+import "golang.org/x/sys/unix"
+
+const sysPause = unix.SYS_PPOLL // the call that pause(3) makes
