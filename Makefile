@@ -46,8 +46,9 @@ test-kernels-core: ## the part of it that CI runs, in about three minutes
 real: ## real programs of Debian, saved in mid-run and brought back; installs many packages, takes an hour (RUN picks programs)
 	$(GO) run ./integration/real -o docs/real-programs.md -run '$(RUN)'
 
-lint: ## go vet, staticcheck, gofumpt
+lint: ## go vet (for arm64 too: docs/architectures.md), staticcheck, gofumpt
 	@$(PART) "go vet" $(GO) vet ./...
+	@$(PART) "go vet for arm64" env GOARCH=arm64 $(GO) vet ./...
 	@$(PART) "staticcheck" $(GO) tool staticcheck ./...
 	@$(WITH_GO) $(PART) "gofumpt" scripts/gofumpt-check
 
