@@ -92,8 +92,8 @@ func (b *builder) machine() {
 	k := &b.st.Kernel
 	root := &b.st.Processes[0]
 	if b.pol.Side == Restore && k.Machine != b.host.Machine {
-		b.refuse(fault.New(fault.OtherCPU, pidName(root.Pid), "it ran on a %s machine, and this is a %s one", k.Machine,
-			b.host.Machine).WithRemedy("restore it on a machine of the other kind"))
+		b.refuse(fault.New(fault.OtherCPU, pidName(root.Pid), "its machine is %s, and this one is %s", k.Machine,
+			b.host.Machine).WithRemedy("restore it on a machine of that architecture"))
 		return
 	}
 	if !b.vdsoParts() || b.pol.Side != Restore {

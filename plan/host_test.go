@@ -85,6 +85,9 @@ func TestHostRefusals(t *testing.T) {
 		{"registers", func(st *image.State, h *Host) {
 			binary.LittleEndian.PutUint64(st.Processes[0].Threads[0].XState[512:], 0xe7)
 		}, fault.OtherCPU, true},
+		{"another machine", func(st *image.State, h *Host) {
+			st.Kernel.Machine, h.Machine = "aarch64", "x86_64"
+		}, fault.OtherCPU, false},
 		{"another kernel", func(st *image.State, h *Host) { h.VDSOHash = "w" }, fault.OtherKernel, false},
 		{"another vDSO", func(st *image.State, h *Host) { h.VDSO[0].End = 0x3000 }, fault.OtherKernel, true},
 		{

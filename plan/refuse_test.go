@@ -3,6 +3,8 @@ package plan
 import (
 	"bytes"
 	"testing"
+
+	"github.com/bpfckpt/bpfckpt/image"
 )
 
 func TestNotifiesFindsUserNotification(t *testing.T) {
@@ -21,6 +23,19 @@ func TestNotifiesFindsUserNotification(t *testing.T) {
 	} {
 		if got := notifies(bytes.Join(c.prog, nil)); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// Segments are looked for in the registers of x86-64 only: those of arm64 have other things in their place.
+func TestRegistersOfAnotherArchitecture(t *testing.T) {
+	st := &image.State{Processes: []image.Process{{
+		Pid: 7, Threads: []image.Thread{{Tid: 7, Regs: make([]byte, 272), XState: make([]byte, 576)}},
+	}}}
+	for machine, want := range map[string]int{"x86_64": 1, "aarch64": 0} {
+		st.Kernel.Machine = machine
+		if list := Build(st, nil, Policy{Side: Snap}).Refusals; len(list) != want {
+			t.Errorf("%s: %v", machine, list)
 		}
 	}
 }
