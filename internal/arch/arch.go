@@ -21,6 +21,7 @@ type Arch struct {
 	AddressEnd  uint64 // end of what a process can map
 	SyscallSize uint64 // bytes of the instruction that makes a system call
 	SyscallFunc string // what the names of the kernel's functions of system calls begin with
+	UntagMask   string // untag_mask of proc_pid_status(5), of a process that has not asked for another
 	Audit       uint32 // AUDIT_ARCH_*, by which seccomp filters know it (include/uapi/linux/audit.h)
 	lacks       []*Part
 }

@@ -6,5 +6,6 @@ var x86 = Arch{
 	AddressEnd:  1<<47 - 4096, // TASK_SIZE_MAX (Documentation/arch/x86/x86_64/mm.rst)
 	SyscallSize: 2,            // syscall
 	SyscallFunc: "__x64_sys_", // arch/x86/include/asm/syscall_wrapper.h
-	Audit:       0xc000003e,   // AUDIT_ARCH_X86_64
+	UntagMask:   "0xffffffffffffffff",
+	Audit:       0xc000003e, // AUDIT_ARCH_X86_64
 }

@@ -4,6 +4,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/bpfckpt/bpfckpt/internal/arch"
 )
 
 // Status is /proc/PID/status or /proc/PID/task/TID/status (fs/proc/array.c, proc_pid_status).
@@ -66,7 +68,7 @@ var statusKeys = map[string]func(*Status, string) bool{
 	"CoreDumping":  func(s *Status, v string) bool { return flag(v, &s.CoreDumping) },
 	"THP_enabled":  func(s *Status, v string) bool { return flag(v, &s.THPEnabled) },
 	// else linear address masking is on (arch_prctl ARCH_ENABLE_TAGGED_ADDR)
-	"untag_mask":                func(_ *Status, v string) bool { return v == "0xffffffffffffffff" },
+	"untag_mask":                func(_ *Status, v string) bool { return v == arch.Host.UntagMask },
 	"Threads":                   func(s *Status, v string) bool { return decimal(v, &s.Threads) },
 	"SigQ":                      nil,
 	"SigPnd":                    func(s *Status, v string) bool { return base(v, 16, &s.SigPnd) },
