@@ -295,7 +295,7 @@ func TestHostileHeaders(t *testing.T) {
 			edit func([]byte) []byte
 			code fault.Code
 		}{
-			{"next version", put(12, 4, 3), fault.ImageVersion},
+			{"next version", put(12, 4, 4), fault.ImageVersion},
 			{"version 0", put(12, 4, 0), fault.ImageVersion},
 			{"must-understand bit 0", put(16, 8, 1), fault.ImageFeature},
 			{"must-understand bit 63", put(16, 8, 1<<63), fault.ImageFeature},

@@ -6,7 +6,7 @@
 //	DIR/store              "bpfckpt store 1\n"; the store's lock is a flock on this file
 //	DIR/head               id of the image that DIR alone means, and a checksum
 //	DIR/images/ID/info     header | JSON: name, parent, counts, sizes and sums of the files below
-//	DIR/images/ID/state    header | zstd(JSON of State)
+//	DIR/images/ID/state    header | zstd(record | record | ...)
 //	DIR/images/ID/pages    header | image ids | frames | runs       (the page map)
 //	DIR/images/ID/data     header, zero up to 4096 | frame | frame | ...
 //	DIR/images/ID/removed  instead of info, state and pages: a removed image whose data others still need

@@ -13,14 +13,16 @@ import (
 
 // The numbers of the format; docs/format.md explains them.
 const (
-	formatVersion = 2 // what is written: State may have Facts
-	oldestVersion = 1 // what is still read
+	formatVersion = 3 // what is written: the state is records
+	oldestVersion = 1 // what is still read; up to version 2 the state is one JSON document
+	recordVersion = 3
 	headerSize    = 80
 	dataStart     = PageSize  // the first frame's offset in a data file
 	maxFrame      = 1 << 20   // raw bytes of a frame
 	maxInfo       = 128 << 10 // bytes of an info file's JSON
 	maxAddr       = 1 << 56   // end of every run: the user half of a 57-bit address space
-	stateFree     = 16 << 20  // raw bytes of state that any file may hold
+	stateFree     = 1 << 20   // raw bytes of state that any file may hold
+	oldStateFree  = 16 << 20  // the same of one JSON document, which takes less memory for each byte
 	stateRatio    = 64        // raw bytes of state more for each stored byte
 	maxState      = 1 << 30   // raw bytes of state at all
 	maxImages     = 1 << 12   // images that one page map may name
@@ -57,6 +59,7 @@ const (
 // header starts every file of an image.
 type header struct {
 	kind   fileKind
+	format uint32 // version of the format; formatVersion when written
 	must   uint64
 	codec  codec
 	id     string
@@ -100,7 +103,7 @@ func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (
 		return header{}, fault.New(fault.ImageDamaged, path, "the header's checksum does not match")
 	}
 	h := header{
-		kind: fileKind(b[8:12]), must: le.Uint64(b[16:]), codec: codec(le.Uint32(b[24:])), id: trimID(b[32:48]),
+		kind: fileKind(b[8:12]), format: le.Uint32(b[12:]), must: le.Uint64(b[16:]), codec: codec(le.Uint32(b[24:])), id: trimID(b[32:48]),
 		length: le.Uint64(b[48:]), raw: le.Uint64(b[56:]), sum: le.Uint64(b[64:]),
 	}
 	if unknown := h.must &^ mustUnderstand; unknown != 0 {

@@ -2,21 +2,27 @@ package image
 
 import (
 	"bytes"
+	"encoding/json"
 	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
 )
 
-// FuzzState decodes bytes as a state. Whatever is taken must come out the same when encoded again: nothing was skipped.
+// FuzzState decodes bytes as the records of a state. Whatever is taken must come out the same when encoded again:
+// nothing was skipped. What is packed comes out in the same bytes.
 func FuzzState(f *testing.F) {
-	empty, err := encodeState(&State{Processes: []Process{{Threads: []Thread{{Restart: &Restart{}}}, VMAs: []VMA{{}}}}})
-	if err != nil {
-		f.Fatal(err)
+	for _, st := range []*State{
+		{Processes: []Process{{Threads: []Thread{{Restart: &Restart{}}}, VMAs: []VMA{{}}}}}, stored(),
+	} {
+		b, err := encodeState(st)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
 	}
-	f.Add(empty)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		st, err := decodeState(b)
+		st, unknown, err := decodeState(b)
 		if err != nil {
 			return
 		}
@@ -25,9 +31,38 @@ func FuzzState(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := decodeState(again)
+		second, _, err := decodeState(again)
 		if err != nil || !reflect.DeepEqual(st, second) {
 			t.Errorf("%q comes back as %q: %v", b, again, err)
+		}
+		before, _, _ := splitRecords(b, recordKinds())
+		after, _, _ := splitRecords(again, recordKinds())
+		if len(before) != len(after) {
+			t.Fatalf("%d records and %d unknown ones come back as %d", len(before), len(unknown), len(after))
+		}
+		for i := range before {
+			if k := kindNamed(before[i].kind); k.packed && !bytes.Equal(before[i].payload, after[i].payload) {
+				t.Errorf("%s: %x comes back as %x", k.name, before[i].payload, after[i].payload)
+			}
+		}
+	})
+}
+
+func kindNamed(name string) *recordKind {
+	kinds := recordKinds()
+	return &kinds[slices.IndexFunc(kinds, func(k recordKind) bool { return k.name == name })]
+}
+
+// FuzzOldState decodes bytes as the one document that a state was up to version 2 of the format.
+func FuzzOldState(f *testing.F) {
+	b, err := json.Marshal(&State{Processes: []Process{{Threads: []Thread{{Restart: &Restart{}}}, VMAs: []VMA{{}}}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		if st, err := decodeOldState(b); err == nil {
+			_ = st.Validate()
 		}
 	})
 }

@@ -1,10 +1,13 @@
 package image_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,8 +17,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// pack returns a state file, with right checksums, that holds content compressed and says it has raw bytes.
-func pack(t testing.TB, id string, content []byte, raw uint64) []byte {
+// The versions of the format: that of one JSON document, and that of records.
+const (
+	document = 2
+	records  = 3
+)
+
+// pack returns a state file of a format, with right checksums, that holds content compressed and says it has raw bytes.
+func pack(t testing.TB, format uint32, id string, content []byte, raw uint64) []byte {
 	t.Helper()
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
@@ -24,7 +33,7 @@ func pack(t testing.TB, id string, content []byte, raw uint64) []byte {
 	b := make([]byte, 80)
 	copy(b, "bpfckpt\x1aSTAT")
 	le := binary.LittleEndian
-	le.PutUint32(b[12:], 1)
+	le.PutUint32(b[12:], format)
 	le.PutUint32(b[24:], 1)
 	copy(b[32:], id)
 	b = enc.EncodeAll(content, b)
@@ -99,118 +108,187 @@ func TestHostileState(t *testing.T) {
 		if c.raw != 0 {
 			raw = uint64(c.raw)
 		}
-		b := pack(t, id, c.content, raw)
 		if c.what == "empty" {
-			b = pack(t, id, []byte(" "), 1)
+			c.content = []byte(" ")
 		}
-		before := allocated()
-		err := with(t, dir, "state", b)
-		if n := allocated() - before; n > 64<<20 {
-			t.Errorf("%s: %d bytes allocated", c.what, n)
-		}
-		wantBadImage(t, c.what, dir, err)
-		wantCode(t, err, c.code)
+		wantRefused(t, dir, c.what, c.code, pack(t, document, id, c.content, raw))
 	}
 }
 
-func TestHostilePageMap(t *testing.T) {
-	dir := small(t)
-	b := sound(t, dir, "pages")
-	le := binary.LittleEndian
-	const images, frames = 80 + 16, 80 + 16 + 16
-	runs := frames + 32*int(le.Uint32(b[80+4:]))
-	if n := le.Uint64(b[88:]); le.Uint32(b[84:]) != 1 || n < 3 {
-		t.Fatalf("%d frames, %d runs", le.Uint32(b[84:]), n)
+// wantRefused opens an image with another state file and checks that this ends as it should, without much memory.
+func wantRefused(t testing.TB, dir, what string, code fault.Code, b []byte) {
+	t.Helper()
+	before := allocated()
+	err := with(t, dir, "state", b)
+	if n := allocated() - before; n > 64<<20 {
+		t.Errorf("%s: %d bytes allocated", what, n)
 	}
-	type change struct {
-		what       string
-		off, width int
-		value      uint64
-	}
-	changes := []change{
-		{"no image", 80, 4, 0},
-		{"many images", 80, 4, 1 << 31},
-		{"many frames", 84, 4, 1<<32 - 1},
-		{"many runs", 88, 8, 1<<64 - 1},
-		{"runs that wrap", 88, 8, 1 << 61},
-		{"another image's id", images, 4, 0x30303030},
-		{"an id that is a path", images, 8, 0x2f2e2e2f2e2e},
-		{"frame of image 1", frames, 4, 1},
-		{"frame of unknown codec", frames + 4, 4, 2},
-		{"frame at 0", frames + 8, 8, 0},
-		{"frame at the end of the world", frames + 8, 8, 1<<64 - 1},
-		{"frame elsewhere", frames + 8, 8, 8192},
-		{"frame without bytes", frames + 16, 4, 0},
-		{"frame with more stored than raw", frames + 16, 4, 1 << 30},
-		{"frame of 4 GiB", frames + 20, 4, 1<<32 - 1},
-		{"frame of no pages", frames + 20, 4, 0},
-		{"frame of half a page", frames + 20, 4, 6000},
-		{"run of space 0", runs + 8, 4, 0},
-		{"run of a space nobody has", runs + 8, 4, 99},
-		{"run not aligned", runs, 8, 0x1000001},
-		{"run in unmapped memory", runs, 8, 0x2000000},
-		{"run at the end of the world", runs, 8, 1<<64 - 4096},
-		{"run of no pages", runs + 12, 4, 0},
-		{"run that wraps", runs + 12, 4, 1<<32 - 1},
-		{"run of an unknown frame", runs + 16, 4, 77},
-		{"run of the writer's mark for discarded pages", runs + 16, 4, 1<<32 - 2},
-		{"run beyond its frame", runs + 20, 4, 1 << 20},
-		{"run whose offset wraps", runs + 20, 4, 1<<32 - 1},
-		{"run over the next", runs + 24, 8, le.Uint64(b[runs:])},
-	}
-	for _, c := range changes {
-		x := put(c.off, c.width, c.value)(append([]byte(nil), b...))
-		before := allocated()
-		err := with(t, dir, "pages", x)
-		if n := allocated() - before; n > 4<<20 {
-			t.Errorf("%s: %d bytes allocated", c.what, n)
-		}
-		wantBadImage(t, c.what, dir, err)
-	}
-	// A large map costs memory only as far as it is sound: 64 MiB of zeros end at the second run.
-	long := append(append([]byte(nil), b...), make([]byte, 64<<20-64<<20%24)...)
-	put(56, 8, uint64(len(long)-80))(put(48, 8, uint64(len(long)-80))(put(88, 8, le.Uint64(b[88:])+64<<20/24)(long)))
-	err := with(t, dir, "pages", long)
-	wantCode(t, err, fault.ImageMap)
+	wantBadImage(t, what, dir, err)
+	wantCode(t, err, code)
 }
 
-func TestStateIsStrict(t *testing.T) {
+// A few bytes of a file cannot make lists of millions.
+func TestHostileRecordsInAFile(t *testing.T) {
 	dir := small(t)
 	infos, _ := image.List(dir)
-	stored := sound(t, dir, "state")
+	id := infos[0].ID
+	text := stateText(t, dir)
+	mappings := func(n int) []byte { // the shortest there are
+		payload := binary.AppendUvarint(binary.AppendUvarint(nil, 2), uint64(n)+1)
+		payload = append(payload, 0, 0, 0, 0, 0, 0, 1, 0)
+		return changeRecord(t, text, "mappings", func([]byte) []byte {
+			return append(payload, make([]byte, 7*(n-1)+20)...)
+		})
+	}
+	head := func(n int) []byte { return append([]byte(nil), text[:n]...) }
+	for _, c := range []struct {
+		what    string
+		content []byte
+		raw     int // 0: that of content
+		code    fault.Code
+	}{
+		{"half a head", head(20), 0, fault.ImageState},
+		{"a head", head(32), 0, fault.ImageState},
+		{"zeros", make([]byte, 1<<20), 0, fault.ImageState},
+		{"a million mappings", mappings(900_000), 0, fault.ImageSize},
+		{"many mappings", mappings(140_000), 0, fault.ImageState},
+		{"says more", text, 1 << 20, fault.ImageDamaged},
+		{"a bomb", make([]byte, 1<<20), 5000, fault.ImageDamaged},
+	} {
+		raw := uint64(len(c.content))
+		if c.raw != 0 {
+			raw = uint64(c.raw)
+		}
+		wantRefused(t, dir, c.what, c.code, pack(t, records, id, c.content, raw))
+	}
+}
+
+// stateText returns the decoded state of the only image of a store.
+func stateText(t testing.TB, dir string) []byte {
+	t.Helper()
 	dec, err := zstd.NewReader(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dec.Close()
-	text, err := dec.DecodeAll(stored[80:], nil)
+	text, err := dec.DecodeAll(sound(t, dir, "state")[80:], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := with(t, dir, "state", pack(t, infos[0].ID, text, uint64(len(text)))); err != nil {
+	return text
+}
+
+// changeRecord returns the records of a state of which the payload of one is changed.
+func changeRecord(t testing.TB, text []byte, kind string, change func([]byte) []byte) []byte {
+	t.Helper()
+	for at := 0; at < len(text); {
+		n := int(binary.LittleEndian.Uint64(text[at+24:]))
+		end := at + 32 + n
+		if string(bytes.TrimRight(text[at:at+16], "\x00")) == kind {
+			payload := change(append([]byte(nil), text[at+32:end]...))
+			out := binary.LittleEndian.AppendUint64(append([]byte(nil), text[:at+24]...), uint64(len(payload)))
+			return slices.Concat(out, payload, text[end:])
+		}
+		at = end
+	}
+	t.Fatalf("no record %s", kind)
+	return nil
+}
+
+// later is a record that this release has no meaning for.
+func later(kind string, version uint32, must uint32) []byte {
+	b := make([]byte, 32, 64)
+	copy(b, kind)
+	le := binary.LittleEndian
+	le.PutUint32(b[16:], version)
+	le.PutUint32(b[20:], must)
+	le.PutUint64(b[24:], 8)
+	return append(b, "whatever"...)
+}
+
+// What a later version has written is read as far as it can be understood, else what it takes is named.
+func TestImageOfALaterVersion(t *testing.T) {
+	dir := small(t)
+	infos, _ := image.List(dir)
+	text := stateText(t, dir)
+	file := func(b []byte) []byte { return pack(t, records, infos[0].ID, b, uint64(len(b))) }
+	err := with(t, dir, "state", file(slices.Concat(later("socket", 2, 1), text, later("timens", 1, 1))))
+	wantBadImage(t, "records that must be understood", dir, err)
+	wantCode(t, err, fault.ImageFeature)
+	if err == nil || !strings.Contains(err.Error(), "written by a later version: needs socket 2, timens 1") {
+		t.Error(err)
+	}
+	b := file(slices.Concat(later("hint", 3, 0), text, later("facts", 9, 0), later("hint", 3, 0)))
+	place(t, dir, "state", b)
+	r := open(t, dir)
+	if got := r.Skipped(); !slices.Equal(got, []string{"facts 9", "hint 3"}) {
+		t.Errorf("skipped: %q", got)
+	}
+	if err := r.Verify(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// place puts b in the place of a file of the only image of a store and makes the info file agree.
+func place(t testing.TB, dir, name string, b []byte) {
+	t.Helper()
+	infos, err := image.List(dir)
+	if err != nil || len(infos) != 1 {
+		t.Fatal(infos, err)
+	}
+	placeIn(t, dir, infos[0].ID, name, b)
+}
+
+func placeIn(t testing.TB, dir, id, name string, b []byte) {
+	t.Helper()
+	base := filepath.Join(dir, "images", id)
+	info, err := os.ReadFile(filepath.Join(base, "info"))
+	if err == nil {
+		err = errors.Join(os.WriteFile(filepath.Join(base, "info"), rebind(info, name, b), 0o600),
+			os.WriteFile(filepath.Join(base, name), b, 0o600))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range [][2]string{
-		{`"root":`, `"Root":`},
-		{`"root":1234,`, ``},
-		{`"root":1234,`, `"root":1234,"root":1234,`},
-		{`"root":1234,`, `"root":1234,"more":1,`},
-		{`"root":1234,`, `"root": 1234,`},
-		{`"root":1234,`, `"root":1234.0,`},
-		{`"root":1234,`, `"root":null,`},
-		{`"root":1234,`, `"root":"1234",`},
-		{`"root":1234,`, `"root":01234,`},
-		{`"umask":18`, `"umask":-1`},
-		{`"umask":18`, `"umask":99999999999`},
-		{`"comm":"prog"`, `"comm":["prog"]`},
-		{`"regs":"AAAA`, `"regs":"*AAA`},
-		{`"itimers":[`, `"itimers":[{"value":0,"interval":0},`},
+}
+
+func TestStateIsStrict(t *testing.T) {
+	dir := small(t)
+	infos, _ := image.List(dir)
+	text := stateText(t, dir)
+	change := func(kind, from, to string) []byte {
+		return changeRecord(t, text, kind, func(b []byte) []byte {
+			changed := strings.Replace(string(b), from, to, 1)
+			if changed == string(b) && from != to {
+				t.Fatalf("%s is not in the record %s", from, kind)
+			}
+			return []byte(changed)
+		})
+	}
+	try := func(b []byte) error {
+		return with(t, dir, "state", pack(t, records, infos[0].ID, b, uint64(len(b))))
+	}
+	if err := try(change("tree", "", "")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][3]string{
+		{"tree", `"root":`, `"Root":`},
+		{"tree", `"root":1234`, ``},
+		{"tree", `"root":1234`, `"root":1234,"root":1234`},
+		{"tree", `"root":1234`, `"root":1234,"more":1`},
+		{"tree", `"root":1234`, `"root": 1234`},
+		{"tree", `"root":1234`, `"root":1234.0`},
+		{"tree", `"root":1234`, `"root":null`},
+		{"tree", `"root":1234`, `"root":"1234"`},
+		{"tree", `"root":1234`, `"root":01234`},
+		{"process", `"umask":18`, `"umask":-1`},
+		{"process", `"umask":18`, `"umask":99999999999`},
+		{"process", `"umask":18`, `"umask":18,"vmas":[]`},
+		{"process", `"args":["prog"`, `"args":[["prog"]`},
+		{"process", `"auxv":"AAAA`, `"auxv":"*AAA`},
+		{"process", `"itimers":[`, `"itimers":[{"value":0,"interval":0},`},
 	} {
-		broken := strings.Replace(string(text), c[0], c[1], 1)
-		if broken == string(text) {
-			t.Fatalf("%s is not in the state", c[0])
-		}
-		err := with(t, dir, "state", pack(t, infos[0].ID, []byte(broken), uint64(len(broken))))
+		err := try(change(c[0], c[1], c[2]))
 		wantBadImage(t, fmt.Sprint(c), dir, err)
 		wantCode(t, err, fault.ImageState)
 	}

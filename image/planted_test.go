@@ -1,9 +1,11 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -14,6 +16,14 @@ func full() *State {
 	st := &State{}
 	n := 0
 	fill(reflect.ValueOf(st).Elem(), &n)
+	return st
+}
+
+// stored is full as Commit stores it: one pipe has its content in its record, one has a space.
+func stored() *State {
+	st := full()
+	st.Pipes[0].Space, st.Pipes[0].Size = 0, 0
+	st.Pipes[1].Data = nil
 	return st
 }
 
@@ -51,36 +61,125 @@ func fill(v reflect.Value, n *int) {
 	}
 }
 
-// Everything that the encoder drops or changes is noticed when the state is read back: the decoder refuses it, or the
-// comparison names the field.
-func TestEncoderFaultsAreFound(t *testing.T) {
-	st := full()
-	raw, err := encodeState(st)
+// found reports whether a fault in the records of a state is noticed when they are read back: the decoder refuses them,
+// or the comparison names a field.
+func found(st *State, records ...stateRecord) bool {
+	var b []byte
+	for i := range records {
+		b = records[i].append(b)
+	}
+	back, unknown, err := decodeState(b)
+	return err != nil || len(unknown) > 0 || Difference(st, back) != ""
+}
+
+// recordsOf returns the records of a state.
+func recordsOf(t testing.TB, st *State) []stateRecord {
+	t.Helper()
+	b, err := encodeState(st)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var doc any
-	d := json.NewDecoder(strings.NewReader(string(raw)))
-	d.UseNumber()
-	if err := d.Decode(&doc); err != nil {
-		t.Fatal(err)
+	records, unknown, err := splitRecords(b, recordKinds())
+	if err != nil || len(unknown) > 0 {
+		t.Fatal(unknown, err)
 	}
-	if back, err := decodeState(raw); err != nil || Difference(st, back) != "" {
-		t.Fatalf("without a fault: %v, difference %q", err, Difference(st, back))
+	return records
+}
+
+// Everything that the encoder drops or changes in a record of JSON is noticed.
+func TestEncoderFaultsAreFound(t *testing.T) {
+	st := stored()
+	records := recordsOf(t, st)
+	if found(st, records...) {
+		t.Fatal("a fault is found where there is none")
 	}
 	planted := 0
-	for _, fault := range faultsIn(doc, "") {
-		fault.plant()
-		bad := encodeLike(reflect.TypeFor[State](), doc)
-		fault.undo()
-		planted++
-		if back, err := decodeState([]byte(bad)); err == nil && Difference(st, back) == "" {
-			t.Errorf("%s: not found", fault.what)
+	for i := range records {
+		k := kindNamed(records[i].kind)
+		if k.packed {
+			continue
+		}
+		var doc any
+		d := json.NewDecoder(bytes.NewReader(records[i].payload))
+		d.UseNumber()
+		if err := d.Decode(&doc); err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range faultsIn(doc, k.name) {
+			fault.plant()
+			bad := slices.Clone(records)
+			bad[i].payload = []byte(encodeLike(k.shape.typ, doc))
+			fault.undo()
+			planted++
+			if !found(st, bad...) {
+				t.Errorf("%s: not found", fault.what)
+			}
 		}
 	}
 	t.Logf("%d faults planted in the encoder", planted)
 	if planted < 400 {
 		t.Errorf("only %d faults planted: the state has more fields than that", planted)
+	}
+}
+
+// Every other byte in a packed record is noticed, every one that is missing, and every one too many.
+func TestPackerFaultsAreFound(t *testing.T) {
+	st := stored()
+	records := recordsOf(t, st)
+	for i := range records {
+		good := records[i].payload
+		if !kindNamed(records[i].kind).packed {
+			continue
+		}
+		try := func(what string, at int, payload []byte) {
+			bad := slices.Clone(records)
+			bad[i].payload = payload
+			if !found(st, bad...) {
+				t.Errorf("%s: byte %d %s: not found", records[i].kind, at, what)
+			}
+		}
+		for at := range good {
+			for bit := range 8 {
+				b := slices.Clone(good)
+				b[at] ^= 1 << bit
+				try("changed", at, b)
+			}
+			try("left out", at, slices.Delete(slices.Clone(good), at, at+1))
+			try("twice", at, slices.Insert(slices.Clone(good), at, good[at]))
+			try("the last", at, good[:at])
+		}
+		t.Logf("%s: %d bytes", records[i].kind, len(good))
+	}
+}
+
+// Every record that is left out, there twice, out of order or marked differently is noticed.
+func TestRecordFaultsAreFound(t *testing.T) {
+	st := stored()
+	records := recordsOf(t, st)
+	for i, r := range records {
+		try := func(what string, bad []stateRecord) {
+			if !found(st, bad...) {
+				t.Errorf("record %d, %s, %s: not found", i, &r, what)
+			}
+		}
+		change := func(what string, f func(r *stateRecord)) {
+			bad := slices.Clone(records)
+			f(&bad[i])
+			try(what, bad)
+		}
+		try("left out", slices.Delete(slices.Clone(records), i, i+1))
+		try("twice", slices.Insert(slices.Clone(records), i, r))
+		try("again at the end", append(slices.Clone(records), r))
+		try("the last", slices.Clone(records[:i]))
+		if i > 0 {
+			bad := slices.Clone(records)
+			bad[i-1], bad[i] = bad[i], bad[i-1]
+			try("before its time", bad)
+		}
+		change("of a later version", func(r *stateRecord) { r.version++ })
+		change("of another importance", func(r *stateRecord) { r.must = !r.must })
+		change("of another kind", func(r *stateRecord) { r.kind = "other" })
+		change("empty", func(r *stateRecord) { r.payload = nil })
 	}
 }
 
@@ -200,7 +299,7 @@ func another(value any) any {
 	case []any:
 		return v[:len(v)-1]
 	}
-	return nil
+	return "AAAA"
 }
 
 // encodeLike writes a document with the keys in the order of a type, as the encoder does.

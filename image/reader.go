@@ -15,9 +15,10 @@ import (
 // Reader reads one image. It is safe for concurrent use.
 type Reader struct {
 	dir   string // of the image's files
-	rec   *record
+	rec   *infoRecord
 	info  Info
 	state *State
+	extra []stateRecord // of the state, which this release does not understand and need not
 	pages *pageMap
 	data  []*os.File // data files, by index into pages.images
 }
@@ -35,12 +36,12 @@ func Open(ref string) (*Reader, error) {
 
 // openImage opens the image whose files are in dir.
 func openImage(store, dir, id string) (*Reader, error) {
-	rec, err := readRecord(dir, id)
+	rec, err := readInfo(dir, id)
 	if err != nil {
 		return nil, err
 	}
 	r := &Reader{dir: dir, rec: rec, info: rec.info(store)}
-	if r.state, err = readState(dir, id, rec.State); err != nil {
+	if r.state, r.extra, err = readState(dir, id, rec.State); err != nil {
 		return nil, err
 	}
 	if r.pages, err = r.readPages(); err != nil {
@@ -54,6 +55,10 @@ func openImage(store, dir, id string) (*Reader, error) {
 		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]), "%w", err)
 	}
 	if err := r.openData(store); err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	if err := r.readContents(); err != nil {
 		_ = r.Close()
 		return nil, err
 	}
@@ -140,6 +145,17 @@ func (r *Reader) Close() error {
 // State returns the state. It belongs to the caller, who may change it; the next call returns the same one.
 func (r *Reader) State() *State { return r.state }
 
+// Skipped names the records of the state that a later version has written, that this release does not understand and
+// that it can do without: "socket 2", the kind and its version.
+func (r *Reader) Skipped() []string {
+	var names []string
+	for i := range r.extra {
+		names = append(names, r.extra[i].String())
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Info describes the image.
 func (r *Reader) Info() Info { return r.info }
 
@@ -161,7 +177,7 @@ func (r *Reader) Runs(space Space) []Run {
 }
 
 // checkSpaces checks that every run lies in something the state knows: a mapping of a process, or the content of a
-// shared memory object or a ghost.
+// shared memory object, a ghost or a pipe.
 func checkSpaces(st *State, m *pageMap) error {
 	vmas := map[Space][]VMA{}
 	sizes := map[Space]uint64{}
@@ -175,6 +191,11 @@ func checkSpaces(st *State, m *pageMap) error {
 	}
 	for i := range st.Ghosts {
 		sizes[st.Ghosts[i].Space] = alignUp(uint64(st.Ghosts[i].Size))
+	}
+	for i := range st.Pipes {
+		if p := &st.Pipes[i]; p.Space != 0 {
+			sizes[p.Space] = alignUp(uint64(p.Size))
+		}
 	}
 	for i := range st.Named {
 		sizes[st.Named[i].Space] = alignUp(uint64(st.Named[i].Size))

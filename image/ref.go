@@ -199,7 +199,7 @@ func scan(dir string) (infos []Info, broken map[string]error, err error) {
 	}
 	broken = map[string]error{}
 	for _, id := range ids {
-		rec, err := readRecord(filepath.Join(dir, imagesDir, id), id)
+		rec, err := readInfo(filepath.Join(dir, imagesDir, id), id)
 		if err != nil {
 			if !isTombstone(dir, id) && isDir(filepath.Join(dir, imagesDir, id)) { // not removed at this moment
 				broken[id] = err

@@ -196,7 +196,7 @@ func moveHead(store string, ids []string) error {
 // ancestor returns the nearest ancestor of an image that is about to go, be it live, about to go too, or a tombstone.
 func (f *forest) ancestor(id string) string {
 	for range maxImages {
-		rec, err := readRecord(filepath.Join(f.dir, imagesDir, id), id)
+		rec, err := readInfo(filepath.Join(f.dir, imagesDir, id), id)
 		if err != nil {
 			return ""
 		}
@@ -311,7 +311,7 @@ func replacedImages(store string, infos []Info) []Info {
 	var out []Info
 	for i := range infos {
 		for _, old := range infos[i].Replaces {
-			if rec, err := readRecord(filepath.Join(store, imagesDir, old), old); err == nil {
+			if rec, err := readInfo(filepath.Join(store, imagesDir, old), old); err == nil {
 				out = append(out, rec.info(store))
 			}
 		}
@@ -360,7 +360,7 @@ func shrink(store, id string, infos []Info, sure bool) error {
 // framesIn returns the frames of a lender that an image's page map names.
 func framesIn(store, id, lender string) ([]frame, error) {
 	dir := filepath.Join(store, imagesDir, id)
-	rec, err := readRecord(dir, id)
+	rec, err := readInfo(dir, id)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
 		return Info{}, err
 	}
 	defer w.Abort()
-	w.replace = &old
+	w.replace, w.extra = &old, r.extra
 	w.Note(Notes{Freeze: old.Freeze, Tracking: old.Tracking})
 	if err := w.copyAll(ctx, r, o.Progress); err != nil {
 		return Info{}, err
@@ -92,9 +92,12 @@ func workspaceFor(old Info) (*workspace, error) {
 	return w, nil
 }
 
-// copyAll writes all pages of an image, in the order of addresses.
+// copyAll writes all pages of an image, in the order of addresses, but for contents, which Commit writes.
 func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, total int64)) error {
-	runs := r.pages.runs
+	runs := slices.Clone(r.pages.runs)
+	for _, c := range contents(r.state) {
+		runs = slices.DeleteFunc(runs, func(u run) bool { return *c.space != 0 && u.space == *c.space })
+	}
 	var done, total int64
 	for i := range runs {
 		if runs[i].frame != frameZero {

@@ -7,7 +7,9 @@ package image
 // Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid namespace the snapshot ran
 // in.
 //
-// A field added from now on is marked omitempty or omitzero, so that images that do not have it stay readable.
+// A field added from now on is marked omitempty or omitzero, so that images that do not have it stay readable, stands
+// behind the others of its struct, and has a tag that says with which version of its record's kind it came: since:"2".
+// testdata/records.txt lists what there is.
 
 // State is everything a snapshot knows except page contents, which live in the page map under a Space.
 type State struct {

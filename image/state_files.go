@@ -185,6 +185,8 @@ type Pipe struct {
 	Ino      uint64 `json:"ino"`
 	Capacity int    `json:"capacity"`          // F_GETPIPE_SZ, bytes
 	Data     []byte `json:"data"`              // what was written and not yet read
+	Space    Space  `json:"space,omitempty"`   // in an image: what has Data, if that is long. Commit chooses it
+	Size     int    `json:"size,omitempty"`    // in an image: bytes of Data, if that is a space
 	Packets  []int  `json:"packets,omitempty"` // lengths of the packets of an O_DIRECT pipe
 	Path     string `json:"path,omitempty"`    // of a named FIFO
 	// bytes in it that no reader of the tree could have read; on its way within fdtable, never stored

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,10 @@ type shape struct {
 	elem   *shape
 	length int // of an array, -1 for a slice
 	fields []shapeField
+
+	optional []int  // indices of the optional fields
+	least    int    // bytes that a value takes at least when packed
+	newest   uint32 // the version that the newest field in it came with
 }
 
 // shapeField is a field of a struct as encoding/json writes it.
@@ -53,11 +58,12 @@ type shapeField struct {
 	at       uintptr
 	shape    *shape
 	optional bool
+	since    uint32 // the version of its record's kind that it came with
 }
 
 // newShape returns the shape of a type, which must not contain itself, nor a type that encodes itself.
 func newShape(t reflect.Type) *shape {
-	sh := &shape{name: t.Name(), kind: t.Kind(), typ: t, size: t.Size(), length: -1}
+	sh := &shape{name: t.Name(), kind: t.Kind(), typ: t, size: t.Size(), length: -1, least: 1, newest: 1}
 	switch t.Kind() {
 	case reflect.Slice:
 		if sh.bytes = t.Elem().Kind() == reflect.Uint8; !sh.bytes {
@@ -66,28 +72,70 @@ func newShape(t reflect.Type) *shape {
 	case reflect.Array:
 		sh.length = t.Len()
 		sh.elem = newShape(t.Elem())
+		sh.least = sh.length * sh.elem.least
 	case reflect.Pointer:
 		sh.elem = newShape(t.Elem())
 	case reflect.Struct:
 		for i := range t.NumField() {
-			f := t.Field(i)
-			name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-			if name == "-" {
-				continue // never stored
+			if f, ok := newShapeField(t.Field(i)); ok {
+				sh.fields = append(sh.fields, f)
 			}
-			if name == "" {
-				name = f.Name
-			}
-			sh.fields = append(sh.fields,
-				shapeField{`"` + name + `":`, name, f.Offset, newShape(f.Type), strings.Contains(opts, "omit")})
 		}
+		sh.count()
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 	default:
 		panic(fmt.Sprintf("image: a state has a %s, which has no place in it", t))
 	}
+	if sh.elem != nil {
+		sh.newest = sh.elem.newest
+	}
 	return sh
 }
+
+// newShapeField returns the shape of a field, and false for one that is never stored.
+func newShapeField(f reflect.StructField) (shapeField, bool) {
+	name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if name == "-" {
+		return shapeField{}, false
+	}
+	if name == "" {
+		name = f.Name
+	}
+	since, err := strconv.ParseUint(cmp.Or(f.Tag.Get("since"), "1"), 10, 16)
+	if err != nil || since == 0 {
+		panic(fmt.Sprintf("image: the field %s has come with no version", f.Name))
+	}
+	return shapeField{
+		`"` + name + `":`, name, f.Offset, newShape(f.Type), strings.Contains(opts, "omit"), uint32(since),
+	}, true
+}
+
+// count sums up the fields of a struct. New ones are optional and stand behind those that older versions have: packed,
+// a field is known by its place alone.
+func (sh *shape) count() {
+	sh.optional, sh.least, sh.newest = nil, 0, 1
+	last := uint32(1)
+	for i := range sh.fields {
+		f := &sh.fields[i]
+		sh.newest = max(sh.newest, f.since, f.shape.newest)
+		if !f.optional {
+			sh.least += f.shape.least
+		} else {
+			sh.optional = append(sh.optional, i)
+		}
+		if f.since < last || f.since > 1 && !f.optional {
+			panic(fmt.Sprintf("image: the field %q of %s is not optional, or before one that came later", f.name, sh.name))
+		}
+		last = f.since
+	}
+	if len(sh.optional) > 0 {
+		sh.least++
+	}
+}
+
+// signed reports whether the shape is that of a number with a sign.
+func (sh *shape) signed() bool { return sh.kind >= reflect.Int && sh.kind <= reflect.Int64 }
 
 // walker walks over JSON along a shape and stores what it finds.
 type walker struct {

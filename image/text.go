@@ -1,11 +1,8 @@
 package image
 
 import (
-	"bytes"
-	"encoding/json"
 	"reflect"
 	"strings"
-	"sync"
 	"unicode/utf8"
 )
 
@@ -55,36 +52,6 @@ func unescapeText(s string) string {
 		}
 	}
 	return b.String()
-}
-
-// encodeState returns the JSON of a state.
-func encodeState(st *State) ([]byte, error) {
-	v := reflect.ValueOf(st)
-	changed := false
-	mapStrings(v, func(s string) string {
-		e := escapeText(s)
-		changed = changed || e != s
-		return e
-	})
-	if changed {
-		defer mapStrings(v, unescapeText)
-	}
-	return json.Marshal(st)
-}
-
-// stateShape returns the shape of State; making it takes longer than to read a small image.
-var stateShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[State]()) })
-
-// decodeState undoes encodeState.
-func decodeState(b []byte) (*State, error) {
-	st := new(State)
-	if err := strictJSONAs(b, st, stateShape()); err != nil {
-		return nil, err
-	}
-	if bytes.Contains(b, escapeMark) {
-		mapStrings(reflect.ValueOf(st), unescapeText)
-	}
-	return st, nil
 }
 
 // mapStrings replaces every string that v leads to.

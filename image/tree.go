@@ -117,7 +117,7 @@ func (f *forest) base(id string) string {
 			id = successor
 			continue
 		}
-		rec, err := readRecordAt(filepath.Join(f.dir, imagesDir, id, removedFile), id)
+		rec, err := readInfoAt(filepath.Join(f.dir, imagesDir, id, removedFile), id)
 		if err != nil {
 			return ""
 		}

@@ -109,6 +109,8 @@ type validator struct {
 	tids   map[int]bool
 	spaces map[Space]bool
 	files  map[int]bool
+
+	contents int // bytes of contents that are spaces
 }
 
 // space notes a space, which nothing else may have.

@@ -55,7 +55,15 @@ func (a *Attributes) check() error {
 }
 
 func (c *validator) pipe(p *Pipe) error {
-	rest := len(p.Data)
+	held := len(p.Data)
+	if p.Space != 0 {
+		if err := c.space(p.Space); err != nil {
+			return err
+		}
+		held = p.Size // Data is read after the page map
+		c.contents += held
+	}
+	rest := held
 	for _, n := range p.Packets {
 		if n <= 0 || n > rest {
 			return errors.New("its packets are not its data")
@@ -64,7 +72,10 @@ func (c *validator) pipe(p *Pipe) error {
 	}
 	return firstBad(
 		rule{p.Capacity <= 0 || p.Capacity > maxPipe, "its capacity is absurd"},
-		rule{len(p.Data) > p.Capacity, "it holds more than its capacity"},
+		rule{held > p.Capacity, "it holds more than its capacity"},
+		rule{(p.Space != 0) != (p.Size != 0) || p.Size != 0 && p.Size < leastContent ||
+			c.contents > maxContents, "the size of its content is absurd"},
+		rule{p.Space != 0 && p.Data != nil && len(p.Data) != p.Size, "its content is not as long as it says"},
 		rule{len(p.Packets) > 0 && rest != 0, "its packets are not its data"},
 		rule{p.Path != "" && !path(p.Path), "its path is not absolute"},
 	)

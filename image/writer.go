@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -36,7 +35,8 @@ type Writer struct {
 	written uint64 // data pages
 	parent  *parent
 	notes   Notes
-	replace *Info // the image this one takes the place of, nil for a new one
+	replace *Info         // the image this one takes the place of, nil for a new one
+	extra   []stateRecord // of that image, which this release does not understand and keeps
 	done    bool
 }
 
@@ -251,6 +251,10 @@ func (w *Writer) commit(st *State) (Info, error) {
 	if err := w.checkParent(st); err != nil {
 		return Info{}, err
 	}
+	st, err := w.storeContents(st)
+	if err != nil {
+		return Info{}, err
+	}
 	m, err := w.finishMap()
 	if err != nil {
 		return Info{}, err
@@ -298,8 +302,8 @@ func (w *Writer) finishMap() (*pageMap, error) {
 }
 
 // record is what the image is, as far as it is known before its files are written.
-func (w *Writer) record(st *State, m *pageMap) *record {
-	rec := &record{
+func (w *Writer) record(st *State, m *pageMap) *infoRecord {
+	rec := &infoRecord{
 		ID: w.ws.id, Name: w.opts.Name, Parent: w.opts.Parent, Created: w.created.UnixNano(), Level: w.opts.Level,
 		PagesWritten: w.written, Moment: st.Kernel.Realtime, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking,
 		Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
@@ -328,7 +332,7 @@ func (w *Writer) record(st *State, m *pageMap) *record {
 }
 
 // writeFiles writes everything but the frames, and syncs it all.
-func (w *Writer) writeFiles(rec *record, st *State, m *pageMap) error {
+func (w *Writer) writeFiles(rec *infoRecord, st *State, m *pageMap) error {
 	var syncs syncer
 	err := w.writeParts(rec, st, m, &syncs)
 	if err = errors.Join(err, syncs.wait()); err != nil {
@@ -338,12 +342,19 @@ func (w *Writer) writeFiles(rec *record, st *State, m *pageMap) error {
 }
 
 // writeParts leaves files that are not durable yet to syncs.
-func (w *Writer) writeParts(rec *record, st *State, m *pageMap, syncs *syncer) error {
+func (w *Writer) writeParts(rec *infoRecord, st *State, m *pageMap, syncs *syncer) error {
 	var err error
 	if rec.Data, err = w.finishData(m, syncs); err != nil {
 		return err
 	}
-	if rec.State, err = w.writeState(st, syncs); err != nil {
+	raw, err := encodeState(st)
+	if err != nil {
+		return fmt.Errorf("encode the state: %w", err)
+	}
+	for i := range w.extra {
+		raw = w.extra[i].append(raw)
+	}
+	if rec.State, err = w.writeState(raw, syncs); err != nil {
 		return err
 	}
 	if rec.Pages, err = w.writePages(m, syncs); err != nil {
@@ -372,36 +383,6 @@ func (w *Writer) finishData(m *pageMap, syncs *syncer) (fileRecord, error) {
 	syncs.add(w.data)
 	w.data = nil
 	return fileRecord{Size: int64(size)}, err
-}
-
-// writeState writes the state file.
-func (w *Writer) writeState(st *State, syncs *syncer) (fileRecord, error) {
-	raw, err := encodeState(st)
-	if err != nil {
-		return fileRecord{}, fmt.Errorf("encode the state: %w", err)
-	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
-	if err != nil {
-		return fileRecord{}, fmt.Errorf("make a compressor: %w", err)
-	}
-	b, how := enc.EncodeAll(raw, nil), codecZstd
-	if n := uint64(len(b)); len(b) >= len(raw) || uint64(len(raw)) > maxRawState(n) {
-		b, how = raw, codecRaw
-	}
-	if uint64(len(raw)) > maxRawState(uint64(len(b))) {
-		return fileRecord{}, fault.New(fault.StoreRefused, w.ws.id,
-			"the state has %d bytes, beyond the %d of the format", len(raw), maxState)
-	}
-	h := header{
-		kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)),
-		sum: xxhash.Sum64(b),
-	}
-	f, err := createFile(w.path(kindState), h.encode(), b)
-	if err != nil {
-		return fileRecord{}, err
-	}
-	syncs.add(f)
-	return fileRecord{Size: headerSize + int64(len(b)), Sum: h.sum}, nil
 }
 
 // writePages writes the page map. Its sum is known only when all of it is written, and the header follows then.

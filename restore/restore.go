@@ -28,6 +28,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -284,6 +285,10 @@ func (r *restorer) decide() error {
 	}
 	h.Streams = host.Streams(r.o.Std)
 	r.plan = plan.Build(r.st, h, pol)
+	if skipped := r.img.Skipped(); len(skipped) > 0 {
+		r.plan.Notes = append(r.plan.Notes, "a later version has written records of the image that were skipped: "+
+			strings.Join(skipped, ", "))
+	}
 	if len(r.plan.Refusals) > 0 {
 		return nil
 	}

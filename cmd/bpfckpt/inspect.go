@@ -45,8 +45,9 @@ func stateJSON(r *image.Reader) any {
 	obj := struct {
 		Image infoJSON `json:"image"`
 		*image.State
-		Totals []processTotal `json:"totals"`
-	}{Image: infoOf(r.Info()), State: r.State(), Totals: []processTotal{}}
+		Totals  []processTotal `json:"totals"`
+		Skipped []string       `json:"skipped,omitempty"` // records of a later version
+	}{Image: infoOf(r.Info()), State: r.State(), Totals: []processTotal{}, Skipped: r.Skipped()}
 	for i := range obj.Processes {
 		p := &obj.Processes[i]
 		obj.Totals = append(obj.Totals, processTotal{p.Pid, sumUsage(p.Usage, p.Carried)})
@@ -58,7 +59,7 @@ func stateJSON(r *image.Reader) any {
 func inspectText(r *image.Reader) string {
 	st := r.State()
 	var b strings.Builder
-	b.WriteString(imageText(r.Info(), st))
+	b.WriteString(imageText(r.Info(), st, r.Skipped()))
 	for i := range st.Processes {
 		b.WriteString("\n" + processText(r, &st.Processes[i]))
 	}
@@ -68,7 +69,7 @@ func inspectText(r *image.Reader) string {
 	return b.String()
 }
 
-func imageText(i image.Info, st *image.State) string {
+func imageText(i image.Info, st *image.State, skipped []string) string {
 	rows := [][]string{
 		{"image", i.Dir + "@" + imageName(i.Name, i.ID)},
 		{"id", i.ID},
@@ -80,6 +81,9 @@ func imageText(i image.Info, st *image.State) string {
 		{"pages", fmt.Sprintf("%d stored, %d zero, %d shared", i.PagesWritten, i.PagesZero, i.PagesShared)},
 		{"size", fmt.Sprintf("%s of memory in %s (compress %s)", bytesText(i.BytesRaw), bytesText(i.BytesWritten),
 			i.Level)},
+	}
+	if len(skipped) > 0 {
+		rows = append(rows, []string{"skipped", strings.Join(skipped, ", ") + " (records of a later version)"})
 	}
 	return table(rows)
 }

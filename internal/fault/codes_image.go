@@ -49,7 +49,7 @@ var imageCodes = []Entry{
 	},
 	{
 		ImageFeature, BadImage, "the image needs a feature this release does not know",
-		"A must-understand bit is set that this release has no meaning for.",
+		"A later release wrote something into it that must be understood: a record of the state, or a bit of a file's header.",
 		"use the release that wrote the image, or a newer one",
 	},
 	{

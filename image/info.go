@@ -2,7 +2,6 @@ package image
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,8 +12,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// record is the content of an info file: what an image is, and what binds its other files together.
-type record struct {
+// infoRecord is the content of an info file: what an image is, and what binds its other files together.
+type infoRecord struct {
 	ID           string     `json:"id"`
 	Name         string     `json:"name"`
 	Parent       string     `json:"parent"`
@@ -45,7 +44,7 @@ type fileRecord struct {
 }
 
 // info returns what users see of a record. The info file's own size is that of its parts.
-func (r *record) info(store string) Info {
+func (r *infoRecord) info(store string) Info {
 	b, _ := json.Marshal(r) // a struct of numbers and strings
 	return Info{
 		Dir: store, ID: r.ID, Name: r.Name, Parent: r.Parent, Created: r.Created, Level: r.Level,
@@ -58,7 +57,7 @@ func (r *record) info(store string) Info {
 }
 
 // check tells what is wrong with a record, "" if nothing.
-func (r *record) check() string {
+func (r *infoRecord) check() string {
 	switch {
 	case r.Name != "" && !validName(r.Name):
 		return "the name is not one an image can have"
@@ -83,15 +82,15 @@ func (r *record) check() string {
 }
 
 // notOther reports whether an id is none, or the image's own.
-func (r *record) notOther(id string) bool { return !isID(id) || id == r.ID }
+func (r *infoRecord) notOther(id string) bool { return !isID(id) || id == r.ID }
 
-// readRecord reads the info file of the image in dir.
-func readRecord(dir, id string) (*record, error) {
-	return readRecordAt(filepath.Join(dir, fileNames[kindInfo]), id)
+// readInfo reads the info file of the image in dir.
+func readInfo(dir, id string) (*infoRecord, error) {
+	return readInfoAt(filepath.Join(dir, fileNames[kindInfo]), id)
 }
 
-// readRecordAt reads an info file by its path.
-func readRecordAt(path, id string) (*record, error) {
+// readInfoAt reads an info file by its path.
+func readInfoAt(path, id string) (*infoRecord, error) {
 	f, h, err := openFileAt(path, kindInfo, id)
 	if err != nil {
 		return nil, err
@@ -104,7 +103,7 @@ func readRecordAt(path, id string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	var rec record
+	var rec infoRecord
 	if err := strictJSON(b, &rec); err != nil {
 		return nil, fault.New(fault.ImageState, f.Name(), "%w", err)
 	}
@@ -141,54 +140,4 @@ func openBound(dir string, kind fileKind, id string, want fileRecord) (*os.File,
 			fileNames[kindInfo])
 	}
 	return f, h, nil
-}
-
-// readState reads the state file of the image in dir.
-func readState(dir, id string, want fileRecord) (*State, error) {
-	f, h, err := openBound(dir, kindState, id, want)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	if h.raw > maxRawState(h.length) {
-		return nil, fault.New(fault.ImageSize, f.Name(), "%d bytes of state, %d when decoded", h.length, h.raw)
-	}
-	b, err := readSummed(f, h)
-	if err != nil {
-		return nil, err
-	}
-	if h.codec == codecZstd {
-		if b, err = inflate(b, h.raw); err != nil {
-			return nil, fault.New(fault.ImageDamaged, f.Name(), "%w", err)
-		}
-	}
-	st, err := decodeState(b)
-	if err != nil {
-		return nil, fault.New(fault.ImageState, f.Name(), "%w", err)
-	}
-	if err := st.Validate(); err != nil {
-		return nil, fault.New(fault.ImageState, f.Name(), "%w", err)
-	}
-	return st, nil
-}
-
-// maxRawState is how many bytes of state a file may decode to if it stores n: what a hostile file makes us allocate is
-// in proportion to its own size.
-func maxRawState(n uint64) uint64 { return min(maxState, stateFree+stateRatio*min(n, maxState)) }
-
-// inflate decodes one zstd frame of exactly raw bytes.
-func inflate(b []byte, raw uint64) ([]byte, error) {
-	dec, err := newDecoder(raw)
-	if err != nil {
-		return nil, fmt.Errorf("make a decoder: %w", err)
-	}
-	defer dec.Close()
-	out, err := dec.DecodeAll(b, make([]byte, 0, raw))
-	if err != nil {
-		return nil, err
-	}
-	if uint64(len(out)) != raw {
-		return nil, fmt.Errorf("%d bytes when decoded instead of %d", len(out), raw)
-	}
-	return out, nil
 }

@@ -1,0 +1,110 @@
+package image
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// What is queued in an object, up to a megabyte for each pipe, lies in the page map like memory and not in the object's
+// record. Whoever fills a state or reads one sees the bytes only.
+
+// Limits of contents in bytes. What is shorter than a page is not worth a frame. What goes beyond the total stays in
+// the records, whose memory is bounded by what the file stores.
+const (
+	leastContent = PageSize
+	maxContents  = 16 << 20
+)
+
+// content is the bytes that a record may have as a space.
+type content struct {
+	space *Space
+	size  *int
+	data  *[]byte
+}
+
+// contents lists what of a state may be a space, in the order of the records.
+func contents(st *State) []content {
+	var out []content
+	for i := range st.Pipes {
+		p := &st.Pipes[i]
+		out = append(out, content{&p.Space, &p.Size, &p.Data})
+	}
+	return out
+}
+
+// storeContents writes long contents as spaces, numbered after those that the state has, and returns the state as it is
+// stored.
+func (w *Writer) storeContents(st *State) (*State, error) {
+	stored := *st
+	stored.Pipes = slices.Clone(st.Pipes)
+	next, total := highestSpace(st), 0
+	for _, c := range contents(&stored) {
+		*c.space, *c.size = 0, 0
+		n := len(*c.data)
+		if n < leastContent || total+n > maxContents {
+			continue
+		}
+		if total == 0 && w.buf != nil {
+			w.submit() // Open reads contents: what is memory is not to be decoded for that
+		}
+		next++
+		total += n
+		*c.space, *c.size = next, n
+		pages := make([]byte, alignUp(uint64(n)))
+		copy(pages, *c.data)
+		if err := w.Write(next, 0, pages); err != nil {
+			return nil, err
+		}
+	}
+	return &stored, nil
+}
+
+// highestSpace is the highest number of a space that is not a content.
+func highestSpace(st *State) Space {
+	top := Space(0)
+	for i := range st.Processes {
+		top = max(top, st.Processes[i].Space)
+	}
+	for i := range st.Shmems {
+		top = max(top, st.Shmems[i].Space)
+	}
+	for _, ghosts := range [][]Ghost{st.Ghosts, st.Named} {
+		for i := range ghosts {
+			top = max(top, ghosts[i].Space)
+		}
+	}
+	return top
+}
+
+// readContents fills in what the records have as spaces.
+func (r *Reader) readContents() error {
+	for _, c := range contents(r.state) {
+		if *c.space == 0 {
+			continue
+		}
+		b := make([]byte, alignUp(uint64(*c.size))) // Validate has bounded their sum
+		have := uint64(0)
+		for _, run := range r.Runs(*c.space) {
+			have += run.Pages * PageSize
+		}
+		if have != uint64(len(b)) {
+			return fault.New(fault.ImageMap, filepath.Join(r.dir, fileNames[kindPages]), "space %d has %d bytes of a content of %d", *c.space, have,
+				*c.size)
+		}
+		err := r.Load(context.Background(), *c.space, 1, func(addr uint64, data []byte) error {
+			copy(b[addr:], data)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if !isZero(b[*c.size:]) {
+			return fault.New(fault.ImageMap, filepath.Join(r.dir, fileNames[kindPages]), "the content in space %d goes on behind its end", *c.space)
+		}
+		*c.data = b[:*c.size:*c.size]
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/bpfckpt/bpfckpt/internal/fault"
+)
+
+// writeState writes the state file. raw is the records of a state.
+func (w *Writer) writeState(raw []byte, syncs *syncer) (fileRecord, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+	if err != nil {
+		return fileRecord{}, fmt.Errorf("make a compressor: %w", err)
+	}
+	b, how := enc.EncodeAll(raw, nil), codecZstd
+	if n := uint64(len(b)); len(b) >= len(raw) || uint64(len(raw)) > maxRawState(n, formatVersion) {
+		b, how = raw, codecRaw
+	}
+	if uint64(len(raw)) > maxRawState(uint64(len(b)), formatVersion) {
+		return fileRecord{}, fault.New(fault.StoreRefused, w.ws.id,
+			"the state has %d bytes, beyond the %d of the format", len(raw), maxState)
+	}
+	h := header{
+		kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)),
+		sum: xxhash.Sum64(b),
+	}
+	f, err := createFile(w.path(kindState), h.encode(), b)
+	if err != nil {
+		return fileRecord{}, err
+	}
+	syncs.add(f)
+	return fileRecord{Size: headerSize + int64(len(b)), Sum: h.sum}, nil
+}
+
+// readState reads the state of the image in dir. unknown is as in decodeState.
+func readState(dir, id string, want fileRecord) (st *State, unknown []stateRecord, err error) {
+	raw, h, err := readRawState(dir, id, want)
+	if err != nil {
+		return nil, nil, err
+	}
+	file := filepath.Join(dir, fileNames[kindState])
+	if h.format < recordVersion {
+		st, err = decodeOldState(raw)
+	} else {
+		st, unknown, err = decodeState(raw)
+	}
+	var later *laterVersion
+	if errors.As(err, &later) {
+		return nil, nil, fault.New(fault.ImageFeature, file, "%w", later)
+	}
+	if err == nil {
+		err = st.Validate()
+	}
+	if err != nil {
+		return nil, nil, fault.New(fault.ImageState, file, "%w", err)
+	}
+	return st, unknown, nil
+}
+
+// readRawState reads the state file of the image in dir and decompresses it.
+func readRawState(dir, id string, want fileRecord) ([]byte, header, error) {
+	f, h, err := openBound(dir, kindState, id, want)
+	if err != nil {
+		return nil, h, err
+	}
+	defer func() { _ = f.Close() }()
+	if h.raw > maxRawState(h.length, h.format) {
+		return nil, h, fault.New(fault.ImageSize, f.Name(), "%d bytes of state, %d when decoded", h.length, h.raw)
+	}
+	b, err := readSummed(f, h)
+	if err == nil && h.codec == codecZstd {
+		if b, err = inflate(b, h.raw); err != nil {
+			err = fault.New(fault.ImageDamaged, f.Name(), "%w", err)
+		}
+	}
+	return b, h, err
+}
+
+// oldShape is the shape of the one document that a state was up to version 2 of the format.
+var oldShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[State]()) })
+
+// decodeOldState decodes a state that is one JSON document.
+func decodeOldState(b []byte) (*State, error) {
+	st := new(State)
+	return st, decodeJSON(b, st, oldShape())
+}
+
+// maxRawState is how many bytes of state a file may decode to if it stores n: what a hostile file makes us allocate is
+// in proportion to its own size.
+func maxRawState(n uint64, format uint32) uint64 {
+	free := uint64(stateFree)
+	if format < recordVersion {
+		free = oldStateFree
+	}
+	return min(maxState, free+stateRatio*min(n, maxState))
+}
+
+// inflate decodes one zstd frame of exactly raw bytes.
+func inflate(b []byte, raw uint64) ([]byte, error) {
+	dec, err := newDecoder(raw)
+	if err != nil {
+		return nil, fmt.Errorf("make a decoder: %w", err)
+	}
+	defer dec.Close()
+	out, err := dec.DecodeAll(b, make([]byte, 0, raw))
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(out)) != raw {
+		return nil, fmt.Errorf("%d bytes when decoded instead of %d", len(out), raw)
+	}
+	return out, nil
+}
