@@ -2,10 +2,7 @@ package image
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
-
-	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
 // What is queued in an object, up to a megabyte for each pipe, lies in the page map like memory and not in the object's
@@ -91,7 +88,7 @@ func (r *Reader) readContents() error {
 			have += run.Pages * PageSize
 		}
 		if have != uint64(len(b)) {
-			return fault.New(fault.ImageMap, filepath.Join(r.dir, fileNames[kindPages]), "space %d has %d bytes of a content of %d", *c.space, have,
+			return r.mapFault("space %d has %d bytes of a content of %d", *c.space, have,
 				*c.size)
 		}
 		err := r.Load(context.Background(), *c.space, 1, func(addr uint64, data []byte) error {
@@ -102,7 +99,7 @@ func (r *Reader) readContents() error {
 			return err
 		}
 		if !isZero(b[*c.size:]) {
-			return fault.New(fault.ImageMap, filepath.Join(r.dir, fileNames[kindPages]), "the content in space %d goes on behind its end", *c.space)
+			return r.mapFault("the content in space %d goes on behind its end", *c.space)
 		}
 		*c.data = b[:*c.size:*c.size]
 	}

@@ -13,7 +13,7 @@ import (
 // encoder turns buffers of pages into frames of a data file, in the order they were handed in, with workers that
 // compress in parallel. Memory: each worker has one buffer at work and one waiting, and its compressor's tables.
 type encoder struct {
-	file *os.File
+	file DraftFile
 	jobs chan job
 	free chan []byte
 	wg   sync.WaitGroup
@@ -32,7 +32,7 @@ type job struct {
 }
 
 // newFrameEncoder starts n workers that write frames to file.
-func newFrameEncoder(file *os.File, level Level, n int) (*encoder, error) {
+func newFrameEncoder(file DraftFile, level Level, n int) (*encoder, error) {
 	e := &encoder{file: file, jobs: make(chan job, n), free: make(chan []byte, 2*n)}
 	e.turn.L = &e.mu
 	compressors := make([]*zstd.Encoder, n)
@@ -109,7 +109,9 @@ func (e *encoder) work(c *zstd.Encoder) {
 		if ok {
 			sum := xxhash.Sum64(stored)
 			_, err := e.file.WriteAt(stored, int64(offset))
-			startWriteback(e.file, int64(offset), int64(len(stored)))
+			if f, ok := e.file.(*os.File); ok {
+				startWriteback(f, int64(offset), int64(len(stored)))
+			}
 			e.finish(j.index, sum, err)
 		}
 		if j.of != nil {

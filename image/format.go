@@ -3,8 +3,7 @@ package image
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -45,8 +44,8 @@ const (
 	kindData  fileKind = "DATA"
 )
 
-// fileNames are the names of the files of an image.
-var fileNames = map[fileKind]string{kindInfo: "info", kindState: "state", kindPages: "pages", kindData: "data"}
+// partOf is which part of an image a file is.
+var partOf = map[fileKind]Part{kindInfo: PartInfo, kindState: PartState, kindPages: PartPages, kindData: PartData}
 
 // codec tells how bytes are stored.
 type codec uint32
@@ -158,41 +157,21 @@ func isHex(s string) bool {
 	return true
 }
 
-// openImageFile opens one file of the image in dir and checks its header.
-func openImageFile(dir string, kind fileKind, id string) (*os.File, header, error) {
-	return openFileAt(filepath.Join(dir, fileNames[kind]), kind, id)
-}
-
-// openFileAt opens a file of an image by its path and checks its header.
-func openFileAt(path string, kind fileKind, id string) (*os.File, header, error) {
-	fi, err := os.Lstat(path)
+// openPart opens a part of an image and checks its header. The file's errors are made faults here.
+func openPart(from source, p Part, kind fileKind, id string) (PartFile, header, error) {
+	f, err := from.Open(p)
 	if err != nil {
-		return nil, header{}, readFault(path, err)
+		return nil, header{}, err
 	}
-	if !fi.Mode().IsRegular() { // opening a FIFO would hang
-		return nil, header{}, fault.New(fault.ImageMissing, path, "it is not a regular file")
+	b := make([]byte, min(int64(headerSize), max(f.Size(), 0)))
+	if _, err := f.ReadAt(b, 0); err != nil && (err != io.EOF || len(b) > 0) {
+		_ = f.Close()
+		return nil, header{}, readFault(f.Name(), err)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, header{}, readFault(path, err)
-	}
-	h, err := readHeader(f, kind, id)
+	h, err := decodeHeader(f.Name(), b, kind, id, f.Size())
 	if err != nil {
 		_ = f.Close()
 		return nil, header{}, err
 	}
 	return f, h, nil
-}
-
-// readHeader reads and checks the header of an open file.
-func readHeader(f *os.File, kind fileKind, id string) (header, error) {
-	fi, err := f.Stat()
-	if err != nil {
-		return header{}, readFault(f.Name(), err)
-	}
-	b := make([]byte, min(int64(headerSize), max(fi.Size(), 0)))
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return header{}, readFault(f.Name(), err)
-	}
-	return decodeHeader(f.Name(), b, kind, id, fi.Size())
 }

@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 
@@ -137,7 +136,7 @@ func (fr *frameReader) decode(path string, i uint32, buf []byte) ([]byte, error)
 }
 
 // checkGap checks that the bytes that align a raw frame of the image itself are zero.
-func (fr *frameReader) checkGap(file *os.File, i uint32) error {
+func (fr *frameReader) checkGap(file PartFile, i uint32) error {
 	from := fr.r.pages.gapStart(i)
 	f := &fr.r.pages.frames[i]
 	if from == f.offset {

@@ -3,8 +3,6 @@ package image
 import (
 	"encoding/json"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -84,14 +82,9 @@ func (r *infoRecord) check() string {
 // notOther reports whether an id is none, or the image's own.
 func (r *infoRecord) notOther(id string) bool { return !isID(id) || id == r.ID }
 
-// readInfo reads the info file of the image in dir.
-func readInfo(dir, id string) (*infoRecord, error) {
-	return readInfoAt(filepath.Join(dir, fileNames[kindInfo]), id)
-}
-
-// readInfoAt reads an info file by its path.
-func readInfoAt(path, id string) (*infoRecord, error) {
-	f, h, err := openFileAt(path, kindInfo, id)
+// readInfo reads what an image is, from PartInfo or PartRemoved.
+func readInfo(from source, p Part, id string) (*infoRecord, error) {
+	f, h, err := openPart(from, p, kindInfo, id)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +110,7 @@ func readInfoAt(path, id string) (*infoRecord, error) {
 }
 
 // readSummed reads what follows the header of a file, whose length the caller has bounded, and checks its sum.
-func readSummed(f *os.File, h header) ([]byte, error) {
+func readSummed(f PartFile, h header) ([]byte, error) {
 	b := make([]byte, h.length)
 	if _, err := io.ReadFull(io.NewSectionReader(f, headerSize, int64(h.length)), b); err != nil {
 		return nil, readFault(f.Name(), err)
@@ -129,15 +122,15 @@ func readSummed(f *os.File, h header) ([]byte, error) {
 }
 
 // openBound opens a file of the image and checks that it is the one its record names.
-func openBound(dir string, kind fileKind, id string, want fileRecord) (*os.File, header, error) {
-	f, h, err := openImageFile(dir, kind, id)
+func openBound(from source, kind fileKind, id string, want fileRecord) (PartFile, header, error) {
+	f, h, err := openPart(from, partOf[kind], kind, id)
 	if err != nil {
 		return nil, header{}, err
 	}
 	if size := int64(h.length) + headerSize; size != want.Size || h.sum != want.Sum {
 		_ = f.Close()
 		return nil, header{}, fault.New(fault.ImageDamaged, f.Name(), "it is not the file that %s was written with",
-			fileNames[kindInfo])
+			PartInfo)
 	}
 	return f, h, nil
 }

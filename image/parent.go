@@ -3,7 +3,6 @@ package image
 import (
 	"cmp"
 	"context"
-	"path/filepath"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -44,7 +43,7 @@ func (w *Writer) openParent() (*parent, error) {
 	if id == "" {
 		return nil, fault.New(fault.StoreParent, store, "the image has no parent")
 	}
-	r, err := openImage(store, filepath.Join(store, imagesDir, id), id)
+	r, err := openImage(w.ws.images.store, published{w.ws.images.store, id}, id)
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,6 @@ package image
 import (
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -14,64 +12,79 @@ import (
 
 // Reader reads one image. It is safe for concurrent use.
 type Reader struct {
-	dir   string // of the image's files
-	rec   *infoRecord
-	info  Info
-	state *State
-	extra []stateRecord // of the state, which this release does not understand and need not
-	pages *pageMap
-	data  []*os.File // data files, by index into pages.images
+	store   Store
+	from    source // of the image's own parts
+	rec     *infoRecord
+	info    Info
+	state   *State
+	extra   []stateRecord // of the state, which this release does not understand and need not
+	pages   *pageMap
+	mapName string     // of the page map, for messages
+	data    []PartFile // data files, by index into pages.images
 }
 
 // Open opens an image: "DIR" is the head of a store, "DIR@NAME" and "DIR@ID" any image; the beginning of an id will do
 // if it fits one only. Everything but the page data is checked. The faults are E_IMAGE_*, whose class is exit code 5,
 // and E_STORE_* if there is no such image.
 func Open(ref string) (*Reader, error) {
-	store, id, err := resolve(ref)
+	dir, name, err := SplitRef(ref)
 	if err != nil {
 		return nil, err
 	}
-	return openImage(store, filepath.Join(store, imagesDir, id), id)
+	return In(Dir(dir)).Open(name)
 }
 
-// openImage opens the image whose files are in dir.
-func openImage(store, dir, id string) (*Reader, error) {
-	rec, err := readInfo(dir, id)
+// Open opens an image by its name, its id or the beginning of that; "" is the head. It is as the function Open.
+func (im Images) Open(name string) (*Reader, error) {
+	id, err := im.resolve(name)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{dir: dir, rec: rec, info: rec.info(store)}
-	if r.state, r.extra, err = readState(dir, id, rec.State); err != nil {
+	return openImage(im.store, published{im.store, id}, id)
+}
+
+// openImage opens the image whose own parts are in from.
+func openImage(store Store, from source, id string) (*Reader, error) {
+	rec, err := readInfo(from, PartInfo, id)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{store: store, from: from, rec: rec, info: rec.info(store.Name())}
+	if r.state, r.extra, err = readState(from, id, rec.State); err != nil {
 		return nil, err
 	}
 	if r.pages, err = r.readPages(); err != nil {
 		return nil, err
 	}
 	if !slices.Equal(r.rec.Lenders, r.pages.images[1:]) {
-		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]),
-			"it borrows from other images than %s says", fileNames[kindInfo])
+		return nil, r.mapFault("it borrows from other images than %s says", PartInfo)
 	}
 	if err := checkSpaces(r.state, r.pages); err != nil {
-		return nil, fault.New(fault.ImageMap, filepath.Join(dir, fileNames[kindPages]), "%w", err)
+		return nil, r.mapFault("%w", err)
 	}
-	if err := r.openData(store); err != nil {
-		_ = r.Close()
-		return nil, err
+	if err = r.openData(); err == nil {
+		err = r.readContents()
 	}
-	if err := r.readContents(); err != nil {
+	if err != nil {
 		_ = r.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
+// mapFault is a fault about the page map, which was read.
+func (r *Reader) mapFault(format string, args ...any) error {
+	return fault.New(fault.ImageMap, r.mapName, format, args...)
+}
+
 // readPages reads the page map.
 func (r *Reader) readPages() (*pageMap, error) {
-	f, h, err := openBound(r.dir, kindPages, r.rec.ID, r.rec.Pages)
+	f, h, err := openBound(r.from, kindPages, r.rec.ID, r.rec.Pages)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
+	r.mapName = f.Name()
 	if h.codec != codecRaw {
 		return nil, fault.New(fault.ImageDamaged, f.Name(), "a page map is not compressed")
 	}
@@ -88,17 +101,16 @@ func (r *Reader) readPages() (*pageMap, error) {
 }
 
 // openData opens the data files that the page map names.
-func (r *Reader) openData(store string) error {
+func (r *Reader) openData() error {
 	for i, id := range r.pages.images {
-		dir := r.dir
+		from := r.from
 		if i > 0 {
-			dir = filepath.Join(store, imagesDir, id)
+			from = published{r.store, id}
 		}
-		f, h, err := openImageFile(dir, kindData, id)
+		f, h, err := openPart(from, PartData, kindData, id)
 		if err != nil {
 			return err
 		}
-		share(f)
 		r.data = append(r.data, f)
 		size := h.length + headerSize
 		if h.sum != 0 || h.codec != codecRaw || size < dataStart {
@@ -122,7 +134,7 @@ func (r *Reader) openData(store string) error {
 }
 
 // checkPadding checks that what follows the header of a data file, up to the first frame, is zero.
-func checkPadding(f *os.File) error {
+func checkPadding(f PartFile) error {
 	b := make([]byte, dataStart-headerSize)
 	if _, err := f.ReadAt(b, headerSize); err != nil {
 		return readFault(f.Name(), err)

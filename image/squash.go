@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -21,29 +20,38 @@ type SquashOptions struct {
 // stays while others borrow from it. An image that borrows nothing is left as it is. The Info is that of the image as
 // it is then; the Removal tells what went. Killed at any moment, the store has the old image or the new one.
 func Squash(ctx context.Context, ref string, o SquashOptions) (Info, Removal, error) {
-	r, err := Open(ref)
+	dir, name, err := SplitRef(ref)
+	if err != nil {
+		return Info{}, Removal{}, err
+	}
+	return In(Dir(dir)).Squash(ctx, name, o)
+}
+
+// Squash is as the function Squash, for the image that a name means, which "" is for the head.
+func (im Images) Squash(ctx context.Context, name string, o SquashOptions) (Info, Removal, error) {
+	r, err := im.Open(name)
 	if err != nil {
 		return Info{}, Removal{}, err
 	}
 	defer func() { _ = r.Close() }()
 	info := r.Info()
 	if len(info.Lenders) > 0 {
-		if info, err = squash(ctx, r, o); err != nil {
+		if info, err = im.squash(ctx, r, o); err != nil {
 			return Info{}, Removal{}, err
 		}
 	}
 	_ = r.Close() // what nobody needs any more can go
-	res, err := change(info.Dir, func() ([]string, error) {
+	res, err := im.change(func() ([]string, error) {
 		if !o.Chain {
 			return nil, nil
 		}
-		return chain(info.Dir, info.ID)
+		return im.chain(info.ID)
 	})
 	return info, res, err
 }
 
 // squash writes the new image and publishes it.
-func squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
+func (im Images) squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
 	old := r.info
 	if o.Level == "" {
 		o.Level = old.Level
@@ -52,7 +60,7 @@ func squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	ws, err := workspaceFor(old)
+	ws, err := im.workspaceFor(old.ID)
 	if err != nil {
 		return Info{}, err
 	}
@@ -70,26 +78,21 @@ func squash(ctx context.Context, r *Reader, o SquashOptions) (Info, error) {
 }
 
 // workspaceFor begins an image that is to take the place of another one.
-func workspaceFor(old Info) (*workspace, error) {
-	dir, err := filepath.Abs(old.Dir)
+func (im Images) workspaceFor(old string) (*workspace, error) {
+	name := im.store.Name()
+	l, err := im.store.Lock(false)
 	if err != nil {
-		return nil, writeFault(old.Dir, err)
+		return nil, writeFault(name, err)
 	}
-	w := &workspace{store: dir}
-	mark, err := lockStore(dir)
+	defer l.Unlock()
+	if !im.isImage(old) {
+		return nil, fault.New(fault.StoreNoImage, name+"@"+old, "it was removed meanwhile")
+	}
+	d, err := l.Begin(old)
 	if err != nil {
-		return nil, writeFault(dir, err)
+		return nil, writeFault(name, err)
 	}
-	defer func() { _ = mark.Close() }()
-	w.sweep()
-	if !isImage(dir, old.ID) {
-		return nil, fault.New(fault.StoreNoImage, dir+"@"+old.ID, "it was removed meanwhile")
-	}
-	if err := w.makeDir(old.ID); err != nil {
-		w.discard(mark)
-		return nil, writeFault(dir, err)
-	}
-	return w, nil
+	return &workspace{images: im, store: name, id: d.ID(), draft: d}, nil
 }
 
 // copyAll writes all pages of an image, in the order of addresses, but for contents, which Commit writes.
@@ -141,12 +144,12 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 
 // chain returns the ancestors of an image that nothing else needs: without a name, not the head, and with one image
 // alone that continues them; the store is locked.
-func chain(dir, id string) ([]string, error) {
-	nodes, err := Tree(dir)
+func (im Images) chain(id string) ([]string, error) {
+	nodes, err := im.Tree()
 	if err != nil {
 		return nil, err // who is whose ancestor is not known with a damaged image
 	}
-	pinned := pins(dir)
+	pinned := im.store.Pinned()
 	children := map[string]int{}
 	for i := range nodes {
 		children[nodes[i].Base]++

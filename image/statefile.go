@@ -3,7 +3,6 @@ package image
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"reflect"
 	"sync"
 
@@ -31,21 +30,18 @@ func (w *Writer) writeState(raw []byte, syncs *syncer) (fileRecord, error) {
 		kind: kindState, codec: how, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(raw)),
 		sum: xxhash.Sum64(b),
 	}
-	f, err := createFile(w.path(kindState), h.encode(), b)
-	if err != nil {
+	if err := w.createPart(PartState, syncs, h.encode(), b); err != nil {
 		return fileRecord{}, err
 	}
-	syncs.add(f)
 	return fileRecord{Size: headerSize + int64(len(b)), Sum: h.sum}, nil
 }
 
-// readState reads the state of the image in dir. unknown is as in decodeState.
-func readState(dir, id string, want fileRecord) (st *State, unknown []stateRecord, err error) {
-	raw, h, err := readRawState(dir, id, want)
+// readState reads the state of an image. unknown is as in decodeState.
+func readState(from source, id string, want fileRecord) (st *State, unknown []stateRecord, err error) {
+	raw, h, file, err := readRawState(from, id, want)
 	if err != nil {
 		return nil, nil, err
 	}
-	file := filepath.Join(dir, fileNames[kindState])
 	if h.format < recordVersion {
 		st, err = decodeOldState(raw)
 	} else {
@@ -64,15 +60,15 @@ func readState(dir, id string, want fileRecord) (st *State, unknown []stateRecor
 	return st, unknown, nil
 }
 
-// readRawState reads the state file of the image in dir and decompresses it.
-func readRawState(dir, id string, want fileRecord) ([]byte, header, error) {
-	f, h, err := openBound(dir, kindState, id, want)
+// readRawState reads the state of an image and decompresses it. file is its name for messages.
+func readRawState(from source, id string, want fileRecord) (raw []byte, h header, file string, err error) {
+	f, h, err := openBound(from, kindState, id, want)
 	if err != nil {
-		return nil, h, err
+		return nil, h, "", err
 	}
 	defer func() { _ = f.Close() }()
 	if h.raw > maxRawState(h.length, h.format) {
-		return nil, h, fault.New(fault.ImageSize, f.Name(), "%d bytes of state, %d when decoded", h.length, h.raw)
+		return nil, h, "", fault.New(fault.ImageSize, f.Name(), "%d bytes of state, %d when decoded", h.length, h.raw)
 	}
 	b, err := readSummed(f, h)
 	if err == nil && h.codec == codecZstd {
@@ -80,7 +76,7 @@ func readRawState(dir, id string, want fileRecord) ([]byte, header, error) {
 			err = fault.New(fault.ImageDamaged, f.Name(), "%w", err)
 		}
 	}
-	return b, h, err
+	return b, h, f.Name(), err
 }
 
 // oldShape is the shape of the one document that a state was up to version 2 of the format.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"errors"
-	"os"
 	"sync"
 )
 
@@ -15,7 +14,7 @@ type syncer struct {
 }
 
 // add takes a file over.
-func (s *syncer) add(f *os.File) {
+func (s *syncer) add(f DraftFile) {
 	s.files.Go(func() {
 		if err := errors.Join(f.Sync(), f.Close()); err != nil {
 			s.mu.Lock()

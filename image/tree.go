@@ -3,36 +3,25 @@ package image
 import (
 	"cmp"
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
-// removedFile is what the info file of an image is renamed to when the image is removed: with that rename it is gone
-// for everyone who looks for images. What is left, a tombstone, goes when no image borrows from its data file any more.
-const removedFile = "removed"
+// A removed image has PartRemoved instead of PartInfo: with that it is gone for everyone who looks for images. What is
+// left, a tombstone, goes when no image borrows from its data any more.
 
 // isImage reports whether the store has an image with this id, whole or not.
-func isImage(store, id string) bool {
-	_, err := os.Lstat(filepath.Join(store, imagesDir, id, fileNames[kindInfo]))
-	return err == nil
-}
+func (im Images) isImage(id string) bool { return im.store.Has(id, PartInfo) }
 
-// isTombstone reports whether a directory is what is left of a removed image.
-func isTombstone(store, id string) bool {
-	if isImage(store, id) {
-		return false
-	}
-	_, err := os.Lstat(filepath.Join(store, imagesDir, id, removedFile))
-	return err == nil
+// isTombstone reports whether an id is what is left of a removed image.
+func (im Images) isTombstone(id string) bool {
+	return !im.isImage(id) && im.store.Has(id, PartRemoved)
 }
 
 // successor returns the id of the image that has taken the place of one that is gone, or the id itself.
-func successor(store, id string) string {
-	infos, _, _ := scan(store) // whoever asks says what is wrong with the id
+func (im Images) successor(id string) string {
+	infos, _, _ := im.scan() // whoever asks says what is wrong with the id
 	for i := range infos {
 		if slices.Contains(infos[i].Replaces, id) {
 			return infos[i].ID
@@ -42,18 +31,9 @@ func successor(store, id string) string {
 }
 
 // tombstones lists the removed images whose data is still there.
-func tombstones(store string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(store, imagesDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, readFault(store, err)
-	}
-	var ids []string
-	for _, e := range entries {
-		if isID(e.Name()) && isTombstone(store, e.Name()) {
-			ids = append(ids, e.Name())
-		}
-	}
-	return ids, nil
+func (im Images) tombstones() ([]string, error) {
+	ids, err := im.store.IDs()
+	return slices.DeleteFunc(ids, func(id string) bool { return !im.isTombstone(id) }), err
 }
 
 // Node is an image as part of its store.
@@ -64,15 +44,18 @@ type Node struct {
 	Borrowers []string // ids of images that have pages in its data file
 }
 
+// Tree returns the images of a directory and how they hang together; see Images.Tree.
+func Tree(dir string) ([]Node, error) { return In(Dir(dir)).Tree() }
+
 // Tree returns the images of a store, oldest first, and how they hang together. Like List it leaves out damaged images
 // and says so in the error.
-func Tree(dir string) ([]Node, error) {
-	infos, err := List(dir)
+func (im Images) Tree() ([]Node, error) {
+	infos, err := im.List()
 	if len(infos) == 0 {
 		return nil, err
 	}
-	head, herr := Head(dir)
-	f := newForest(dir, infos)
+	head, herr := im.Head()
+	f := newForest(im, infos)
 	nodes := make([]Node, len(infos))
 	for i := range infos {
 		nodes[i] = Node{Info: infos[i], Base: f.base(infos[i].Parent), Head: infos[i].ID == head ||
@@ -88,13 +71,13 @@ func Tree(dir string) ([]Node, error) {
 
 // forest finds ancestors among images of which some are gone.
 type forest struct {
-	dir        string
+	images     Images
 	live       map[string]*Info
 	successors map[string]string // id of a replaced image -> that of the one in its place
 }
 
-func newForest(dir string, infos []Info) *forest {
-	f := &forest{dir: dir, live: map[string]*Info{}, successors: map[string]string{}}
+func newForest(im Images, infos []Info) *forest {
+	f := &forest{images: im, live: map[string]*Info{}, successors: map[string]string{}}
 	for i := range infos {
 		f.live[infos[i].ID] = &infos[i]
 		for _, id := range infos[i].Replaces {
@@ -117,7 +100,7 @@ func (f *forest) base(id string) string {
 			id = successor
 			continue
 		}
-		rec, err := readInfoAt(filepath.Join(f.dir, imagesDir, id, removedFile), id)
+		rec, err := readInfo(published{f.images.store, id}, PartRemoved, id)
 		if err != nil {
 			return ""
 		}
@@ -132,21 +115,26 @@ type Origin struct {
 	Restored string // id of the image it was restored from, "" if it was not or nobody knows
 }
 
+// ParentOf tells which image of a directory the next one of a process continues; see Images.ParentOf.
+func ParentOf(dir string, o Origin) (id string, same bool, err error) {
+	return In(Dir(dir)).ParentOf(o)
+}
+
 // ParentOf tells which image of a store the next one of a process continues: the last one of this very process, and
 // then same is true, or the one it was restored from, so that going back to an older image and saving again makes a
 // branch; "" if there is neither. Without same, pages of the parent may be compared with but not kept unseen.
-func ParentOf(dir string, o Origin) (id string, same bool, err error) {
-	if err := checkMark(dir); err != nil {
+func (im Images) ParentOf(o Origin) (id string, same bool, err error) {
+	if err := im.store.Check(); err != nil {
 		if errors.Is(err, &fault.Error{Code: fault.StoreNotFound}) {
 			return "", false, nil
 		}
 		return "", false, err
 	}
-	infos, _, err := scan(dir)
+	infos, _, err := im.scan()
 	if err != nil {
 		return "", false, err
 	}
-	f := newForest(dir, infos)
+	f := newForest(im, infos)
 	var last *Info
 	if o.Boot != "" && o.Start != 0 {
 		last = lastOf(f, infos, o.Root)

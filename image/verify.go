@@ -9,7 +9,7 @@ import (
 // the padding between them. progress, if not nil, is told of the stored bytes of frames done, from one goroutine at a
 // time. The faults are E_IMAGE_*; the error of ctx is returned as it is.
 func (r *Reader) Verify(ctx context.Context, progress func(done, total int64)) error {
-	again, err := openImage(r.info.Dir, r.dir, r.rec.ID) // the files may have changed since Open
+	again, err := openImage(r.store, r.from, r.rec.ID) // the files may have changed since Open
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -27,7 +26,7 @@ type Writer struct {
 	ws      *workspace
 	opts    WriteOptions
 	created time.Time
-	data    *os.File
+	data    DraftFile
 	enc     *encoder
 	runs    runList
 	buf     []byte // of the frame being filled, nil if none
@@ -44,12 +43,21 @@ type Writer struct {
 // disturb each other; what dead ones left is removed. The caller must end it with Commit or Abort. The faults are
 // E_STORE_*.
 func Create(dir string, o WriteOptions) (*Writer, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, writeFault(dir, err)
+	}
+	return In(Dir(abs)).Create(o)
+}
+
+// Create begins an image in a store, as the function Create does.
+func (im Images) Create(o WriteOptions) (*Writer, error) {
 	level, err := ParseLevel(string(o.Level))
 	if err != nil {
 		return nil, err
 	}
 	o.Level = level
-	ws, err := newWorkspace(dir, &o)
+	ws, err := im.newWorkspace(&o)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +79,7 @@ func (w *Writer) Note(n Notes) { w.notes = n }
 
 // openData makes the data file and starts the workers.
 func (w *Writer) openData() error {
-	f, err := os.OpenFile(w.path(kindData), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := w.ws.draft.Create(PartData)
 	if err != nil {
 		return err
 	}
@@ -79,9 +87,6 @@ func (w *Writer) openData() error {
 	w.enc, err = newFrameEncoder(f, w.opts.Level, workers(w.opts.Workers))
 	return err
 }
-
-// path is where a file of the image is while it is written.
-func (w *Writer) path(kind fileKind) string { return filepath.Join(w.ws.dir, fileNames[kind]) }
 
 // Write adds pages of a space: addr and the length of data are multiples of PageSize. data is copied or encoded before
 // Write returns. Pages that are all zero are only noted. What was written before for the same addresses is replaced.
@@ -338,7 +343,7 @@ func (w *Writer) writeFiles(rec *infoRecord, st *State, m *pageMap) error {
 	if err = errors.Join(err, syncs.wait()); err != nil {
 		return err
 	}
-	return syncDir(w.ws.dir)
+	return w.ws.draft.Sync()
 }
 
 // writeParts leaves files that are not durable yet to syncs.
@@ -365,9 +370,19 @@ func (w *Writer) writeParts(rec *infoRecord, st *State, m *pageMap, syncs *synce
 		return fmt.Errorf("encode the info: %w", err)
 	}
 	h := header{kind: kindInfo, id: w.ws.id, length: uint64(len(b)), raw: uint64(len(b)), sum: xxhash.Sum64(b)}
-	f, err := createFile(w.path(kindInfo), h.encode(), b)
+	return w.createPart(PartInfo, syncs, h.encode(), b)
+}
+
+// createPart writes a part, which is not durable yet.
+func (w *Writer) createPart(p Part, syncs *syncer, chunks ...[]byte) error {
+	f, err := w.ws.draft.Create(p)
 	if err != nil {
 		return err
+	}
+	for _, c := range chunks {
+		if _, err := f.Write(c); err != nil {
+			return errors.Join(err, f.Close())
+		}
 	}
 	syncs.add(f)
 	return nil
@@ -387,7 +402,7 @@ func (w *Writer) finishData(m *pageMap, syncs *syncer) (fileRecord, error) {
 
 // writePages writes the page map. Its sum is known only when all of it is written, and the header follows then.
 func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
-	f, err := os.OpenFile(w.path(kindPages), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := w.ws.draft.Create(PartPages)
 	if err != nil {
 		return fileRecord{}, err
 	}
@@ -409,7 +424,7 @@ func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
 // readBack opens the finished image like any reader, compares its state and its page map with those in memory, and
 // checks every frame. Whether the state that was read can be brought back, Accept decides.
 func (w *Writer) readBack(st *State, m *pageMap) error {
-	r, err := openImage(w.ws.store, w.ws.dir, w.ws.id)
+	r, err := openImage(w.ws.images.store, w.ws.draft, w.ws.id)
 	if err != nil {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)
 	}
@@ -454,7 +469,7 @@ func (w *Writer) Abort() {
 		_ = w.data.Close()
 	}
 	w.closeParent()
-	w.ws.discard(nil)
+	w.ws.draft.Discard()
 }
 
 // closeParent releases the parent's files.
