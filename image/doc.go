@@ -1,7 +1,10 @@
-// Package image is the on-disk format and the store of bpfckpt: a directory that holds a tree of images, each the state
-// of a process tree and its memory. It knows nothing of processes: package snapshot fills a State and hands over pages,
-// package restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing needs
-// flock(2).
+// Package image is the format and the stores of bpfckpt: a store holds a tree of images, each the state of a process
+// tree and its memory. It knows nothing of processes: package snapshot fills a State and hands over pages, package
+// restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing to a directory
+// needs flock(2).
+//
+// What a name means, what may go and how an image comes to be is in Images, the same for every Store. Dir is a
+// directory as a store, and the functions that take a path, like Open, are about one:
 //
 //	DIR/store              "bpfckpt store 1\n"; the store's lock is a flock on this file
 //	DIR/head               id of the image that DIR alone means, and a checksum
@@ -25,7 +28,8 @@
 // that are equal. What is neither written nor kept is absent. Follows tells whether the parent is of the same run of
 // the same process.
 //
-// Remove, Prune and Squash change a store by renames: killed at any moment, every image is whole or gone.
+// Remove, Prune and Squash change a store by steps that are atomic each (renames, in a directory): killed at any
+// moment, every image is whole or gone.
 //
 // Reading: Open checks everything but the page data. Load and Verify check each frame before anyone sees it. A Reader
 // is safe for concurrent use. What is on disk is taken for hostile: sizes are bounded before memory is allocated for

@@ -102,8 +102,8 @@ func decodeHeader(path string, b []byte, kind fileKind, id string, size int64) (
 		return header{}, fault.New(fault.ImageDamaged, path, "the header's checksum does not match")
 	}
 	h := header{
-		kind: fileKind(b[8:12]), format: le.Uint32(b[12:]), must: le.Uint64(b[16:]), codec: codec(le.Uint32(b[24:])), id: trimID(b[32:48]),
-		length: le.Uint64(b[48:]), raw: le.Uint64(b[56:]), sum: le.Uint64(b[64:]),
+		kind: fileKind(b[8:12]), format: le.Uint32(b[12:]), must: le.Uint64(b[16:]), codec: codec(le.Uint32(b[24:])),
+		id: trimID(b[32:48]), length: le.Uint64(b[48:]), raw: le.Uint64(b[56:]), sum: le.Uint64(b[64:]),
 	}
 	if unknown := h.must &^ mustUnderstand; unknown != 0 {
 		return header{}, fault.New(fault.ImageFeature, path, "must-understand bits %#x are unknown to this release",

@@ -21,7 +21,7 @@ const (
 	golden3 = "testdata/golden3"
 )
 
-var update = flag.Bool("update", false, "write what is missing of testdata in the format of this build, and records.txt")
+var update = flag.Bool("update", false, "write records.txt and images that are missing in testdata")
 
 // goldenHeap and goldenStack are what the golden image has in memory.
 func goldenHeap() []byte { return []byte(strings.Repeat("bpfckpt!", 1<<20/8)) }

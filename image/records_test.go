@@ -362,8 +362,8 @@ func layout(k *recordKind) string {
 	return b.String()
 }
 
-// Records stay what they were: a new field has a tag that says with which version of its kind it came, and stands behind
-// the others, for packed it is known by its place. With -update, after such a change, the list is written again.
+// Records stay what they were: a new field has a tag that says with which version of its kind it came, and stands
+// behind the others, for packed it is known by its place. With -update, after such a change, the list is written again.
 func TestRecordLayout(t *testing.T) {
 	const path = "testdata/records.txt"
 	var b strings.Builder

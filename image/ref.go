@@ -101,8 +101,8 @@ func (im Images) find(name string) (string, error) {
 	for _, err := range broken {
 		return "", err // the name may be that image's
 	}
-	return "", fault.New(fault.StoreNoImage, im.store.Name()+"@"+name, "the store has %d images, none with this name or id",
-		len(infos))
+	return "", fault.New(fault.StoreNoImage, im.store.Name()+"@"+name,
+		"the store has %d images, none with this name or id", len(infos))
 }
 
 // resolve returns the id that a name means; "" is the head.

@@ -268,8 +268,8 @@ func (im Images) replacedImages(infos []Info) []Info {
 	return out
 }
 
-// shrink removes of a tombstone what borrowers do not need: its state, its page map, and with sure the frames that no map
-// names.
+// shrink removes of a tombstone what borrowers do not need: its state, its page map, and with sure the frames that no
+// map names.
 func (im lockedImages) shrink(id string, infos []Info, sure bool) error {
 	if !sure {
 		return im.l.Shrink(id, nil)
