@@ -250,6 +250,27 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
+// A program that ends while the last of its threads are still being let go has come back: nobody says otherwise, and
+// its status is its own.
+func TestEndsWhileReleased(t *testing.T) {
+	p := caseNamed(t, "trees/ends-at-once")
+	want := control(t, p)
+	tg := start(t, p)
+	tg.snap()
+	for range 5 {
+		tg.kill()
+		tg.emptyOut()
+		if err := os.WriteFile(tg.path("go"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		tg.startRestore()
+		same(t, p.name, tg.finish(), want)
+		if errs := tg.read("restore.err"); strings.Contains(errs, "E_") {
+			t.Errorf("restore says %q", errs)
+		}
+	}
+}
+
 // One image, restored three times over.
 func TestSameImageThreeTimes(t *testing.T) {
 	for _, name := range []string{"counter", "threads", "perl", "trees/pipe-and-memory", "vmas/deleted-file", "forked/reshaped"} {

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -258,10 +259,11 @@ func (r *restorer) release() error {
 			}
 		}
 	}
-	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree.
+	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree. What runs already
+	// may end the others: they have come back all the same.
 	for _, p := range slices.Backward(r.procs) {
 		for _, th := range slices.Backward(p.threads) {
-			if err := th.Release(); err != nil {
+			if err := th.Release(); err != nil && !errors.Is(err, unix.ESRCH) {
 				return err
 			}
 		}

@@ -408,6 +408,32 @@ static void threads_and_children(void)
 	expect("status", WEXITSTATUS(child_status(child)), 5);
 }
 
+static int ending;
+
+static void *ends_all(void *arg)
+{
+	(void)arg;
+	while (access("go", F_OK) != 0)
+		nap(MS / 10);
+	if (__atomic_exchange_n(&ending, 1, __ATOMIC_SEQ_CST) == 0) {
+		printf("OK\n");
+		fflush(stdout);
+		_exit(0);
+	}
+	return NULL;
+}
+
+// Whichever thread runs first ends them all.
+static void ends_at_once(void)
+{
+	pthread_t t;
+	for (int i = 0; i < 60; i++)
+		must(-pthread_create(&t, NULL, ends_all, NULL));
+	say_ready();
+	for (;;)
+		pause();
+}
+
 // Descriptors shared by fork have one offset.
 static void shared_offset(void)
 {
@@ -472,6 +498,7 @@ static const struct test_case cases[] = {
 	{"leaderless", leaderless},
 	{"many-children", many_children},
 	{"threads-and-children", threads_and_children},
+	{"ends-at-once", ends_at_once},
 	{"shared-offset", shared_offset},
 	{"pipeline", pipeline},
 };
