@@ -1,5 +1,24 @@
 package image
 
+import (
+	"cmp"
+	"slices"
+)
+
+// Merge sorts ranges and joins those that overlap or touch, in place.
+func Merge(list []Range) []Range {
+	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.Start, b.Start) })
+	out := list[:0]
+	for _, r := range list {
+		if n := len(out); n > 0 && r.Start <= out[n-1].End {
+			out[n-1].End = max(out[n-1].End, r.End)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // Intersect returns the addresses that are in both lists. Lists are ascending and disjoint, as is the result.
 func Intersect(a, b []Range) []Range {
 	var out []Range
@@ -30,7 +49,7 @@ func Subtract(a, b []Range) []Range {
 			if r.Start < cut.Start {
 				out = append(out, Range{Start: r.Start, End: cut.Start})
 			}
-			r.Start = cut.End
+			r.Start = max(r.Start, cut.End)
 		}
 		if r.Start < r.End {
 			out = append(out, r)

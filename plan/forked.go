@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -51,20 +52,17 @@ type heirs struct {
 	same   SamePages
 	pairs  map[[2]int][]image.Range // what two processes have in common; the first is an ancestor, or the elder sibling
 	shares map[int][]image.Range    // what a process has in common with any other
-	have   map[int][]owned          // what is in the bequests when a process is made
+	have   map[int]contents         // what is in the bequests when a process is made
 }
 
-// owned is pages with the content that a space has there.
-type owned struct {
-	image.Range
-	space image.Space
-}
+// contents is where pages have the content that a space has there: by space, disjoint.
+type contents map[image.Space][]image.Range
 
 // MakeHeritage finds what processes share. It adds the steps to births.
 func MakeHeritage(b *Births, same SamePages) *Heritage {
 	h := &heirs{
 		b: b, same: same, pairs: map[[2]int][]image.Range{}, shares: map[int][]image.Range{},
-		have: map[int][]owned{},
+		have: map[int]contents{},
 	}
 	h.Fills, h.Kept, h.mapped = map[int][]Fill{}, map[int][]Keep{}, map[int][]int{}
 	h.InPlace, h.Stale = map[int][]image.Range{}, map[int][]image.Range{}
@@ -97,6 +95,9 @@ func (h *heirs) ancestors(i int, do func(a int)) {
 	}
 }
 
+// maxAncestors is how many of those that a process descends from it is compared with.
+const maxAncestors = 64
+
 // compare finds out what each process has in common with its ancestors, and with the first child of its maker: of pages
 // that the maker has written since, children may still have the former ones.
 func (h *heirs) compare() {
@@ -105,8 +106,9 @@ func (h *heirs) compare() {
 		if !h.lives(i) {
 			continue
 		}
+		n := 0
 		h.ancestors(i, func(a int) {
-			if h.lives(a) {
+			if n++; n <= maxAncestors && h.lives(a) {
 				h.pair(a, i)
 			}
 		})
@@ -206,7 +208,7 @@ func (h *heirs) above(a, b int) int {
 func (h *heirs) bear(i int) {
 	if by := h.b.Kin[i].by; by != TheStub {
 		h.mapped[i] = slices.Clone(h.mapped[by])
-		h.have[i] = slices.Clone(h.have[by])
+		h.have[i] = maps.Clone(h.have[by])
 	}
 	for n := range h.Bequests {
 		if h.Bequests[n].Kin == i {
@@ -260,12 +262,8 @@ func (h *heirs) descends(i, from int) bool {
 
 // has returns where in the bequests a process has the content of a space.
 func (h *heirs) has(i int, space image.Space) []image.Range {
-	by := map[image.Space][]image.Range{}
-	for _, o := range h.have[i] {
-		by[o.space] = append(by[o.space], o.Range)
-	}
 	var out []image.Range
-	for other, parts := range by {
+	for other, parts := range h.have[i] {
 		if other != space {
 			parts = image.Intersect(parts, h.same(other, space))
 		}
@@ -280,16 +278,11 @@ func (h *heirs) fill(i int, space image.Space, parts []image.Range) {
 		return
 	}
 	h.Fills[i] = append(h.Fills[i], Fill{space, parts})
-	var have []owned
-	for _, o := range h.have[i] {
-		for _, r := range image.Subtract([]image.Range{o.Range}, parts) {
-			have = append(have, owned{r, o.space})
-		}
+	have := contents{}
+	for other, before := range h.have[i] {
+		have[other] = image.Subtract(before, parts)
 	}
-	for _, r := range parts {
-		have = append(have, owned{r, space})
-	}
-	slices.SortFunc(have, func(a, b owned) int { return cmp.Compare(a.Start, b.Start) })
+	have[space] = image.Union(have[space], parts)
 	h.have[i] = have
 }
 
@@ -310,8 +303,8 @@ func (h *heirs) keep(i int) {
 		}
 	}
 	var have []image.Range
-	for _, o := range h.have[i] {
-		have = append(have, o.Range)
+	for _, parts := range h.have[i] {
+		have = image.Union(have, parts)
 	}
 	have = image.Intersect(have, kept)
 	h.InPlace[i] = image.Intersect(have, h.has(i, rec.Space))

@@ -85,6 +85,8 @@ func (j *job) copy(buf []byte, scratch []ptrace.Range) ([]ptrace.Range, error) {
 	if j.from.file != nil {
 		return scratch, j.copyFile(buf)
 	}
+	var mem ptrace.Shared
+	defer mem.Close()
 	for parts := j.parts; len(parts) > 0; {
 		n, size := 0, 0
 		scratch = scratch[:0]
@@ -93,7 +95,7 @@ func (j *job) copy(buf []byte, scratch []ptrace.Range) ([]ptrace.Range, error) {
 			size += parts[n].size
 			n++
 		}
-		if err := j.copyParts(scratch, buf[:size], parts[0].forced); err != nil {
+		if err := j.copyParts(&mem, scratch, buf[:size], parts[0].forced); err != nil {
 			return scratch, err
 		}
 		parts, buf = parts[n:], buf[size:]
@@ -102,7 +104,7 @@ func (j *job) copy(buf []byte, scratch []ptrace.Range) ([]ptrace.Range, error) {
 }
 
 // copyParts copies through /proc/PID/mem what has to be read there, and what cannot be read otherwise.
-func (j *job) copyParts(parts []ptrace.Range, buf []byte, forced bool) error {
+func (j *job) copyParts(mem *ptrace.Shared, parts []ptrace.Range, buf []byte, forced bool) error {
 	if !forced {
 		done, err := ptrace.ReadMemory(j.from.pid, parts, buf)
 		if err == nil {
@@ -116,7 +118,7 @@ func (j *job) copyParts(parts []ptrace.Range, buf []byte, forced bool) error {
 			parts[0].Addr, parts[0].Len, buf = parts[0].Addr+uint64(done), parts[0].Len-done, buf[done:]
 		}
 	}
-	if err := ptrace.PeekRanges(j.from.pid, parts, buf); err != nil {
+	if err := mem.Read(j.from.pid, parts, buf); err != nil {
 		return fault.New(fault.PageRead, j.from.name, "%w", err)
 	}
 	return nil

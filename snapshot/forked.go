@@ -27,7 +27,8 @@ import (
 
 // forked is what is known of shared pages.
 type forked struct {
-	shared map[int][]image.Range // by pid: pages that it shares with anybody
+	shared map[int][]image.Range // by pid, of those that were searched: pages that it shares with anybody
+	again  map[int]bool          // pids that were searched again, under the freeze
 	spans  map[int][]kinSpan     // by pid: pages that may be those of another process of the tree
 	owns   map[int]bool          // pids that others may have pages of
 	given  map[int]shares        // by pid: pages that pre-copy has left to others
@@ -74,7 +75,7 @@ func clip(list []image.Range, r image.Range) []image.Range {
 // findForked looks for pages that processes share. Who ends meanwhile has none.
 func findForked(pids []int) (*forked, error) {
 	f := &forked{
-		shared: map[int][]image.Range{}, spans: map[int][]kinSpan{}, owns: map[int]bool{}, given: map[int]shares{},
+		shared: map[int][]image.Range{}, again: map[int]bool{}, spans: map[int][]kinSpan{}, owns: map[int]bool{}, given: map[int]shares{},
 		maps: map[int]*pagemap.Map{}, stored: map[int][]image.Range{}, clean: map[int][]image.Range{},
 		spaces: map[int]image.Space{},
 	}
@@ -97,6 +98,39 @@ func findForked(pids []int) (*forked, error) {
 		f.closeMaps()
 	}
 	return f, nil
+}
+
+// findNewcomers searches, under the freeze, processes that have been forked since the search, and who has forked them:
+// what was one process's alone may be both's now. parent tells the parent of a process.
+func (f *forked) findNewcomers(pids []int, parent func(pid int) int) error {
+	var list []int
+	for _, pid := range pids {
+		if _, known := f.shared[pid]; known {
+			continue
+		}
+		if by := parent(pid); slices.Contains(pids, by) && !slices.Contains(list, by) {
+			list = append(list, by)
+		}
+		if !slices.Contains(list, pid) {
+			list = append(list, pid)
+		}
+	}
+	first := map[uint64]holder{}
+	for i, pid := range list {
+		before, known := f.spans[pid]
+		maps, err := procfs.Pid(pid).Maps()
+		if err == nil {
+			err = f.search(list, i, maps, privateMemory(maps), first)
+		}
+		if err != nil && !ended(err) {
+			return err
+		}
+		f.again[pid] = true
+		if known { // of whom it has pages was found out while there was more time
+			f.spans[pid] = before
+		}
+	}
+	return nil
 }
 
 // privateMemory lists the mappings of which pages may be shared again by a restore. Code is left out: others set
@@ -307,14 +341,16 @@ func (f *forked) give(pid int, s kinSpan) {
 	f.given[pid][s.of] = append(f.given[pid][s.of], s.Range)
 }
 
-// due takes back what pre-copy has left to others of a process, where those have written since.
+// due takes back what pre-copy has left to others of a process, where those have written since the round before. It is
+// for the rounds after the first: what they wrote before the pages were seen to be one says nothing.
 func (f *forked) due(pid int) []image.Range {
 	var out []image.Range
 	for of, list := range f.given[pid] {
-		out = image.Union(out, image.Intersect(list, f.wrote[of]))
-		f.given[pid][of] = image.Subtract(list, f.wrote[of])
+		list, wrote := image.Merge(list), image.Merge(f.wrote[of])
+		out = append(out, image.Intersect(list, wrote)...)
+		f.given[pid][of] = image.Subtract(list, wrote)
 	}
-	return out
+	return image.Merge(out)
 }
 
 // lost returns what pre-copy has left to others of a process and the image does not have of them, unchanged, under the
@@ -322,9 +358,9 @@ func (f *forked) due(pid int) []image.Range {
 func (f *forked) lost(pid int) []image.Range {
 	var out []image.Range
 	for of, list := range f.given[pid] {
-		out = image.Union(out, image.Subtract(list, f.clean[of]))
+		out = append(out, image.Subtract(image.Merge(list), f.clean[of])...)
 	}
-	return out
+	return image.Merge(out)
 }
 
 // noteStored remembers, under the freeze, that the image has pages of a process.

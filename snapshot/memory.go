@@ -18,6 +18,9 @@ import (
 func (s *session) memory(ctx context.Context) error {
 	s.number()
 	defer s.forked.closeMaps()
+	if err := s.forked.findNewcomers(s.pids, s.parentOf); err != nil {
+		return err
+	}
 	for i := range s.st.Processes {
 		if p := &s.st.Processes[i]; !p.Zombie {
 			s.forked.spaces[p.Pid] = p.Space
@@ -49,6 +52,16 @@ func (s *session) memory(ctx context.Context) error {
 		return err
 	}
 	return s.rearm()
+}
+
+// parentOf is the pid of the parent of a process of the tree, 0 if it is no such process.
+func (s *session) parentOf(pid int) int {
+	for i := range s.st.Processes {
+		if s.st.Processes[i].Pid == pid {
+			return s.st.Processes[i].PPid
+		}
+	}
+	return 0
 }
 
 // number gives each content in the image its space. Processes that pre-copy has seen have theirs.
@@ -92,7 +105,7 @@ func (s *session) addProcess(p *image.Process, parent image.Space) error {
 		case guard:
 			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
 		case holdsContent(v) && failed == nil:
-			failed = s.addPages(from, v, start, end)
+			failed = s.addPages(from, v, start, end, false)
 			s.forked.noteStored(p.Pid, v, image.Range{Start: start, End: end}, false)
 		}
 	}}
@@ -108,17 +121,23 @@ func (s *session) addProcess(p *image.Process, parent image.Space) error {
 	return nil
 }
 
-// addPages plans pages of a mapping, and leaves those to others that it shares with them since fork(2).
-func (s *session) addPages(from *origin, v *image.VMA, start, end uint64) error {
+// addPages plans pages of a mapping, and leaves those to others that it shares with them since fork(2). Pages that the
+// process has written since pre-copy armed them are its own, unless it has forked again.
+func (s *session) addPages(from *origin, v *image.VMA, start, end uint64, written bool) error {
 	f := s.forked
+	own := written && v.Kind == image.VMAAnon && !f.again[from.pid]
 	add := func(start, end uint64) {
 		p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
 		if isCode(v) {
 			p.code = v
 		}
-		s.pages.addPrivate(from, p, f.shared[from.pid])
+		if own {
+			s.pages.add(from, p)
+		} else {
+			s.pages.addPrivate(from, p, f.shared[from.pid])
+		}
 	}
-	if len(f.spans[from.pid]) == 0 || !mayBeShared(v) {
+	if own || len(f.spans[from.pid]) == 0 || !mayBeShared(v) {
 		add(start, end)
 		return nil
 	}

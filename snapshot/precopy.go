@@ -165,10 +165,12 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
 		return 0, err
 	}
-	c.next = 0
-	for _, r := range s.forked.due(pid) {
-		if err := c.add(dirty.Run{Start: r.Start, End: r.End, State: dirty.Written}); err != nil {
-			return 0, err
+	if !first {
+		c.next = 0
+		for _, r := range s.forked.due(pid) {
+			if err := c.copyRun(r.Start, r.End); err != nil {
+				return 0, err
+			}
 		}
 	}
 	if err := c.flush(); err != nil {
@@ -214,20 +216,27 @@ type liveCopy struct {
 
 // add takes a run of pages that were just armed.
 func (c *liveCopy) add(r dirty.Run) error {
-	for c.next < len(c.maps) && c.maps[c.next].End <= r.Start {
+	if !c.first {
+		c.s.forked.noteWritten(c.pid, image.Range{Start: r.Start, End: r.End})
+	}
+	return c.copyRun(r.Start, r.End)
+}
+
+// copyRun copies pages, where they are mapped. It is called with ascending addresses.
+func (c *liveCopy) copyRun(start, stop uint64) error {
+	for c.next < len(c.maps) && c.maps[c.next].End <= start {
 		c.next++
 	}
-	c.s.forked.noteWritten(c.pid, image.Range{Start: r.Start, End: r.End})
 	tops := c.s.track.tops
-	tops[c.pid] = max(tops[c.pid], r.End)
-	at := r.Start
-	for i := c.next; i < len(c.maps) && c.maps[i].Start < r.End; i++ {
+	tops[c.pid] = max(tops[c.pid], stop)
+	at := start
+	for i := c.next; i < len(c.maps) && c.maps[i].Start < stop; i++ {
 		m := &c.maps[i]
 		if m.Start > at {
 			c.owe(at, m.Start) // mapped after we looked
 			at = m.Start
 		}
-		end := min(r.End, m.End)
+		end := min(stop, m.End)
 		if m.Prot&unix.PROT_EXEC != 0 || c.skips(m) { // breakpoints of others come and go
 			c.owe(at, end)
 			at = end
@@ -238,8 +247,8 @@ func (c *liveCopy) add(r dirty.Run) error {
 		}
 		at = end
 	}
-	if at < r.End {
-		c.owe(at, r.End)
+	if at < stop {
+		c.owe(at, stop)
 	}
 	for len(c.plan.jobs) > 1 || len(c.plan.jobs) == 1 && c.plan.jobs[0].size == jobBytes {
 		if err := c.copyFirst(); err != nil {
@@ -396,7 +405,7 @@ func (s *session) planProcess(p *image.Process) error {
 		}
 		fresh := state == dirty.Written || !covers
 		split(start, end, fresh, owed, lost, func(start, end uint64) {
-			if err := s.addPages(what, v, start, end); err != nil {
+			if err := s.addPages(what, v, start, end, covers && state == dirty.Written); err != nil {
 				failed = err
 			}
 		})

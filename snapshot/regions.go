@@ -54,6 +54,7 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 			return func() {}, err
 		}
 		calm = hurry()
+		s.calm = calm
 		err := timed(&s.res.Phases.Freeze, func() error { return s.freeze(ctx) })
 		if err == nil {
 			s.frozen = true

@@ -65,6 +65,7 @@ type session struct {
 
 	track    tracking
 	forked   *forked
+	calm     func()    // ends the hurry of the freeze, nil before it
 	throttle *throttle // nil before pre-copy
 	live     []int     // the tree as it was before the freeze
 	own      holders.Own

@@ -152,8 +152,10 @@ func (t *Transaction) Abort() {
 		return
 	}
 	t.over = true
-	_ = t.s.letGo() // first: what waited for us runs on before anything of ours does
-	t.calm()
+	_ = t.s.letGo()      // first: what waited for us runs on before anything of ours does
+	if t.s.calm != nil { // Freeze may not have come as far as to return it
+		t.s.calm()
+	}
 	t.s.close()
 	t.relax()
 }

@@ -214,7 +214,7 @@ static void reshaped(void)
 
 // What a process of the random tree knows of its memory: for each page of it the version that it wrote, and whether it
 // is mapped.
-enum { pages = 40 * MIB / PAGE, gone = 1U << 31 };
+enum { pages = 12 * MIB / PAGE, gone = 1U << 31 };
 static uint32_t *area, *version, next_version;
 static unsigned rnd_state;
 
@@ -266,21 +266,28 @@ static void verify_pages(void)
 		}
 }
 
+static void grow(int depth);
+
+static void be_born(int depth, int k)
+{
+	rnd_state += 77 * k + getpid();
+	next_version = (uint32_t)depth << 24 | (uint32_t)k << 21;
+	for (int i = rnd(200); i > 0; i--)
+		change();
+	grow(depth);
+}
+
 // grow makes children, and their children, with changes before, between and afterwards.
 static void grow(int depth)
 {
-	pid_t kids[3];
-	int n = depth == 0 ? 3 : rnd(4 - depth);
-	for (int k = 0; k < n; k++) {
+	enum { most = 6, in_all = 24 };
+	pid_t kids[most];
+	int n = 0, first = depth == 0 ? 3 : depth < 3 ? rnd(4 - depth) : 0;
+	while (n < first) {
 		for (int i = rnd(200); i > 0; i--)
 			change();
-		if ((kids[k] = must(fork())) == 0) {
-			rnd_state += 77 * (k + 1) + getpid();
-			next_version = (uint32_t)(depth + 1) << 24 | (uint32_t)k << 22;
-			for (int i = rnd(200); i > 0; i--)
-				change();
-			grow(depth + 1);
-		}
+		if ((kids[n++] = must(fork())) == 0)
+			be_born(depth + 1, n);
 	}
 	__atomic_add_fetch(stage, 1, __ATOMIC_SEQ_CST);
 	if (depth == 0) {
@@ -290,6 +297,8 @@ static void grow(int depth)
 	while (access("go", F_OK) != 0) {
 		for (int i = rnd(8); i > 0; i--)
 			change();
+		if (n < most && *stage < in_all && rnd(50) == 0 && (kids[n++] = must(fork())) == 0)
+			be_born(depth + 1, n);
 		nap(MS);
 	}
 	verify_pages();

@@ -22,21 +22,35 @@ func (th *Thread) Peek(addr uint64, buf []byte) error { return access(th.Pid, ad
 // mappings.
 func (th *Thread) Poke(addr uint64, buf []byte) error { return access(th.Pid, addr, buf, os.O_WRONLY) }
 
-// PeekRanges is ReadMemory through /proc/PID/mem: it reads PROT_NONE pages, too, and leaves pages that processes share
-// since fork(2) shared.
-func PeekRanges(pid int, ranges []Range, dst []byte) error {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
-		return fmt.Errorf("open memory of pid %d: %w", pid, err)
+// Shared reads the memory of a process through /proc/PID/mem: PROT_NONE pages, too, and it leaves pages that processes
+// share since fork(2) shared. The zero value is ready; it opens the file when it is first needed.
+type Shared struct {
+	f *os.File
+}
+
+// Read is ReadMemory.
+func (s *Shared) Read(pid int, ranges []Range, dst []byte) error {
+	if s.f == nil {
+		f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+		if err != nil {
+			return fmt.Errorf("open memory of pid %d: %w", pid, err)
+		}
+		s.f = f
 	}
-	defer f.Close()
 	for _, r := range ranges {
-		if _, err := f.ReadAt(dst[:r.Len], int64(r.Addr)); err != nil {
+		if _, err := s.f.ReadAt(dst[:r.Len], int64(r.Addr)); err != nil {
 			return fmt.Errorf("memory of pid %d at %#x: %w", pid, r.Addr, err)
 		}
 		dst = dst[r.Len:]
 	}
 	return nil
+}
+
+// Close closes the file.
+func (s *Shared) Close() {
+	if s.f != nil {
+		_ = s.f.Close() // opened for reading
+	}
 }
 
 func access(pid int, addr uint64, buf []byte, mode int) error {
@@ -57,7 +71,7 @@ func access(pid int, addr uint64, buf []byte, mode int) error {
 }
 
 // ReadMemory fills dst from the ranges, in order, with as few process_vm_readv(2) calls as possible. The process may
-// run or be stopped; ranges must be readable (PROT_NONE is not: use PeekRanges). It returns how many bytes were read
+// run or be stopped; ranges must be readable (PROT_NONE is not: use Shared). It returns how many bytes were read
 // before an error. It pins the pages meanwhile, and the kernel makes one that the process shares since fork(2) its own
 // for that (mm/gup.c, gup_must_unshare, Linux 6.0).
 func ReadMemory(pid int, ranges []Range, dst []byte) (int, error) {
