@@ -1,6 +1,7 @@
 package tracer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -282,10 +283,14 @@ func (b *builder) threads(raw *rawProcess, p *image.Process) error {
 			continue
 		}
 		t, err := b.thread(raw, r)
-		if err != nil {
+		switch {
+		case err == nil:
+			p.Threads = append(p.Threads, *t)
+		case b.stopped || !errors.Is(err, &fault.Error{Code: fault.TargetGone}):
 			return err
-		}
-		p.Threads = append(p.Threads, *t)
+		case int(r.Tid) == p.Pid:
+			return gone(p.Pid)
+		} // else it has ended since it was read: the tree runs
 	}
 	if !slices.ContainsFunc(p.Threads, func(t image.Thread) bool { return t.Tid == p.Pid }) {
 		b.block(fault.ThreadState, pidName(p.Pid), "its main thread has ended while others run on")

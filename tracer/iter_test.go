@@ -1,7 +1,9 @@
 package tracer
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 )
 
@@ -314,6 +317,43 @@ func BenchmarkCollect(b *testing.B) {
 	for b.Loop() {
 		if _, err := it.Collect(b.Context(), []int{tg.pid}, g); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// A thread of a running tree may end after it was read. It is left out then, and a process without its leader has ended;
+// of a tree that stands still neither is so.
+func TestThreadsThatEnd(t *testing.T) {
+	it := newIter(t)
+	const nobody = 1<<22 - 1 // above kernel.pid_max
+	for _, c := range []struct {
+		stopped bool
+		index   int
+		object  string // of the fault, "" for none
+	}{
+		{false, -1, ""},
+		{false, 0, pidName(nobody)},
+		{true, -1, threadName(nobody)},
+	} {
+		raw, err := it.threads(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := (c.index + len(raw.threads)) % len(raw.threads)
+		p := &image.Process{Pid: os.Getpid()}
+		if i == 0 {
+			p.Pid = nobody // the leader of the image
+		}
+		raw.threads[i].Tid = nobody
+		raw.pid = os.Getpid()
+		b := &builder{pids: []int{os.Getpid()}, now: readClocks(), stopped: c.stopped, files: map[uint64]int{}}
+		err = b.threads(raw, p)
+		f := new(fault.Error)
+		switch {
+		case c.object == "" && (err != nil || len(p.Threads) != len(raw.threads)-1):
+			t.Errorf("%+v: %v, %d of %d threads", c, err, len(p.Threads), len(raw.threads))
+		case c.object != "" && (!errors.As(err, &f) || f.Code != fault.TargetGone || f.Object != c.object):
+			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }
