@@ -24,7 +24,7 @@ type PlanReport struct {
 // saved have no meaning. The error is for a pid that cannot be a target at all, and for an answer that could not be
 // had.
 func Plan(ctx context.Context, pid int, o Options) (*PlanReport, error) {
-	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
+	s := newSession(pid, o)
 	defer s.close()
 	r := &PlanReport{Pid: pid, Plan: &plan.Plan{}}
 	refusals, err := s.dryRun(ctx, r)
@@ -55,9 +55,9 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	if err := s.prepareSource(ctx); err != nil {
 		return nil, err
 	}
-	calm, err := s.freezeOutside(ctx)
+	err = s.freezeOutside(ctx)
 	thawed := s.thawAll()
-	calm()
+	s.calm()
 	list, err := refusalsOf(errors.Join(err, thawed))
 	if err != nil {
 		return nil, err

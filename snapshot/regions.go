@@ -42,8 +42,8 @@ func (s *session) holder() kstate.Holder {
 }
 
 // freezeOutside freezes the tree when no thread of it is in a region, and reads its state; with nobody to tell it just
-// does. calm ends the hurry that the freeze began, and may be called more than once.
-func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
+// does. session.calm ends the hurry that the freeze began.
+func (s *session) freezeOutside(ctx context.Context) error {
 	h := s.holder()
 	if h != nil {
 		h.Guard()
@@ -51,10 +51,9 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 	until := time.Now().Add(regionPatience)
 	for attempt := 1; ; attempt++ {
 		if err := s.approach(ctx, h, until); err != nil {
-			return func() {}, err
+			return err
 		}
-		calm = hurry()
-		s.calm = calm
+		s.calm = hurry()
 		err := timed(&s.res.Phases.Freeze, func() error { return s.freeze(ctx) })
 		if err == nil {
 			s.frozen = true
@@ -62,20 +61,20 @@ func (s *session) freezeOutside(ctx context.Context) (calm func(), err error) {
 		}
 		held := new(kstate.HeldError)
 		if !errors.As(err, &held) {
-			return calm, err
+			return err
 		}
 		stood := time.Since(s.frozenAt)
 		err = s.letGo()
-		calm()
+		s.calm()
 		switch {
 		case err != nil:
-			return calm, err
+			return err
 		case time.Now().After(until):
-			return calm, heldFault(held.Threads[0], attempt)
+			return heldFault(held.Threads[0], attempt)
 		}
 		if err := timed(&s.res.Phases.Wait,
 			func() error { return pauseFor(ctx, max(regionPause, stood)) }); err != nil {
-			return calm, err
+			return err
 		}
 	}
 }

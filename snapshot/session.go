@@ -65,13 +65,17 @@ type session struct {
 
 	track    tracking
 	forked   *forked
-	calm     func()    // ends the hurry of the freeze, nil before it
+	calm     func()    // ends the hurry of the freeze; more than once does no harm
 	throttle *throttle // nil before pre-copy
 	live     []int     // the tree as it was before the freeze
 	own      holders.Own
 	scratch  []byte // for copies that are written at once
 	done     int64  // bytes handed to the image
 	expected int64  // and to be handed to it, before the freeze tells
+}
+
+func newSession(pid int, o Options) *session {
+	return &session{pid: pid, opts: o, res: &Result{Tracking: "none"}, calm: func() {}}
 }
 
 // close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on

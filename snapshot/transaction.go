@@ -34,7 +34,6 @@ type Transaction struct {
 	turn  phase
 	over  bool
 	begun time.Time
-	calm  func() // ends the hurry of the freeze
 	relax func() // ends the leniency of the garbage collector
 }
 
@@ -60,8 +59,7 @@ func Begin(pid int, o Options) (*Transaction, error) {
 	if o.Dir == "" {
 		o.Dir = fmt.Sprintf("ckpt-%d", pid)
 	}
-	s := &session{pid: pid, opts: o, res: &Result{Tracking: "none"}}
-	return &Transaction{s: s, calm: func() {}, relax: func() {}}, nil
+	return &Transaction{s: newSession(pid, o), relax: func() {}}, nil
 }
 
 // Prepare does all that needs no tree that stands still: it refuses what can be refused from outside, opens the source
@@ -97,10 +95,7 @@ func (t *Transaction) Prepare(ctx context.Context) error {
 // It waits up to ten seconds for the tree to leave its critical sections, and up to two, in four attempts, for threads
 // that cannot be stopped at once; between the attempts the tree runs.
 func (t *Transaction) Freeze(ctx context.Context) error {
-	return t.take(phaseFreeze, func() (err error) {
-		t.calm, err = t.s.freezeOutside(ctx)
-		return err
-	})
+	return t.take(phaseFreeze, func() error { return t.s.freezeOutside(ctx) })
 }
 
 // Capture copies the memory of the tree and lets it run on, but with Options.Stop or Kill; then it reads what needs no
@@ -115,7 +110,7 @@ func (t *Transaction) Capture(ctx context.Context) error {
 		if err := s.copyMemory(ctx); err != nil {
 			return err
 		}
-		t.calm()
+		s.calm()
 		s.throttle.report(s)
 		if err := timed(&s.res.Phases.Files, func() error { return s.complete(ctx) }); err != nil {
 			return err
@@ -152,10 +147,8 @@ func (t *Transaction) Abort() {
 		return
 	}
 	t.over = true
-	_ = t.s.letGo()      // first: what waited for us runs on before anything of ours does
-	if t.s.calm != nil { // Freeze may not have come as far as to return it
-		t.s.calm()
-	}
+	_ = t.s.letGo() // first: what waited for us runs on before anything of ours does
+	t.s.calm()
 	t.s.close()
 	t.relax()
 }

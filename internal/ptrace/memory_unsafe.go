@@ -28,7 +28,8 @@ type Shared struct {
 	f *os.File
 }
 
-// Read is ReadMemory.
+// Read fills dst from the ranges, in order. The process, the same for all calls, may run or be stopped. The error wraps
+// that of open(2) or pread(2): ESRCH, ENOENT or EIO for memory that is gone or not mapped.
 func (s *Shared) Read(pid int, ranges []Range, dst []byte) error {
 	if s.f == nil {
 		f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
