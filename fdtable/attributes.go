@@ -7,19 +7,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // ReadAttributes reads what an inode without a name has beside content, owner and mode, through any descriptor of it.
 // It is to run while nobody changes it, and before its content is read.
-func ReadAttributes(f *os.File) (*image.Attributes, error) {
+func ReadAttributes(f *os.File) (*model.Attributes, error) {
 	fd := int(f.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	a := &image.Attributes{ATime: st.Atim.Nano(), MTime: st.Mtim.Nano()}
+	a := &model.Attributes{ATime: st.Atim.Nano(), MTime: st.Mtim.Nano()}
 	if hint, err := lifeHint(fd); err == nil { // not every file system has it
 		a.Hint = hint
 	}
@@ -35,7 +35,7 @@ func ReadAttributes(f *os.File) (*image.Attributes, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.XAttrs = append(a.XAttrs, image.XAttr{Name: name, Value: value})
+		a.XAttrs = append(a.XAttrs, model.XAttr{Name: name, Value: value})
 	}
 	return a, nil
 }
@@ -80,7 +80,7 @@ func getXattr(fd int, name string) ([]byte, error) {
 
 // SetAttributes gives a file that was made again what ReadAttributes read, but for its times: see SetTimes. To be
 // called when its content is in it, since writing takes some of them away.
-func SetAttributes(f *os.File, a *image.Attributes) error {
+func SetAttributes(f *os.File, a *model.Attributes) error {
 	if a == nil {
 		return nil
 	}
@@ -101,7 +101,7 @@ func SetAttributes(f *os.File, a *image.Attributes) error {
 
 // SetTimes sets the times of last access and of last change of content. It comes last, when nobody will read or map the
 // file any more before the processes run. The time of the last change of the inode is the kernel's alone.
-func SetTimes(f *os.File, a *image.Attributes) error {
+func SetTimes(f *os.File, a *model.Attributes) error {
 	if a == nil {
 		return nil
 	}

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // ReadBeyond reads what a shared mapping shows of an object after its end, in its last page: no read(2) does, yet in
@@ -32,8 +32,8 @@ func WriteBeyond(f *os.File, end int64, data []byte) error {
 // beyond maps the last page of an object and calls do with the address of its end. The page is accessed by system calls
 // alone: if somebody cuts the object meanwhile, they fail, and nobody gets a SIGBUS.
 func beyond(f *os.File, end int64, prot int, do func(at uint64) error) error {
-	const mask = image.PageSize - 1
-	page, err := unix.Mmap(int(f.Fd()), end&^mask, image.PageSize, prot, unix.MAP_SHARED)
+	const mask = model.PageSize - 1
+	page, err := unix.Mmap(int(f.Fd()), end&^mask, model.PageSize, prot, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map the last page of %s: %w", f.Name(), err)
 	}

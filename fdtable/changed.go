@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // A writtenFile is a regular file that the tree itself has open for writing or mapped so. What the tree wrote to it
@@ -58,9 +58,9 @@ func (b *builder) writtenFiles() map[fileKey]*writtenFile {
 }
 
 // WritesFile tells whether a mapping can change a file that has a name.
-func WritesFile(v *image.VMA) bool {
+func WritesFile(v *model.VMA) bool {
 	writable := v.Prot&unix.PROT_WRITE != 0 || slices.Contains(v.Flags, "mw")
-	return v.Kind == image.VMAFile && v.File.Ghost == 0 && v.Shared && writable
+	return v.Kind == model.VMAFile && v.File.Ghost == 0 && v.Shared && writable
 }
 
 // ask finds out, once, whether somebody outside writes to the file too.

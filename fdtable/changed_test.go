@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -100,7 +100,7 @@ func TestReadAndWrittenByTree(t *testing.T) {
 	_, err := unix.Write(w, bytes.Repeat([]byte("x"), 20))
 	must(t, err)
 	_, _ = unix.Close(w), unix.Close(r)
-	rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), dir, RebuildOptions{})
+	rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), dir, RebuildOptions{})
 }
 
 // What was appended after the snapshot is cut off, once, at the commit, and kept.
@@ -113,7 +113,7 @@ func TestGrownFile(t *testing.T) {
 	_, err := unix.Write(a, []byte("two\n"))
 	must(t, err)
 	_, _ = unix.Close(a), unix.Close(b)
-	table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), store, RebuildOptions{})
+	table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), store, RebuildOptions{})
 	content := func(path string) string {
 		text, err := os.ReadFile(path)
 		must(t, err)
@@ -145,7 +145,7 @@ func TestGrownFileNoRoom(t *testing.T) {
 	_, err := unix.Write(fd, []byte("two\n"))
 	must(t, err)
 	_ = unix.Close(fd)
-	table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), "/dev/null/store",
+	table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), "/dev/null/store",
 		RebuildOptions{})
 	_, err = table.Commit()
 	mustFault(t, err, fault.FDTailSave, filepath.Join(dir, "file"))
@@ -157,7 +157,7 @@ func TestGrownFileNoRoom(t *testing.T) {
 // A Commit that fails half way leaves the files as they were.
 func TestGrownFilesRollBack(t *testing.T) {
 	store := t.TempDir()
-	var st image.State
+	var st model.State
 	var dirs []string
 	var fds []int
 	for range 2 {
@@ -171,8 +171,8 @@ func TestGrownFilesRollBack(t *testing.T) {
 		must(t, err)
 		_ = unix.Close(fd)
 	}
-	table := rebuilt(t, &st, keep(t, &image.State{Processes: make([]image.Process, 1)}), store, RebuildOptions{})
-	table.terms = []termUse{{fd: -1, term: &image.Terminal{}}}
+	table := rebuilt(t, &st, keep(t, &model.State{Processes: make([]model.Process, 1)}), store, RebuildOptions{})
+	table.terms = []termUse{{fd: -1, term: &model.Terminal{}}}
 	table.grown[1].key.ino++ // as if it had been replaced between the checks
 	_, err := table.Commit()
 	mustFault(t, err, fault.FDTailSave, dirs[1])
@@ -185,7 +185,7 @@ func TestGrownFilesRollBack(t *testing.T) {
 
 // Hostile or damaged records are faults, not panics.
 func TestBadRecords(t *testing.T) {
-	records := []image.File{
+	records := []model.File{
 		{ID: 1, Kind: "unheard of"},
 		{ID: 0, Kind: kindChar, Path: "/dev/null", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3)},
 		{ID: 1, Kind: kindPipe, Pipe: 3},
@@ -200,15 +200,15 @@ func TestBadRecords(t *testing.T) {
 		{ID: 1, Kind: kindPseudo, Path: "/dev/null", Mode: unix.S_IFCHR},
 		{ID: 1, Kind: kindEventFD},
 		{ID: 1, Kind: kindTimerFD},
-		{ID: 1, Kind: kindEpoll, Epoll: []image.EpollTarget{{FD: 1, File: 1}}},
+		{ID: 1, Kind: kindEpoll, Epoll: []model.EpollTarget{{FD: 1, File: 1}}},
 		{ID: 1, Kind: kindTTY, Std: 9},
 		{
 			ID: 1, Kind: kindChar, Path: "/dev/null", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3),
-			Locks: []image.Lock{{Type: "NEW"}},
+			Locks: []model.Lock{{Type: "NEW"}},
 		},
 	}
 	for _, f := range records {
-		_, err := rebuild(context.Background(), &image.State{Files: []image.File{f}}, t.TempDir(), "id",
+		_, err := rebuild(context.Background(), &model.State{Files: []model.File{f}}, t.TempDir(), "id",
 			RebuildOptions{})
 		mustFault(t, err, fault.FDRecord)
 	}

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Majors of character devices (Documentation/admin-guide/devices.txt).
@@ -89,7 +89,7 @@ func captureChar(c *capturer, d *desc) error {
 }
 
 // openChar opens the device again and checks that the name still leads to it. Opening others could do anything.
-func openChar(b *builder, f *image.File) (int, error) {
+func openChar(b *builder, f *model.File) (int, error) {
 	if unix.Major(f.Rdev) != majorMem || memDevices[unix.Minor(f.Rdev)] == "" {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "%s is no device that is opened again", deviceText(f.Rdev))
 	}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // A specimen is a description of one kind in one state. All of them go through the same: captured, written out, closed,
@@ -20,7 +20,7 @@ type specimen struct {
 	kind    string
 	make    func(t *testing.T, dir string) []int // the descriptors; closed by the suite
 	renamed bool                                 // the name is not kept: a deleted file, a terminal
-	check   func(t *testing.T, st *image.State, fds []int)
+	check   func(t *testing.T, st *model.State, fds []int)
 }
 
 func open(t *testing.T, path string, flags int) int {
@@ -54,8 +54,8 @@ func opened(path string, flags int) func(*testing.T, string) []int {
 }
 
 // readsAs checks what reading from each descriptor gives from where it stands.
-func readsAs(want string) func(*testing.T, *image.State, []int) {
-	return func(t *testing.T, _ *image.State, fds []int) {
+func readsAs(want string) func(*testing.T, *model.State, []int) {
+	return func(t *testing.T, _ *model.State, fds []int) {
 		t.Helper()
 		got := make([]byte, len(want)+10)
 		n, err := unix.Read(fds[0], got)
@@ -132,7 +132,7 @@ var specimens = []specimen{
 	}},
 	{
 		name: "directory half listed", kind: kindDir, make: halfListed,
-		check: func(t *testing.T, _ *image.State, fds []int) {
+		check: func(t *testing.T, _ *model.State, fds []int) {
 			if got := len(listRest(t, fds[0])); got != 300-halfCount(t) {
 				t.Errorf("%d entries are left", got)
 			}
@@ -163,7 +163,7 @@ var specimens = []specimen{
 		_, err := unix.Write(w, []byte("unread"))
 		must(t, err)
 		return []int{r, w}
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		removedInode(unix.S_IFIFO|0o600)(t, st, fds)
 		readsAs("unread")(t, st, fds)
 		must(t, unix.Close(fds[1]))
@@ -187,7 +187,7 @@ var specimens = []specimen{
 		fd := open(t, filepath.Join(dir, "link"), unix.O_PATH|unix.O_NOFOLLOW)
 		must(t, os.Remove(filepath.Join(dir, "link")))
 		return []int{fd}
-	}, check: func(t *testing.T, _ *image.State, fds []int) {
+	}, check: func(t *testing.T, _ *model.State, fds []int) {
 		target := make([]byte, 100)
 		if n, err := unix.Readlinkat(fds[0], "", target); err != nil || string(target[:n]) != "nowhere" {
 			t.Errorf("it leads to %q (%v)", target[:max(n, 0)], err)
@@ -205,7 +205,7 @@ var specimens = []specimen{
 	{name: "pipe", kind: kindPipe, make: pipeWith(0, "left over"), renamed: true, check: readsAs("left over")},
 	{
 		name: "empty pipe", kind: kindPipe, make: pipeWith(unix.O_NONBLOCK, ""), renamed: true,
-		check: func(t *testing.T, _ *image.State, fds []int) {
+		check: func(t *testing.T, _ *model.State, fds []int) {
 			if _, err := unix.Read(fds[0], make([]byte, 1)); err != unix.EAGAIN {
 				t.Errorf("an empty pipe reads as %v", err)
 			}
@@ -230,7 +230,7 @@ var specimens = []specimen{
 		_, err := unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, 1<<19)
 		must(t, err)
 		return fds
-	}, check: func(t *testing.T, _ *image.State, fds []int) {
+	}, check: func(t *testing.T, _ *model.State, fds []int) {
 		if n, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETPIPE_SZ, 0); n != 1<<19 {
 			t.Errorf("the capacity is %d (%v)", n, err)
 		}
@@ -241,7 +241,7 @@ var specimens = []specimen{
 		_, err := unix.Write(fds[1], []byte("three"))
 		must(t, err)
 		return fds
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		readsAs("one")(t, st, fds)
 		readsAs("three")(t, st, fds)
 	}},
@@ -268,7 +268,7 @@ var specimens = []specimen{
 		) []int {
 			return []int{seekTo(t, memfd(t, "shared", 0), 2)}
 		},
-		check: func(t *testing.T, st *image.State, fds []int) {
+		check: func(t *testing.T, st *model.State, fds []int) {
 			if now, _, err := knownNow(selfLink(fds[0]), 0); err != nil || !leased(now) {
 				t.Error("it counts as open for writing, and could not be executed")
 			}
@@ -277,7 +277,7 @@ var specimens = []specimen{
 	},
 	{name: "sealed memfd", kind: kindMemfd, make: func(t *testing.T, _ string) []int {
 		return []int{memfd(t, "sealed", unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)}
-	}, check: func(t *testing.T, _ *image.State, fds []int) {
+	}, check: func(t *testing.T, _ *model.State, fds []int) {
 		want := unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
 		if got, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GET_SEALS, 0); got != want {
 			t.Errorf("seals %#x (%v), want %#x", got, err, want)
@@ -290,8 +290,8 @@ var specimens = []specimen{
 }
 
 // removedInode checks that all descriptors are of one inode of that mode without a name.
-func removedInode(mode uint32) func(*testing.T, *image.State, []int) {
-	return func(t *testing.T, _ *image.State, fds []int) {
+func removedInode(mode uint32) func(*testing.T, *model.State, []int) {
+	return func(t *testing.T, _ *model.State, fds []int) {
 		t.Helper()
 		var first unix.Stat_t
 		for i, fd := range fds {
@@ -307,7 +307,7 @@ func removedInode(mode uint32) func(*testing.T, *image.State, []int) {
 	}
 }
 
-func sameFile(t *testing.T, _ *image.State, fds []int) {
+func sameFile(t *testing.T, _ *model.State, fds []int) {
 	t.Helper()
 	var a, b unix.Stat_t
 	must(t, unix.Fstat(fds[0], &a))
@@ -329,7 +329,7 @@ func pipeWith(flags int, content string) func(*testing.T, string) []int {
 	}
 }
 
-func fullPipe(t *testing.T, _ *image.State, fds []int) {
+func fullPipe(t *testing.T, _ *model.State, fds []int) {
 	t.Helper()
 	if _, err := unix.Write(fds[1], []byte("y")); err != unix.EAGAIN {
 		t.Errorf("a full pipe takes more (%v)", err)
@@ -464,7 +464,7 @@ func vacate(t *testing.T, fds []int) {
 }
 
 // put does with a table what restore does: hand over, run the steps in the process, commit, close.
-func put(t *testing.T, st *image.State, table *Table) {
+func put(t *testing.T, st *model.State, table *Table) {
 	t.Helper()
 	for _, fd := range st.Processes[0].FDs {
 		must(t, unix.Dup3(table.FDFor(fd.File, fd.Num), fd.Num, unix.O_CLOEXEC))
@@ -488,7 +488,7 @@ func put(t *testing.T, st *image.State, table *Table) {
 }
 
 // compare holds the rebuilt descriptors against what the originals looked like, and who shares a description with whom.
-func compare(t *testing.T, s specimen, st *image.State, want []looks) {
+func compare(t *testing.T, s specimen, st *model.State, want []looks) {
 	t.Helper()
 	fds := st.Processes[0].FDs
 	for i, fd := range fds {

@@ -3,8 +3,8 @@ package fdtable
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same
@@ -44,7 +44,7 @@ func (c *capturer) refuseNotify(d *desc) error {
 }
 
 // openDir opens the directory again by name.
-func openDir(b *builder, f *image.File) (int, error) {
+func openDir(b *builder, f *model.File) (int, error) {
 	if f.Removed != nil {
 		fd, err := b.removed(f)
 		if err != nil {

@@ -7,9 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureEpoll records what an epoll instance watches (fs/eventpoll.c, ep_show_fdinfo). An entry is known by a
@@ -42,8 +42,8 @@ func captureEpoll(c *capturer, d *desc) error {
 const epollPrivate = unix.EPOLLWAKEUP | unix.EPOLLONESHOT | (unix.EPOLLET & 0xffffffff) | unix.EPOLLEXCLUSIVE
 
 // parseTarget parses "tfd:        7 events:       19 data:           5a3e48  pos:0 ino:40e sdev:10".
-func parseTarget(l procfs.Line) (image.EpollTarget, error) {
-	var t image.EpollTarget
+func parseTarget(l procfs.Line) (model.EpollTarget, error) {
+	var t model.EpollTarget
 	n, err := fmt.Sscanf(l.Value, "%d events: %x data: %x", &t.FD, &t.Events, &t.Data)
 	if l.Key != "tfd" || err != nil || n != 3 {
 		return t, fmt.Errorf("its fdinfo has the unknown line %q", l.Key+":"+l.Value)
@@ -85,7 +85,7 @@ func (c *capturer) fileAt(r ref) (int, bool) {
 
 // openEpoll makes an empty instance. The processes fill it: the number under which something is added is part of its
 // name.
-func openEpoll(b *builder, f *image.File) (int, error) {
+func openEpoll(b *builder, f *model.File) (int, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
@@ -102,12 +102,12 @@ func openEpoll(b *builder, f *image.File) (int, error) {
 
 // adder returns a process that has the epoll instance and, under the right number, what it is to watch; and its
 // descriptor of the instance. -1 if there is none.
-func (t *Table) adder(f *image.File, target image.EpollTarget) (pid, num int) {
+func (t *Table) adder(f *model.File, target model.EpollTarget) (pid, num int) {
 	for i := range t.st.Processes {
 		p := &t.st.Processes[i]
-		at := slices.IndexFunc(p.FDs, func(fd image.FD) bool { return fd.File == f.ID })
+		at := slices.IndexFunc(p.FDs, func(fd model.FD) bool { return fd.File == f.ID })
 		if at >= 0 && slices.ContainsFunc(p.FDs,
-			func(fd image.FD) bool { return fd.Num == target.FD && fd.File == target.File }) {
+			func(fd model.FD) bool { return fd.Num == target.FD && fd.File == target.File }) {
 			return p.Pid, p.FDs[at].Num
 		}
 	}
@@ -116,7 +116,7 @@ func (t *Table) adder(f *image.File, target image.EpollTarget) (pid, num int) {
 
 // epollSteps are the epoll_ctl(2) calls that are process pid's to make. A standard stream may have become something
 // that cannot be waited for, a file or /dev/null; then nothing ever happens there.
-func (t *Table) epollSteps(f *image.File, pid int) []Step {
+func (t *Table) epollSteps(f *model.File, pid int) []Step {
 	var steps []Step
 	for _, target := range f.Epoll {
 		adder, num := t.adder(f, target)
@@ -130,7 +130,7 @@ func (t *Table) epollSteps(f *image.File, pid int) []Step {
 			Call: unix.SYS_EPOLL_CTL, Args: []uint64{uint64(num), unix.EPOLL_CTL_ADD, uint64(target.FD)}, Data: event,
 			Want: fmt.Sprintf("watch descriptor %d with %s", target.FD, fileObject(f)),
 		}
-		if i := slices.IndexFunc(t.st.Files, func(o image.File) bool { return o.ID == target.File }); i >= 0 &&
+		if i := slices.IndexFunc(t.st.Files, func(o model.File) bool { return o.ID == target.File }); i >= 0 &&
 			t.st.Files[i].Std != 0 {
 			s.Ignore = unix.EPERM
 		}

@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureEventFD records the counter of an eventfd as its fdinfo tells it (fs/eventfd.c, eventfd_show_fdinfo).
@@ -16,7 +16,7 @@ func captureEventFD(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
-	d.EventFD = &image.EventFD{}
+	d.EventFD = &model.EventFD{}
 	counted := false
 	for _, l := range info.Lines {
 		switch l.Key {
@@ -44,7 +44,7 @@ func captureEventFD(c *capturer, d *desc) error {
 }
 
 // openEventFD makes an eventfd with the same count.
-func openEventFD(b *builder, f *image.File) (int, error) {
+func openEventFD(b *builder, f *model.File) (int, error) {
 	if f.EventFD == nil {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "an eventfd without a count")
 	}

@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // eventSpecimens are the kinds that wait for something.
@@ -22,7 +22,7 @@ var eventSpecimens = []specimen{
 		fd, err := unix.Signalfd(-1, &set, unix.SFD_CLOEXEC|unix.SFD_NONBLOCK)
 		must(t, err)
 		return []int{fd}
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		if got, want := saved(t, fds...).Files[0].SigMask, uint64(1<<(unix.SIGUSR1-1)|1<<63); got != want ||
 			st.Files[0].SigMask != want {
 			t.Errorf("the mask is %#x", got)
@@ -39,7 +39,7 @@ var eventSpecimens = []specimen{
 	{name: "timerfd until a date", kind: kindTimerFD, make: func(t *testing.T, _ string) []int {
 		return timerWith(unix.CLOCK_REALTIME, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET,
 			time.Duration(time.Now().Add(time.Hour).UnixNano()), 0)(t, "")
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		// The suite's states have no clock, so the date is an hour after 1970. A timer that is set to a time gone by
 		// fires from the next interrupt, which an emulated processor may take milliseconds to deliver.
 		fired(t, fds[0])
@@ -52,7 +52,7 @@ var eventSpecimens = []specimen{
 		fds := timerWith(unix.CLOCK_MONOTONIC, 0, time.Millisecond, 0)(t, "")
 		fired(t, fds[0])
 		return fds
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		var buf [8]byte
 		if n, err := unix.Read(fds[0], buf[:]); n != 8 || binary.NativeEndian.Uint64(buf[:]) != 1 {
 			t.Errorf("read %x (%v)", buf[:max(n, 0)], err)
@@ -63,7 +63,7 @@ var eventSpecimens = []specimen{
 		fired(t, fds[0])
 		time.Sleep(50 * time.Millisecond) // these periods count too
 		return fds
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		// Counted, and so going on; by chance it has run out again since.
 		if f := st.Files[0].TimerFD; f.Ticks < 9 || f.Left == 0 && f.Expired < 1 {
 			t.Errorf("saved as %+v", f)
@@ -78,7 +78,7 @@ var eventSpecimens = []specimen{
 	}},
 	{
 		name: "inotify", kind: kindInotify, make: func(t *testing.T, dir string) []int { return watching(t, dir, dir) },
-		check: func(t *testing.T, st *image.State, fds []int) {
+		check: func(t *testing.T, st *model.State, fds []int) {
 			before := st.Files[0].Watches
 			after := saved(t, fds...).Files[0].Watches
 			if len(before) != 13 || len(after) != 13 || before[12].WD != 17 {
@@ -105,7 +105,7 @@ var eventSpecimens = []specimen{
 		must(t, err)
 		must(t, unix.EpollCtl(outer, unix.EPOLL_CTL_ADD, inner[0], &unix.EpollEvent{Events: unix.EPOLLIN, Fd: 3}))
 		return append([]int{outer}, inner...)
-	}, check: func(t *testing.T, st *image.State, fds []int) {
+	}, check: func(t *testing.T, st *model.State, fds []int) {
 		var events [2]unix.EpollEvent
 		if n, err := unix.EpollWait(fds[0], events[:], 0); n != 1 || events[0].Fd != 3 {
 			t.Errorf("%d events %+v (%v)", n, events, err)
@@ -166,8 +166,8 @@ func eventfdWith(count uint64, flags int) func(*testing.T, string) []int {
 }
 
 // eventfdReads checks what successive reads give; 0 stands for EAGAIN.
-func eventfdReads(counts ...uint64) func(*testing.T, *image.State, []int) {
-	return func(t *testing.T, _ *image.State, fds []int) {
+func eventfdReads(counts ...uint64) func(*testing.T, *model.State, []int) {
+	return func(t *testing.T, _ *model.State, fds []int) {
 		t.Helper()
 		for _, want := range counts {
 			var buf [8]byte
@@ -203,8 +203,8 @@ func fired(t *testing.T, fd int) {
 	}
 }
 
-func timerLeft(value, interval time.Duration) func(*testing.T, *image.State, []int) {
-	return func(t *testing.T, _ *image.State, fds []int) {
+func timerLeft(value, interval time.Duration) func(*testing.T, *model.State, []int) {
+	return func(t *testing.T, _ *model.State, fds []int) {
 		t.Helper()
 		var spec unix.ItimerSpec
 		must(t, unix.TimerfdGettime(fds[0], &spec))
@@ -256,7 +256,7 @@ func watched(t *testing.T, flags uint32) []int {
 }
 
 // epollTells checks that the entry works, and that it is known under its old number.
-func epollTells(t *testing.T, _ *image.State, fds []int) {
+func epollTells(t *testing.T, _ *model.State, fds []int) {
 	t.Helper()
 	var events [2]unix.EpollEvent
 	n, err := unix.EpollWait(fds[0], events[:], 0)

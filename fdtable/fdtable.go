@@ -14,16 +14,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Input is what Capture and Finish work on.
 type Input struct {
 	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Ghosts and Shmems are completed
 	// in place.
-	State *image.State
+	State *model.State
 	// Running says that the tree is not stopped and must not be disturbed: contents of pipes are left alone, and a
 	// descriptor that vanishes meanwhile is no error.
 	Running bool
@@ -36,7 +36,7 @@ type Input struct {
 	Outside *holders.Outside
 }
 
-// The names of the kinds in image.File.Kind. Kinds that are always refused never reach an image.
+// The names of the kinds in model.File.Kind. Kinds that are always refused never reach an image.
 const (
 	kindRegular = "regular" // regular.go
 	kindDir     = "dir"     // dir.go
@@ -60,7 +60,7 @@ const (
 type kind struct {
 	// completes d.File; an error keeps the tree from being saved
 	capture func(c *capturer, d *desc) error
-	open    func(b *builder, f *image.File) (fd int, err error) // opens it again in this process
+	open    func(b *builder, f *model.File) (fd int, err error) // opens it again in this process
 }
 
 // kinds is filled in the file of each kind; a kind without an entry is refused.
@@ -116,7 +116,7 @@ func (c *capturer) classify(d *desc) (string, error) {
 
 // A desc is a description with one process that holds it.
 type desc struct {
-	*image.File
+	*model.File
 	pid, fd int
 	refs    []ref
 	std     int // 1 + the lowest standard stream number among refs, 0 if none
@@ -133,8 +133,8 @@ func (d *desc) refuse(code fault.Code, format string, args ...any) *fault.Error 
 }
 
 // readable and writable tell the access mode.
-func readable(f *image.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_WRONLY }
-func writable(f *image.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_RDONLY }
+func readable(f *model.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_WRONLY }
+func writable(f *model.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_RDONLY }
 
 // Capture completes in.State.Files, Pipes, Terminals, Ghosts (without Space and content) and Shmems (memfds; without
 // Space and content). It is to run under the freeze, and fast: it reads the content of pipes only. It never stops at
@@ -213,7 +213,7 @@ func newCapturer(in Input) *capturer {
 // capturer is the state of one Capture or Finish.
 type capturer struct {
 	in       Input
-	st       *image.State
+	st       *model.State
 	descs    []*desc
 	fsTypes  map[fsKey]int64
 	pipes    map[fileKey]int // 1-based index into st.Pipes

@@ -3,13 +3,13 @@ package fdtable
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks
 // (fifo(7)).
-func openFIFO(b *builder, f *image.File) (int, error) {
+func openFIFO(b *builder, f *model.File) (int, error) {
 	return b.openEnd(f, func() (*pipeEnds, error) {
 		fd, err := b.fifoBothWays(f)
 		if err != nil {
@@ -33,7 +33,7 @@ func openFIFO(b *builder, f *image.File) (int, error) {
 }
 
 // fifoBothWays opens the FIFO for reading and writing.
-func (b *builder) fifoBothWays(f *image.File) (int, error) {
+func (b *builder) fifoBothWays(f *model.File) (int, error) {
 	if f.Removed != nil {
 		made, err := b.removed(f)
 		if err != nil {

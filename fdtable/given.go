@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Given is what a standard stream was that the program got from whoever started it. Ours of the same number comes in
@@ -23,7 +23,7 @@ type Given struct {
 }
 
 // is tells whether a description was the stream. What else can be one is re-attached by its kind.
-func (g *Given) is(f *image.File) bool {
+func (g *Given) is(f *model.File) bool {
 	switch f.Kind {
 	case kindRegular:
 		return g.Rdev == 0 && g.Dev == f.Dev && g.Ino == f.Ino && len(f.Locks) == 0
@@ -34,7 +34,7 @@ func (g *Given) is(f *image.File) bool {
 }
 
 // given returns 1 + N if f was standard stream N that the program was given, 0 if it was none.
-func (b *builder) given(f *image.File) int {
+func (b *builder) given(f *model.File) int {
 	if b.o.Detach {
 		return 0
 	}
@@ -47,7 +47,7 @@ func (b *builder) given(f *image.File) int {
 }
 
 // hasAs tells whether some process has f as descriptor num.
-func (b *builder) hasAs(f *image.File, num int) bool {
+func (b *builder) hasAs(f *model.File, num int) bool {
 	for i := range b.st.Processes {
 		for _, fd := range b.st.Processes[i].FDs {
 			if fd.File == f.ID && fd.Num == num {
@@ -60,7 +60,7 @@ func (b *builder) hasAs(f *image.File, num int) bool {
 
 // adopt prepares our stream std to stand for the file f was, if it leads to the same file or to one that was made anew
 // under its name.
-func (b *builder) adopt(f *image.File, std *os.File, kept string) error {
+func (b *builder) adopt(f *model.File, std *os.File, kept string) error {
 	fd := int(std.Fd())
 	now, mode, err := knownNow(selfLink(fd), 0)
 	if err != nil || f.Kind != kindRegular || mode != unix.S_IFREG {
@@ -112,7 +112,7 @@ type refilling struct {
 
 // refill lets Commit write what is missing of an emptied output file, if what is there now is the beginning of what
 // was.
-func (b *builder) refill(f *image.File, std *os.File, now Known, kept string) error {
+func (b *builder) refill(f *model.File, std *os.File, now Known, kept string) error {
 	for _, r := range b.table.refills {
 		if sameFiles(r.std, std) {
 			return nil

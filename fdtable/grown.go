@@ -11,8 +11,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // TailDir is the directory beside the store's images that keeps what was cut off files.
@@ -31,7 +31,7 @@ type growth struct {
 // position for f. Commit cuts a file back that the tree appends to, unless somebody outside has it open for writing now
 // or had it at the snapshot: then the lines may be theirs. To what only writes, and stood at the end, the end has moved
 // then.
-func (b *builder) growth(f *image.File, now Known, w *writtenFile) (pos int64, err error) {
+func (b *builder) growth(f *model.File, now Known, w *writtenFile) (pos int64, err error) {
 	if !writable(f) || now.Size <= f.Size {
 		return f.Pos, nil
 	}
@@ -90,7 +90,7 @@ func hashTail(path string, k Known, end int64) uint64 {
 
 // sameStart refuses a file that is longer than it was, but not by having grown: cutting it back would leave what was
 // never in it.
-func sameStart(f *image.File, now Known) error {
+func sameStart(f *model.File, now Known) error {
 	if f.Tail == 0 || hashTail(now.Path, now, f.Size) == f.Tail {
 		return nil
 	}
@@ -100,7 +100,7 @@ func sameStart(f *image.File, now Known) error {
 }
 
 // cut remembers a file to be cut back, once however often it is open.
-func (b *builder) cut(f *image.File, now Known) {
+func (b *builder) cut(f *model.File, now Known) {
 	key := fileKey{now.Dev, now.Ino}
 	for i := range b.table.grown {
 		if g := &b.table.grown[i]; g.key == key {

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureInotify records the watches of an inotify instance. fdinfo names what is watched by a file handle, which leads
@@ -42,23 +42,23 @@ func captureInotify(c *capturer, d *desc) error {
 		}
 		d.Watches = append(d.Watches, w)
 	}
-	slices.SortFunc(d.Watches, func(a, b image.Watch) int { return cmp.Compare(a.WD, b.WD) })
+	slices.SortFunc(d.Watches, func(a, b model.Watch) int { return cmp.Compare(a.WD, b.WD) })
 	return nil
 }
 
 // watch finds the name of what one line of fdinfo watches:
 // "inotify wd:1 ino:2 sdev:fe00000 mask:100 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:0200000000000000".
-func (c *capturer) watch(l procfs.Line) (image.Watch, error) {
+func (c *capturer) watch(l procfs.Line) (model.Watch, error) {
 	line := l.Key + ":" + l.Value
 	rest, ok := strings.CutPrefix(line, "inotify ")
 	if !ok {
-		return image.Watch{}, fmt.Errorf("its fdinfo has the unknown line %q", line)
+		return model.Watch{}, fmt.Errorf("its fdinfo has the unknown line %q", line)
 	}
 	values := map[string]string{}
 	for _, f := range strings.Fields(rest) {
 		key, value, ok := strings.Cut(f, ":")
 		if !ok {
-			return image.Watch{}, fmt.Errorf("its fdinfo has the unknown field %q", f)
+			return model.Watch{}, fmt.Errorf("its fdinfo has the unknown field %q", f)
 		}
 		values[key] = value
 	}
@@ -70,11 +70,11 @@ func (c *capturer) watch(l procfs.Line) (image.Watch, error) {
 	handle, err6 := hex.DecodeString(values["f_handle"])
 	for _, err := range []error{err1, err2, err3, err4, err5, err6} {
 		if err != nil {
-			return image.Watch{}, fmt.Errorf("line %q: %w", line, err)
+			return model.Watch{}, fmt.Errorf("line %q: %w", line, err)
 		}
 	}
 	path, err := c.pathOfHandle(kernelDev(dev), ino, unix.NewFileHandle(int32(typ), handle))
-	return image.Watch{WD: int(wd), Path: path, Mask: uint32(mask)}, err
+	return model.Watch{WD: int(wd), Path: path, Mask: uint32(mask)}, err
 }
 
 // kernelDev turns a device number as the kernel keeps it (20 bits of minor) into stat(2)'s.
@@ -138,7 +138,7 @@ func mountsOf(file string, dev uint64) ([]string, error) {
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // openInotify makes the instance and its watches under their old numbers.
-func openInotify(b *builder, f *image.File) (int, error) {
+func openInotify(b *builder, f *model.File) (int, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
@@ -160,7 +160,7 @@ const watchMask = unix.IN_ALL_EVENTS | unix.IN_ONESHOT | unix.IN_EXCL_UNLINK
 // CONFIG_CHECKPOINT_RESTORE.
 const setNextWD = 0x40044900
 
-func addWatch(fd int, w image.Watch) error {
+func addWatch(fd int, w model.Watch) error {
 	if err := unix.IoctlSetInt(fd, setNextWD, w.WD); err != nil {
 		return fmt.Errorf("choose number %d: %w", w.WD, err)
 	}

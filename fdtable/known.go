@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Known is what an image knows of a regular file that its processes have open or mapped: enough to tell it from another
@@ -24,11 +24,11 @@ type Known struct {
 }
 
 // KnownMapped is what an image knows of a mapped file.
-func KnownMapped(m *image.MappedFile) Known {
+func KnownMapped(m *model.MappedFile) Known {
 	return Known{Path: m.Path, Dev: m.Dev, Ino: m.Ino, Born: m.Born, Size: m.Size, MTime: m.MTime, CTime: m.CTime}
 }
 
-func knownFile(f *image.File) Known {
+func knownFile(f *model.File) Known {
 	return Known{Path: f.Path, Dev: f.Dev, Ino: f.Ino, Born: f.Born, Size: f.Size, MTime: f.MTime, CTime: f.CTime}
 }
 

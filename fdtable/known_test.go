@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 const logText = "one\n"
@@ -35,7 +35,7 @@ func TestRotatedFile(t *testing.T) {
 		st := saved(t, fd)
 		must(t, unix.Close(fd))
 		rotate(t, path)
-		table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), dir, RebuildOptions{})
+		table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), dir, RebuildOptions{})
 		if got := pathOf(t, table.FD(1)); got != path+".1" {
 			t.Errorf("flags %#o: it is %s", flags, got)
 		}
@@ -65,7 +65,7 @@ func TestReplacedFile(t *testing.T) {
 	must(t, os.WriteFile(path, []byte(logText), 0o600))
 	when := unix.NsecToTimespec(st.Files[0].MTime)
 	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{when, when}, 0))
-	rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), dir, RebuildOptions{})
+	rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), dir, RebuildOptions{})
 }
 
 // An inode number that was given to another file is told by the time the file was made.
@@ -127,11 +127,11 @@ time.sleep(60)`
 
 // emptyMemory is for states without nameless files.
 func emptyMemory(t *testing.T) *memory {
-	return keep(t, &image.State{Processes: make([]image.Process, 1)})
+	return keep(t, &model.State{Processes: make([]model.Process, 1)})
 }
 
 // committed rebuilds a state and commits it, and returns the notes.
-func committed(t *testing.T, st *image.State) (*Table, string) {
+func committed(t *testing.T, st *model.State) (*Table, string) {
 	t.Helper()
 	table := rebuilt(t, st, emptyMemory(t), t.TempDir(), RebuildOptions{})
 	notes, err := table.Commit()

@@ -6,9 +6,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Types of lock as the kernel names them (fs/locks.c).
@@ -66,8 +66,8 @@ func (c *capturer) locksOf(d *desc, r ref, first bool, posix posixLocks) error {
 }
 
 // lockOf is the record of a lock that fdinfo shows.
-func lockOf(l procfs.FDLock) image.Lock {
-	return image.Lock{Type: l.Type, Write: l.Mode == "WRITE", Start: l.Start, End: l.End, Pid: l.Pid}
+func lockOf(l procfs.FDLock) model.Lock {
+	return model.Lock{Type: l.Type, Write: l.Mode == "WRITE", Start: l.Start, End: l.End, Pid: l.Pid}
 }
 
 // posixLocks collects the locks of processes: fdinfo shows one at every descriptor of the file in the process, and it
@@ -76,7 +76,7 @@ type posixLocks map[posixKey]*posixLock
 
 type posixKey struct {
 	file fileKey
-	lock image.Lock
+	lock model.Lock
 }
 
 type posixLock struct {
@@ -84,7 +84,7 @@ type posixLock struct {
 	placed bool
 }
 
-func (p posixLocks) add(d *desc, r ref, lock image.Lock) {
+func (p posixLocks) add(d *desc, r ref, lock model.Lock) {
 	key := posixKey{fileKey{d.Dev, d.Ino}, lock}
 	l := p[key]
 	if l == nil {
@@ -110,7 +110,7 @@ func (p posixLocks) unplaced() []*fault.Error {
 }
 
 // takeLocks takes the locks that belong to the description behind fd alone, and looks whether the others can be taken.
-func takeLocks(f *image.File, fd int) error {
+func takeLocks(f *model.File, fd int) error {
 	for _, l := range f.Locks {
 		var err error
 		switch l.Type {
@@ -145,7 +145,7 @@ func takeLocks(f *image.File, fd int) error {
 }
 
 // flockT is the lock as fcntl(2) takes it.
-func flockT(l image.Lock) unix.Flock_t {
+func flockT(l model.Lock) unix.Flock_t {
 	lk := unix.Flock_t{Type: unix.F_RDLCK, Whence: unix.SEEK_SET, Start: l.Start}
 	if l.Write {
 		lk.Type = unix.F_WRLCK
@@ -158,7 +158,7 @@ func flockT(l image.Lock) unix.Flock_t {
 
 // lockSteps are the calls with which process pid takes locks of f: its own POSIX locks, and flock(2) locks that it took
 // before, or that were taken by a process that has not got the description any more.
-func (t *Table) lockSteps(f *image.File, pid int) []Step {
+func (t *Table) lockSteps(f *model.File, pid int) []Step {
 	var steps []Step
 	for _, l := range f.Locks {
 		holder, num := t.holder(f.ID, l.Pid)
@@ -184,7 +184,7 @@ func (t *Table) lockSteps(f *image.File, pid int) []Step {
 }
 
 // flockBytes is the lock as struct flock of 64-bit machines.
-func flockBytes(l image.Lock) []byte {
+func flockBytes(l model.Lock) []byte {
 	lk := flockT(l)
 	data := binary.NativeEndian.AppendUint16(nil, uint16(lk.Type))
 	data = binary.NativeEndian.AppendUint16(data, uint16(lk.Whence))

@@ -10,12 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // locked runs make on a new file, and returns the record of its locks.
-func locked(t *testing.T, flags int, lock func(fd int) error) (*image.State, int, string) {
+func locked(t *testing.T, flags int, lock func(fd int) error) (*model.State, int, string) {
 	t.Helper()
 	dir := t.TempDir()
 	fd := file(t, dir, "0123456789", flags)
@@ -34,7 +34,7 @@ func TestFlock(t *testing.T) {
 			mustFault(t, err, fault.FDLocked, path)
 		}
 		vacate(t, []int{fd})
-		table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), t.TempDir(),
+		table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), t.TempDir(),
 			RebuildOptions{})
 		put(t, st, table)
 		other := open(t, path, unix.O_RDONLY)
@@ -53,11 +53,11 @@ func TestOFDLock(t *testing.T) {
 	st, fd, path := locked(t, unix.O_RDWR,
 		func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
 	if l := st.Files[0].Locks; len(l) != 1 ||
-		l[0] != (image.Lock{Type: lockOFD, Write: true, Start: 2, End: 4, Pid: -1}) {
+		l[0] != (model.Lock{Type: lockOFD, Write: true, Start: 2, End: 4, Pid: -1}) {
 		t.Fatalf("locks %+v", l)
 	}
 	must(t, unix.Close(fd))
-	rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), t.TempDir(), RebuildOptions{})
+	rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), t.TempDir(), RebuildOptions{})
 	other := open(t, path, unix.O_RDWR)
 	defer func() { _ = unix.Close(other) }()
 	for start, want := range map[int64]bool{0: false, 4: true, 5: false} {
@@ -72,12 +72,12 @@ func TestOFDLock(t *testing.T) {
 func TestPosixLock(t *testing.T) {
 	lk := unix.Flock_t{Type: unix.F_WRLCK, Start: 5}
 	st, fd, _ := locked(t, unix.O_RDWR, func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &lk) })
-	want := image.Lock{Type: lockPosix, Write: true, Start: 5, End: -1, Pid: os.Getpid()}
+	want := model.Lock{Type: lockPosix, Write: true, Start: 5, End: -1, Pid: os.Getpid()}
 	if l := st.Files[0].Locks; len(l) != 1 || l[0] != want {
 		t.Fatalf("locks %+v", l)
 	}
 	must(t, unix.Close(fd))
-	table := rebuilt(t, st, keep(t, &image.State{Processes: make([]image.Process, 1)}), t.TempDir(), RebuildOptions{})
+	table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), t.TempDir(), RebuildOptions{})
 	steps := table.Steps(os.Getpid())
 	if len(steps) != 1 || !slices.Equal(steps[0].Args, []uint64{uint64(fd), unix.F_SETLK}) || len(steps[0].Data) != 32 {
 		t.Fatalf("steps %+v", steps)
@@ -115,7 +115,7 @@ func TestOwner(t *testing.T) {
 	_, err = unix.FcntlInt(uintptr(fds[0]), unix.F_SETFL, unix.O_ASYNC|unix.O_NONBLOCK)
 	must(t, err)
 	st := saved(t, fds...)
-	want := image.FOwner{Type: ownerPID, ID: os.Getpid(), Signal: int(unix.SIGURG)}
+	want := model.FOwner{Type: ownerPID, ID: os.Getpid(), Signal: int(unix.SIGURG)}
 	if got := st.Files[0].Owner; got != want {
 		t.Errorf("owner %+v, want %+v", got, want)
 	}

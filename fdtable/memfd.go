@@ -7,12 +7,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// kindOfMemfd is image.Shmem.Kind of a memfd.
+// kindOfMemfd is model.Shmem.Kind of a memfd.
 const kindOfMemfd = "memfd"
 
 // captureMemfd records a memfd as a Shmem; a mapping of the same object finds it there by device and inode.
@@ -40,7 +40,7 @@ func captureMemfd(c *capturer, d *desc) error {
 	d.Dev, d.Ino, d.Size = st.Dev, st.Ino, st.Size
 	d.Shmem = c.shmem(st.Dev, st.Ino)
 	if d.Shmem == 0 {
-		c.st.Shmems = append(c.st.Shmems, image.Shmem{Dev: st.Dev, Ino: st.Ino})
+		c.st.Shmems = append(c.st.Shmems, model.Shmem{Dev: st.Dev, Ino: st.Ino})
 		d.Shmem = len(c.st.Shmems)
 	}
 	s := &c.st.Shmems[d.Shmem-1]
@@ -60,9 +60,9 @@ func (c *capturer) shmem(dev, ino uint64) int {
 }
 
 // openMemfd opens what the Shmem became with flags and position of its own.
-func openMemfd(b *builder, f *image.File) (int, error) { return b.reopenShmem(f) }
+func openMemfd(b *builder, f *model.File) (int, error) { return b.reopenShmem(f) }
 
-func (b *builder) reopenShmem(f *image.File) (int, error) {
+func (b *builder) reopenShmem(f *model.File) (int, error) {
 	if f.Shmem < 1 || f.Shmem > len(b.st.Shmems) || b.o.Shmem == nil {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names shared memory %d of %d", f.Shmem,
 			len(b.st.Shmems))
@@ -87,7 +87,7 @@ func (b *builder) reopenShmem(f *image.File) (int, error) {
 // original takes the description that made an object for the first that could be it. A memfd's does not count as a
 // writer, which keeps a file from being executed (execve(2), ETXTBSY), and whatever is opened through /proc/self/fd
 // does.
-func (b *builder) original(f *image.File, made int) (int, error) {
+func (b *builder) original(f *model.File, made int) (int, error) {
 	fd, err := unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "duplicate it: %w", err)
@@ -97,7 +97,7 @@ func (b *builder) original(f *image.File, made int) (int, error) {
 
 // NewShmem makes the memfd of a Shmem: name, size and mode, nothing in it and no seals yet. Shared anonymous memory
 // becomes a memfd too.
-func NewShmem(s *image.Shmem) (*os.File, error) {
+func NewShmem(s *model.Shmem) (*os.File, error) {
 	name := s.Name
 	if s.Kind != kindOfMemfd {
 		name = "shared-anonymous"
@@ -128,7 +128,7 @@ func NewShmem(s *image.Shmem) (*os.File, error) {
 
 // executability says whether a memfd may be made executable, which else vm.memfd_noexec decides
 // (Documentation/userspace-api/mfd_noexec.rst).
-func executability(s *image.Shmem) int {
+func executability(s *model.Shmem) int {
 	if s.Seals&unix.F_SEAL_EXEC != 0 && s.Mode&0o111 == 0 {
 		return unix.MFD_NOEXEC_SEAL
 	}
@@ -138,12 +138,12 @@ func executability(s *image.Shmem) int {
 // SealLate tells whether the seals of a Shmem come after its mappings: those that could be written to when it was
 // sealed against new ones of the kind stay so. A seal against all writes comes before them: there was no such mapping,
 // and the kernel makes others read-only for good.
-func SealLate(s *image.Shmem) bool {
+func SealLate(s *model.Shmem) bool {
 	return s.Seals&unix.F_SEAL_FUTURE_WRITE != 0 && s.Seals&unix.F_SEAL_WRITE == 0
 }
 
 // Seal puts the seals of a Shmem on its file, once it is filled. SealLate tells when.
-func Seal(f *os.File, s *image.Shmem) error {
+func Seal(f *os.File, s *model.Shmem) error {
 	if s.Kind != kindOfMemfd || s.Seals == 0 {
 		return nil
 	}

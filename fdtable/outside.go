@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Finish does what needs no freeze: it looks for those outside the tree who hold pipes of it, or instances of kinds
@@ -68,7 +68,7 @@ func (c *capturer) refuseUnread() {
 // instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing
 // the description.
 func instance(kind string) bool {
-	k, _ := image.FDKindOf(kind)
+	k, _ := model.FDKindOf(kind)
 	return k.Instance
 }
 
@@ -119,7 +119,7 @@ func (c *capturer) outside(d *desc, by string) {
 }
 
 // dropUnusedPipes forgets the pipes that are re-attached: their content is not the tree's alone.
-func dropUnusedPipes(st *image.State) {
+func dropUnusedPipes(st *model.State) {
 	used := make([]bool, len(st.Pipes))
 	for i := range st.Files {
 		f := &st.Files[i]
@@ -131,7 +131,7 @@ func dropUnusedPipes(st *image.State) {
 		}
 	}
 	index := make([]int, len(st.Pipes))
-	var kept []image.Pipe
+	var kept []model.Pipe
 	for i := range st.Pipes {
 		if used[i] {
 			kept = append(kept, st.Pipes[i])

@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Owner types of struct f_owner_ex (include/uapi/asm-generic/fcntl.h).
@@ -25,7 +25,7 @@ func (c *capturer) captureOwner(d *desc, fd int) error {
 	}
 	if own.ID == 0 && own.Signal == 0 {
 		if d.Flags&unix.O_ASYNC != 0 {
-			d.Owner = image.FOwner{}
+			d.Owner = model.FOwner{}
 		}
 		return nil
 	}
@@ -37,7 +37,7 @@ func (c *capturer) captureOwner(d *desc, fd int) error {
 }
 
 // inTree tells whether the owner is a thread, process or process group of the tree.
-func (c *capturer) inTree(own image.FOwner) bool {
+func (c *capturer) inTree(own model.FOwner) bool {
 	for i := range c.st.Processes {
 		p := &c.st.Processes[i]
 		switch own.Type {
@@ -61,7 +61,7 @@ func (c *capturer) inTree(own image.FOwner) bool {
 }
 
 // ownerSteps are what a process has to do so that signals about fd reach the recorded owner with its own credentials.
-func ownerSteps(f *image.File, fd int) []Step {
+func ownerSteps(f *model.File, fd int) []Step {
 	var steps []Step
 	if f.Owner.ID != 0 {
 		data := binary.NativeEndian.AppendUint32(nil, uint32(f.Owner.Type))

@@ -6,23 +6,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // getOwnerUIDs is F_GETOWNER_UIDS (include/uapi/asm-generic/fcntl.h), in kernels with CONFIG_CHECKPOINT_RESTORE.
 const getOwnerUIDs = 17
 
 // getOwner reads the owner and the signal of the description behind our descriptor fd (fcntl(2)).
-func getOwner(fd int) (image.FOwner, error) {
+func getOwner(fd int) (model.FOwner, error) {
 	var ex struct{ Type, Pid int32 }
 	if err := fcntlPtr(fd, unix.F_GETOWN_EX, unsafe.Pointer(&ex)); err != nil {
-		return image.FOwner{}, err
+		return model.FOwner{}, err
 	}
 	sig, err := unix.FcntlInt(uintptr(fd), unix.F_GETSIG, 0)
 	if err != nil {
-		return image.FOwner{}, err
+		return model.FOwner{}, err
 	}
-	own := image.FOwner{Type: int(ex.Type), ID: int(ex.Pid), Signal: sig}
+	own := model.FOwner{Type: int(ex.Type), ID: int(ex.Pid), Signal: sig}
 	if own.ID == 0 {
 		own.Type = 0
 		return own, nil
@@ -57,7 +57,7 @@ func fcntlPtr(fd, cmd int, arg unsafe.Pointer) error {
 	return nil
 }
 
-func ownerText(own image.FOwner) string {
+func ownerText(own model.FOwner) string {
 	kind := map[int]string{ownerTID: "thread ", ownerPID: "process ", ownerPGRP: "process group "}[own.Type]
 	return kind + strconv.Itoa(own.ID)
 }

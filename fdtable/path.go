@@ -5,9 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // capturePath records an O_PATH descriptor, which stands for a place in the tree of files and has no other state
@@ -53,7 +53,7 @@ func (c *capturer) pathWithoutName(d *desc) (bool, error) {
 }
 
 // openPath opens the place again; only the type of what is there is checked.
-func openPath(b *builder, f *image.File) (int, error) {
+func openPath(b *builder, f *model.File) (int, error) {
 	if f.Ghost != 0 || f.Removed != nil {
 		return b.openPathless(f)
 	}
@@ -71,7 +71,7 @@ func openPath(b *builder, f *image.File) (int, error) {
 }
 
 // openPathless opens what has no name any more.
-func (b *builder) openPathless(f *image.File) (fd int, err error) {
+func (b *builder) openPathless(f *model.File) (fd int, err error) {
 	if f.Removed != nil {
 		fd, err = b.removed(f)
 	} else {

@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // capturePipe records one end of a pipe or FIFO. Contents are read later, once all ends are known.
@@ -38,7 +38,7 @@ func capturePipe(c *capturer, d *desc) error {
 		if err != nil {
 			return d.refuse(fault.FDRead, "read its capacity: %w", err)
 		}
-		c.st.Pipes = append(c.st.Pipes, image.Pipe{Ino: d.Ino, Capacity: size, Path: path})
+		c.st.Pipes = append(c.st.Pipes, model.Pipe{Ino: d.Ino, Capacity: size, Path: path})
 		c.contents = append(c.contents, pipeContent{})
 		d.Pipe = len(c.st.Pipes)
 		c.pipes[fileKey{d.Dev, d.Ino}] = d.Pipe
@@ -99,7 +99,7 @@ type fileKey struct{ dev, ino uint64 }
 
 // readPipe duplicates the content into a scratch pipe with tee(2) and reads it from there. It returns how much each
 // read gave.
-func (c *capturer) readPipe(d *desc, fd int, p *image.Pipe) ([]int, error) {
+func (c *capturer) readPipe(d *desc, fd int, p *model.Pipe) ([]int, error) {
 	left, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 	if err != nil {
 		return nil, d.refuse(fault.FDRead, "ask how much it holds: %w", err)
@@ -186,7 +186,7 @@ type pipeEnds struct {
 }
 
 // openPipe opens one more end of a pipe that is made when its first end is asked for.
-func openPipe(b *builder, f *image.File) (int, error) {
+func openPipe(b *builder, f *model.File) (int, error) {
 	return b.openEnd(f, func() (*pipeEnds, error) {
 		var e pipeEnds
 		err := unix.Pipe2(e.fd[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
@@ -196,7 +196,7 @@ func openPipe(b *builder, f *image.File) (int, error) {
 
 // openEnd opens an end of the pipe that create makes, and which is then set up and filled. What pipe2(2) returns shows
 // no O_LARGEFILE, what open(2) returns does: so we know which descriptions were the first two.
-func (b *builder) openEnd(f *image.File, create func() (*pipeEnds, error)) (int, error) {
+func (b *builder) openEnd(f *model.File, create func() (*pipeEnds, error)) (int, error) {
 	if f.Pipe < 1 || f.Pipe > len(b.st.Pipes) {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names pipe %d of %d", f.Pipe, len(b.st.Pipes))
 	}
@@ -225,7 +225,7 @@ func (b *builder) openEnd(f *image.File, create func() (*pipeEnds, error)) (int,
 }
 
 // fillPipe gives a new pipe its capacity and what had not been read.
-func fillPipe(fd int, p *image.Pipe) error {
+func fillPipe(fd int, p *model.Pipe) error {
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, p.Capacity); err != nil {
 		return fmt.Errorf("set the capacity %d: %w", p.Capacity, err)
 	}

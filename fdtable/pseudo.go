@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // pseudoHow says what can be done about the files of a file system whose content the kernel makes up.
@@ -127,7 +127,7 @@ func refuseProcPid(d *desc, pid string) *fault.Error {
 }
 
 // openPseudo opens the file again and puts its position back.
-func openPseudo(b *builder, f *image.File) (int, error) {
+func openPseudo(b *builder, f *model.File) (int, error) {
 	if typ := f.Mode & unix.S_IFMT; typ != unix.S_IFREG && typ != unix.S_IFDIR {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "a file of type %#o", typ)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -25,7 +26,7 @@ type RebuildOptions struct {
 	// else Commit notes it.
 	Verify bool
 	// State is what to rebuild instead of the image's own, which it is a changed copy of; nil for that.
-	State *image.State
+	State *model.State
 	// Moment returns what a clock, as this process reads it, showed at the freeze, in ns; nil for what the image has of
 	// the clocks themselves. It is asked by Commit.
 	Moment func(clock int) int64
@@ -42,10 +43,10 @@ type RebuildOptions struct {
 
 // Table is the rebuilt descriptions, open in this process until Close.
 type Table struct {
-	st      *image.State
+	st      *model.State
 	dir     string         // the store, beside which tails are saved
 	id      string         // of the image
-	fds     map[int]int    // image.File.ID -> our descriptor
+	fds     map[int]int    // model.File.ID -> our descriptor
 	std     map[stdKey]int // standard streams that do not get fds[ID]
 	extra   []int          // descriptors we need only while building
 	terms   []termUse
@@ -71,7 +72,7 @@ func Begin(ctx context.Context, r *image.Reader, o RebuildOptions) *Rebuilder {
 	return begin(ctx, o.State, info.Dir, info.ID, o)
 }
 
-func begin(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) *Rebuilder {
+func begin(ctx context.Context, st *model.State, dir, id string, o RebuildOptions) *Rebuilder {
 	t := &Table{st: st, dir: dir, id: id, fds: map[int]int{}, std: map[stdKey]int{}}
 	b := &builder{
 		ctx: ctx, st: st, o: o, table: t, streams: host.Streams(o.Std),
@@ -126,12 +127,12 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 }
 
 // isNamed tells whether a file is memory by a name, whose content the restore brings back.
-func isNamed(st *image.State, f *image.File) bool {
-	return slices.ContainsFunc(st.Named, func(g image.Ghost) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
+func isNamed(st *model.State, f *model.File) bool {
+	return slices.ContainsFunc(st.Named, func(g model.Ghost) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
 }
 
 // rebuild opens every description of a state. On error nothing stays open.
-func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOptions) (*Table, error) {
+func rebuild(ctx context.Context, st *model.State, dir, id string, o RebuildOptions) (*Table, error) {
 	r := begin(ctx, st, dir, id, o)
 	err := error(nil)
 	for i := 0; i < len(st.Files) && err == nil; i++ {
@@ -150,7 +151,7 @@ func rebuild(ctx context.Context, st *image.State, dir, id string, o RebuildOpti
 // builder is the state of one Rebuilder.
 type builder struct {
 	ctx      context.Context
-	st       *image.State
+	st       *model.State
 	o        RebuildOptions
 	table    *Table
 	pipes    map[int]*pipeEnds        // by 1-based index
@@ -163,7 +164,7 @@ type builder struct {
 	streams  [3]*plan.Stream          // what o.Std leads to
 }
 
-func (b *builder) build(f *image.File, all map[string]kind) error {
+func (b *builder) build(f *model.File, all map[string]kind) error {
 	k, ok := all[f.Kind]
 	if !ok {
 		return fault.New(fault.FDRecord, fileObject(f), "a descriptor of the unknown kind %q", f.Kind)
@@ -175,7 +176,7 @@ func (b *builder) build(f *image.File, all map[string]kind) error {
 	if b.stream(f) != 0 {
 		open = (*builder).openStd
 	} else if std := b.goesOn(f); std != nil {
-		open = func(b *builder, f *image.File) (int, error) { return b.attach(f, std) }
+		open = func(b *builder, f *model.File) (int, error) { return b.attach(f, std) }
 	}
 	fd, err := open(b, f)
 	if err != nil {
@@ -189,7 +190,7 @@ func (b *builder) build(f *image.File, all map[string]kind) error {
 }
 
 // fileObject names a description in messages.
-func fileObject(f *image.File) string { return fmt.Sprintf("open file %d (%s)", f.ID, f.Path) }
+func fileObject(f *model.File) string { return fmt.Sprintf("open file %d (%s)", f.ID, f.Path) }
 
 // settable are the status flags F_SETFL sets, without O_ASYNC, which goes with an owner.
 const settable = unix.O_APPEND | unix.O_NONBLOCK | unix.O_DIRECT | unix.O_NOATIME
@@ -199,7 +200,7 @@ const atOpen = unix.O_ACCMODE | unix.O_DSYNC | unix.O_SYNC | unix.O_NOFOLLOW
 
 // checkNamed holds what the name of f leads to now against the record: the plan has done so before, but names are not
 // ours alone.
-func (b *builder) checkNamed(f *image.File) error {
+func (b *builder) checkNamed(f *model.File) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(f.Path, &st); err != nil {
 		return fileGone(f, err)
@@ -216,7 +217,7 @@ func (b *builder) checkNamed(f *image.File) error {
 }
 
 // openNamed opens f by name and checks that it has got what it looked at: never a FIFO or device put there meanwhile.
-func (b *builder) openNamed(f *image.File, typ uint32) (int, error) {
+func (b *builder) openNamed(f *model.File, typ uint32) (int, error) {
 	flags := int(f.Flags&(atOpen|settable|unix.O_DIRECTORY)) | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK
 	if temporary(f) {
 		flags &^= unix.O_DIRECTORY // linked into place since it was made
@@ -234,7 +235,7 @@ func (b *builder) openNamed(f *image.File, typ uint32) (int, error) {
 }
 
 // reopen makes a new description of what our descriptor fd leads to.
-func (b *builder) reopen(f *image.File, fd int) (int, error) {
+func (b *builder) reopen(f *model.File, fd int) (int, error) {
 	// The others are set afterwards: open(2) takes no O_DIRECT for a pipe, F_SETFL does.
 	keep := uint32(atOpen &^ unix.O_NOFOLLOW)
 	if f.Kind == kindDir {
@@ -253,7 +254,7 @@ func (b *builder) reopen(f *image.File, fd int) (int, error) {
 const unchecked = largeFile | unix.O_CLOEXEC | unix.O_ASYNC
 
 // checkFlags sets the status flags of fd and checks that it then has those of the record. It closes fd on error.
-func (b *builder) checkFlags(f *image.File, fd int) (int, error) {
+func (b *builder) checkFlags(f *model.File, fd int) (int, error) {
 	want := f.Flags &^ unchecked
 	ignore := uint32(unchecked)
 	if f.Ghost != 0 || f.Shmem != 0 || f.Removed != nil {
@@ -277,7 +278,7 @@ func (b *builder) checkFlags(f *image.File, fd int) (int, error) {
 	return fd, nil
 }
 
-func (b *builder) setFlags(f *image.File, fd int) error {
+func (b *builder) setFlags(f *model.File, fd int) error {
 	if f.Flags&unix.O_PATH != 0 {
 		return nil
 	}
@@ -288,7 +289,7 @@ func (b *builder) setFlags(f *image.File, fd int) error {
 }
 
 // seek puts the position back. It closes fd on error.
-func (b *builder) seek(f *image.File, fd int) (int, error) {
+func (b *builder) seek(f *model.File, fd int) (int, error) {
 	if at, err := unix.Seek(fd, f.Pos, unix.SEEK_SET); err != nil || at != f.Pos {
 		_ = unix.Close(fd)
 		if err == nil {
@@ -300,14 +301,14 @@ func (b *builder) seek(f *image.File, fd int) (int, error) {
 }
 
 // fileGone is the fault for a name that does not open.
-func fileGone(f *image.File, err error) error {
+func fileGone(f *model.File, err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return fault.New(fault.FileGone, f.Path, "%w", err)
 	}
 	return fault.New(fault.FDRebuild, f.Path, "open it: %w", err)
 }
 
-// FD returns our descriptor of image.File id, -1 if there is none. It stays the table's and is close-on-exec.
+// FD returns our descriptor of model.File id, -1 if there is none. It stays the table's and is close-on-exec.
 func (t *Table) FD(id int) int {
 	if fd, ok := t.fds[id]; ok {
 		return fd
@@ -315,7 +316,7 @@ func (t *Table) FD(id int) int {
 	return -1
 }
 
-// FDFor returns what to hand over for descriptor num that refers to image.File id: FD(id), except that of several
+// FDFor returns what to hand over for descriptor num that refers to model.File id: FD(id), except that of several
 // standard streams that shared one terminal each becomes the restore command's own stream of that number.
 func (t *Table) FDFor(id, num int) int {
 	if fd, ok := t.std[stdKey{id, num}]; ok {
@@ -340,7 +341,7 @@ func (t *Table) Steps(pid int) []Step {
 	var steps []Step
 	for i := range t.st.Files {
 		f := &t.st.Files[i]
-		if f.Owner != (image.FOwner{}) || f.Flags&unix.O_ASYNC != 0 {
+		if f.Owner != (model.FOwner{}) || f.Flags&unix.O_ASYNC != 0 {
 			if holder, num := t.holder(f.ID, 0); holder == pid {
 				steps = append(steps, ownerSteps(f, num)...)
 			}
@@ -359,7 +360,7 @@ func (t *Table) holder(id, pid int) (int, int) {
 		if pid != 0 && p.Pid != pid {
 			continue
 		}
-		if j := slices.IndexFunc(p.FDs, func(fd image.FD) bool { return fd.File == id }); j >= 0 {
+		if j := slices.IndexFunc(p.FDs, func(fd model.FD) bool { return fd.File == id }); j >= 0 {
 			return p.Pid, p.FDs[j].Num
 		}
 	}

@@ -7,9 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // classifyOnDisk tells a real file or directory from what the kernel makes up under a file's mode.
@@ -68,7 +68,7 @@ func captureRegular(c *capturer, d *desc) error {
 
 // temporary tells whether open(2) made the file and the description in one, with O_TMPFILE. F_GETFL shows that for
 // good.
-func temporary(f *image.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
+func temporary(f *model.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMPFILE }
 
 // findLink looks for another name of an unlinked file. If it finds none, and there may be none, it returns false.
 func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
@@ -125,14 +125,14 @@ func (c *capturer) ghost(st *unix.Stat_t, path string) int {
 			return i + 1
 		}
 	}
-	c.st.Ghosts = append(c.st.Ghosts, image.Ghost{
+	c.st.Ghosts = append(c.st.Ghosts, model.Ghost{
 		Path: path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 	})
 	return len(c.st.Ghosts)
 }
 
 // openRegular opens the file again, by name or as what its Ghost became.
-func openRegular(b *builder, f *image.File) (int, error) {
+func openRegular(b *builder, f *model.File) (int, error) {
 	if f.Ghost != 0 {
 		return b.reopenGhost(f)
 	}
@@ -163,7 +163,7 @@ func openRegular(b *builder, f *image.File) (int, error) {
 }
 
 // checkContent holds what the file is now against the record. w is nil unless the tree itself can write to it.
-func checkContent(f *image.File, now Known, w *writtenFile) error {
+func checkContent(f *model.File, now Known, w *writtenFile) error {
 	why := ""
 	switch {
 	case now.Size < f.Size:
@@ -181,7 +181,7 @@ func checkContent(f *image.File, now Known, w *writtenFile) error {
 }
 
 // noteMove tells once of a file that has another name now.
-func (b *builder) noteMove(f *image.File, now Known) {
+func (b *builder) noteMove(f *model.File, now Known) {
 	key := fileKey{now.Dev, now.Ino}
 	if now.Path == f.Path || b.moved[key] {
 		return
@@ -193,7 +193,7 @@ func (b *builder) noteMove(f *image.File, now Known) {
 // NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is
 // still there and else in the one for temporary files. The content is the caller's to fill in. If Ghost.Flags is not 0,
 // the description itself is one of the image, and RebuildOptions.Temp must return it.
-func NewGhost(g *image.Ghost) (*os.File, error) {
+func NewGhost(g *model.Ghost) (*os.File, error) {
 	f, err := tmpFile(filepath.Dir(g.Path), g.Flags)
 	if err != nil {
 		f, err = tmpFile(os.TempDir(), g.Flags)
@@ -209,7 +209,7 @@ func NewGhost(g *image.Ghost) (*os.File, error) {
 
 // dress gives f owner, mode and size, and closes it if it cannot. The owner comes first: changing it clears set-id
 // bits.
-func dress(f *os.File, g *image.Ghost) error {
+func dress(f *os.File, g *model.Ghost) error {
 	fd := int(f.Fd())
 	err := unix.Fchown(fd, int(g.UID), int(g.GID))
 	if err == nil {
@@ -244,7 +244,7 @@ func tmpFile(dir string, flags uint32) (*os.File, error) {
 	return f, nil
 }
 
-func (b *builder) reopenGhost(f *image.File) (int, error) {
+func (b *builder) reopenGhost(f *model.File) (int, error) {
 	ghost, err := b.ghostFD(f)
 	if err != nil {
 		return -1, err
@@ -260,7 +260,7 @@ func (b *builder) reopenGhost(f *image.File) (int, error) {
 }
 
 // ghostFD returns our descriptor of what a Ghost became.
-func (b *builder) ghostFD(f *image.File) (int, error) {
+func (b *builder) ghostFD(f *model.File) (int, error) {
 	if f.Ghost < 1 || f.Ghost > len(b.st.Ghosts) || b.o.Ghost == nil {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Ghost, len(b.st.Ghosts))
 	}
@@ -272,7 +272,7 @@ func (b *builder) ghostFD(f *image.File) (int, error) {
 }
 
 // takeTemp takes the description that made the file as it is.
-func (b *builder) takeTemp(f *image.File) (int, error) {
+func (b *builder) takeTemp(f *model.File) (int, error) {
 	if b.temps[f.Ghost] || b.o.Temp == nil {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "deleted file %d was made by two descriptions", f.Ghost)
 	}

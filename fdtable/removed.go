@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Of a directory, FIFO or symbolic link whose name was removed nothing is left but the inode: such a directory is
@@ -23,7 +23,7 @@ func (c *capturer) captureRemoved(d *desc) (bool, error) {
 	if err != nil || st.Nlink != 0 {
 		return false, err
 	}
-	r := &image.Removed{UID: st.Uid, GID: st.Gid}
+	r := &model.Removed{UID: st.Uid, GID: st.Gid}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR, unix.S_IFIFO:
 	case unix.S_IFLNK:
@@ -54,7 +54,7 @@ func (c *capturer) linkTarget(d *desc) (string, error) {
 
 // removed returns a descriptor of ours of the inode that f's became, once however many descriptions lead to it: O_PATH,
 // or of a FIFO one for reading and writing.
-func (b *builder) removed(f *image.File) (int, error) {
+func (b *builder) removed(f *model.File) (int, error) {
 	key := fileKey{f.Dev, f.Ino}
 	if fd, ok := b.nameless[key]; ok {
 		return fd, nil
@@ -74,9 +74,9 @@ func (b *builder) removed(f *image.File) (int, error) {
 
 // RemovedDir returns a descriptor of ours of a directory that was removed and is made again, as the descriptors that lead
 // to it are: there is one, whoever has it.
-func (r *Rebuilder) RemovedDir(path string, d *image.GoneDir) (int, error) {
-	return r.b.removed(&image.File{
-		Path: path, Dev: d.Dev, Ino: d.Ino, Mode: d.Mode, Removed: &image.Removed{UID: d.UID, GID: d.GID},
+func (r *Rebuilder) RemovedDir(path string, d *model.GoneDir) (int, error) {
+	return r.b.removed(&model.File{
+		Path: path, Dev: d.Dev, Ino: d.Ino, Mode: d.Mode, Removed: &model.Removed{UID: d.UID, GID: d.GID},
 	})
 }
 
@@ -98,7 +98,7 @@ func underName(path string, use func(name string) error) error {
 }
 
 // makeRemoved makes the inode under a name, opens it, and removes the name.
-func makeRemoved(f *image.File, name string) (fd int, err error) {
+func makeRemoved(f *model.File, name string) (fd int, err error) {
 	flags, remove := unix.O_PATH|unix.O_NOFOLLOW, 0
 	switch f.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:

@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureSignalFD records the signals a signalfd takes (fs/signalfd.c, signalfd_show_fdinfo). The signals themselves
@@ -26,7 +26,7 @@ func captureSignalFD(c *capturer, d *desc) error {
 	return nil
 }
 
-func openSignalFD(b *builder, f *image.File) (int, error) {
+func openSignalFD(b *builder, f *model.File) (int, error) {
 	var set unix.Sigset_t
 	set.Val[0] = f.SigMask
 	fd, err := unix.Signalfd(-1, &set, unix.SFD_CLOEXEC)

@@ -11,18 +11,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // stateOf describes some of the test process's own descriptors the way a source would, as a tree of this one process.
-func stateOf(t *testing.T, fds ...int) *image.State {
+func stateOf(t *testing.T, fds ...int) *model.State {
 	t.Helper()
 	pid := os.Getpid()
-	st := &image.State{Root: pid, Processes: []image.Process{{
+	st := &model.State{Root: pid, Processes: []model.Process{{
 		Pid: pid, Pgid: unix.Getpgrp(),
-		Threads: []image.Thread{{Tid: pid}},
+		Threads: []model.Thread{{Tid: pid}},
 	}}}
 	p := &st.Processes[0]
 	for _, fd := range fds {
@@ -36,7 +36,7 @@ func stateOf(t *testing.T, fds ...int) *image.State {
 			id = len(st.Files) + 1
 			st.Files = append(st.Files, describe(t, id, fd))
 		}
-		p.FDs = append(p.FDs, image.FD{Num: fd, File: id})
+		p.FDs = append(p.FDs, model.FD{Num: fd, File: id})
 	}
 	return st
 }
@@ -53,13 +53,13 @@ func sameDescription(t *testing.T, a, b int) bool {
 	return r == 0
 }
 
-func describe(t *testing.T, id, fd int) image.File {
+func describe(t *testing.T, id, fd int) model.File {
 	t.Helper()
 	var st unix.Stat_t
 	must(t, unix.Fstat(fd, &st))
 	info, err := procfs.Pid(os.Getpid()).FDInfo(fd)
 	must(t, err)
-	return image.File{
+	return model.File{
 		ID: id, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino,
 		Rdev: st.Rdev,
 		Path: pathOf(t, fd),
@@ -89,19 +89,19 @@ func dupOwn(pid, fd int) (int, error) {
 }
 
 // captured runs Capture and Finish and returns the state as an image would give it back.
-func captured(t *testing.T, fds ...int) (*image.State, []*fault.Error) {
+func captured(t *testing.T, fds ...int) (*model.State, []*fault.Error) {
 	t.Helper()
 	in := Input{State: stateOf(t, fds...)}
 	faults := append(Capture(context.Background(), in), Finish(context.Background(), in)...)
 	text, err := json.Marshal(in.State)
 	must(t, err)
-	var st image.State
+	var st model.State
 	must(t, json.Unmarshal(text, &st))
 	return &st, faults
 }
 
 // saved is captured where nothing may be refused.
-func saved(t *testing.T, fds ...int) *image.State {
+func saved(t *testing.T, fds ...int) *model.State {
 	t.Helper()
 	st, faults := captured(t, fds...)
 	for _, f := range faults {
@@ -119,7 +119,7 @@ type memory struct {
 	files          map[string]*os.File // made so far
 }
 
-func keep(t *testing.T, st *image.State) *memory {
+func keep(t *testing.T, st *model.State) *memory {
 	t.Helper()
 	m := &memory{ghosts: map[int][]byte{}, shmems: map[int][]byte{}, files: map[string]*os.File{}}
 	for _, fd := range st.Processes[0].FDs {
@@ -138,7 +138,7 @@ func keep(t *testing.T, st *image.State) *memory {
 	return m
 }
 
-func (m *memory) ghost(st *image.State) func(i int) (*os.File, error) {
+func (m *memory) ghost(st *model.State) func(i int) (*os.File, error) {
 	return func(i int) (*os.File, error) {
 		key := fmt.Sprint("ghost", i)
 		if f := m.files[key]; f != nil {
@@ -154,7 +154,7 @@ func (m *memory) ghost(st *image.State) func(i int) (*os.File, error) {
 	}
 }
 
-func (m *memory) shmem(st *image.State) func(i int) (*os.File, error) {
+func (m *memory) shmem(st *model.State) func(i int) (*os.File, error) {
 	return func(i int) (*os.File, error) {
 		key := fmt.Sprint("shmem", i)
 		if f := m.files[key]; f != nil {
@@ -180,7 +180,7 @@ func (m *memory) close() {
 }
 
 // rebuilt rebuilds a state; dir is where tails go.
-func rebuilt(t *testing.T, st *image.State, m *memory, dir string, o RebuildOptions) *Table {
+func rebuilt(t *testing.T, st *model.State, m *memory, dir string, o RebuildOptions) *Table {
 	t.Helper()
 	o.Ghost, o.Temp, o.Shmem = m.ghost(st), m.ghost(st), m.shmem(st)
 	table, err := rebuild(context.Background(), st, dir, "0123456789ab", o)

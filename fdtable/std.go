@@ -5,13 +5,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // openStd attaches a description that led outside to the restore command's own stream.
-func (b *builder) openStd(f *image.File) (int, error) {
+func (b *builder) openStd(f *model.File) (int, error) {
 	n := b.stream(f)
 	if n < 1 || n > len(b.o.Std) {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names standard stream %d", n-1)
@@ -37,7 +37,7 @@ func (b *builder) openStd(f *image.File) (int, error) {
 }
 
 // attached returns our stream that f becomes, nil if it is opened by itself.
-func (b *builder) attached(f *image.File) *os.File {
+func (b *builder) attached(f *model.File) *os.File {
 	if n := b.stream(f); n > 0 && n <= len(b.o.Std) {
 		return b.o.Std[n-1]
 	}
@@ -45,7 +45,7 @@ func (b *builder) attached(f *image.File) *os.File {
 }
 
 // stream returns 1 + N if f becomes our standard stream N, 0 if it is opened by itself.
-func (b *builder) stream(f *image.File) int {
+func (b *builder) stream(f *model.File) int {
 	switch {
 	case f.Std != 0 && !b.byName(f):
 		return f.Std
@@ -57,7 +57,7 @@ func (b *builder) stream(f *image.File) int {
 
 // byName tells whether a standard stream that is a file with others outside is opened by its name: there is no stream
 // of ours for it.
-func (b *builder) byName(f *image.File) bool {
+func (b *builder) byName(f *model.File) bool {
 	return f.Kind == kindRegular && f.Others && f.Std > 0 && f.Std <= len(b.o.Std) &&
 		(b.o.Detach || !isOpen(b.o.Std[f.Std-1]))
 }
@@ -70,7 +70,7 @@ func isOpen(f *os.File) bool {
 // attach returns a descriptor for one of our streams. Terminals and pipes are opened anew, so that status flags the
 // process has set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a
 // position.
-func (b *builder) attach(f *image.File, std *os.File) (int, error) {
+func (b *builder) attach(f *model.File, std *os.File) (int, error) {
 	if b.o.Detach || std == nil {
 		return b.openNull(f)
 	}
@@ -119,7 +119,7 @@ func (b *builder) openAnyTTY(std, flags int) int {
 }
 
 // goesOn returns our own standard stream if f becomes that: see plan.GoesOn.
-func (b *builder) goesOn(f *image.File) *os.File {
+func (b *builder) goesOn(f *model.File) *os.File {
 	if i := plan.GoesOn(b.st, f, b.streams, b.o.Detach); i >= 0 {
 		return b.o.Std[i]
 	}
@@ -129,7 +129,7 @@ func (b *builder) goesOn(f *image.File) *os.File {
 // splitStd gives each standard stream that shared the description of f with another one, which became stream 1 + n, its
 // own: at a shell prompt all three are one description of the terminal, and whoever redirects one of restore's streams
 // means that one.
-func (b *builder) splitStd(f *image.File, n, first int) error {
+func (b *builder) splitStd(f *model.File, n, first int) error {
 	for i := range b.st.Processes {
 		for _, fd := range b.st.Processes[i].FDs {
 			key := stdKey{f.ID, fd.Num}
@@ -170,6 +170,6 @@ func (b *builder) sameStream(i, j int) bool {
 type stdKey struct{ file, num int }
 
 // openStdOnly is for kinds that can only be standard streams.
-func openStdOnly(_ *builder, f *image.File) (int, error) {
+func openStdOnly(_ *builder, f *model.File) (int, error) {
 	return -1, fault.New(fault.FDRecord, fileObject(f), "a %s that is no standard stream", f.Kind)
 }

@@ -11,14 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // asStd renumbers the descriptors of a state to the standard streams nums, whatever they are in this process, and
 // captures it.
-func asStd(t *testing.T, fds, nums []int) (*image.State, []*fault.Error) {
+func asStd(t *testing.T, fds, nums []int) (*model.State, []*fault.Error) {
 	t.Helper()
 	st := stateOf(t, fds...)
 	for i := range st.Processes[0].FDs {
@@ -220,7 +220,7 @@ func TestTerminalRecord(t *testing.T) {
 }
 
 // capturedOn captures a terminal that is the controlling one of the tree.
-func capturedOn(t *testing.T, tty *os.File) (*image.State, []*fault.Error) {
+func capturedOn(t *testing.T, tty *os.File) (*model.State, []*fault.Error) {
 	t.Helper()
 	in := Input{State: stateOf(t, int(tty.Fd()))}
 	in.State.Processes[0].TTY = uint32(in.State.Files[0].Rdev)
@@ -332,8 +332,8 @@ func TestStdFileGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	sys := st.Sys().(*syscall.Stat_t)
-	f := image.File{ID: 1, Kind: kindRegular, Pos: 9, Size: 9, Dev: sys.Dev, Ino: sys.Ino, Path: name}
-	state := &image.State{Processes: []image.Process{{FDs: []image.FD{{Num: 1, File: 1}}}}}
+	f := model.File{ID: 1, Kind: kindRegular, Pos: 9, Size: 9, Dev: sys.Dev, Ino: sys.Ino, Path: name}
+	state := &model.State{Processes: []model.Process{{FDs: []model.FD{{Num: 1, File: 1}}}}}
 	goesOn := func() *os.File {
 		o := RebuildOptions{Std: [3]*os.File{nil, std, nil}}
 		return (&builder{st: state, o: o, streams: host.Streams(o.Std)}).goesOn(&f)

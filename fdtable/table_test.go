@@ -3,13 +3,13 @@ package fdtable
 import (
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Every kind that an image can hold is captured and opened again here, and no other.
 func TestTableOfKinds(t *testing.T) {
 	here := kinds()
-	for _, k := range image.FDKinds() {
+	for _, k := range model.FDKinds() {
 		if e, ok := here[k.Name]; !ok || e.capture == nil || e.open == nil {
 			t.Errorf("%s: nobody captures it, or opens it again", k.Name)
 		}

@@ -9,10 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // captureTimerFD records clock, time left and unread expirations (fs/timerfd.c, timerfd_show).
@@ -55,11 +55,11 @@ func captureTimerFD(c *capturer, d *desc) error {
 
 // ranOut says whether a periodic timer stands still since it ran out: fdinfo counts the first period only, the others
 // are counted when somebody looks (timerfd_gettime(2), read(2)).
-func ranOut(t *image.TimerFD) bool { return t.Ticks != 0 && t.Interval != 0 && t.Left == 0 }
+func ranOut(t *model.TimerFD) bool { return t.Ticks != 0 && t.Interval != 0 && t.Left == 0 }
 
 // counted looks at a timer that ran out, for the kernel to count its periods, and reads its fdinfo then. To the program
 // it is all the same: it reads as many as it would have read.
-func (c *capturer) counted(d *desc) (*image.TimerFD, error) {
+func (c *capturer) counted(d *desc) (*model.TimerFD, error) {
 	fd, err := c.dup(d)
 	if err != nil {
 		return nil, err
@@ -72,12 +72,12 @@ func (c *capturer) counted(d *desc) (*image.TimerFD, error) {
 }
 
 // timer reads the fdinfo of a timerfd.
-func (c *capturer) timer(d *desc) (*image.TimerFD, error) {
+func (c *capturer) timer(d *desc) (*model.TimerFD, error) {
 	info, err := c.ownInfo(d)
 	if err != nil {
 		return nil, err
 	}
-	t := &image.TimerFD{Clock: -1}
+	t := &model.TimerFD{Clock: -1}
 	for _, l := range info.Lines {
 		if err := timerLine(t, l); err != nil {
 			return nil, d.unknownLine(l)
@@ -89,7 +89,7 @@ func (c *capturer) timer(d *desc) (*image.TimerFD, error) {
 	return t, nil
 }
 
-func timerLine(t *image.TimerFD, l procfs.Line) (err error) {
+func timerLine(t *model.TimerFD, l procfs.Line) (err error) {
 	switch l.Key {
 	case "clockid":
 		t.Clock, err = strconv.Atoi(l.Value)
@@ -124,7 +124,7 @@ func seconds(s string) (int64, error) {
 }
 
 // openTimerFD makes the timer. Commit starts it, so that the time the restore takes is not counted.
-func openTimerFD(b *builder, f *image.File) (int, error) {
+func openTimerFD(b *builder, f *model.File) (int, error) {
 	t := f.TimerFD
 	if t == nil {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "a timerfd without a timer")
@@ -148,7 +148,7 @@ func openTimerFD(b *builder, f *image.File) (int, error) {
 // startTimer arms the timer with the time that was left and sets the unread expirations. One that had run out goes on
 // with the period it was in, as if it had just been looked at (timerfd_gettime(2)). A date stays where it was; moment
 // is what the clock of the timer, as it is here, showed at the freeze, in ns.
-func startTimer(fd int, t *image.TimerFD, moment int64) error {
+func startTimer(fd int, t *model.TimerFD, moment int64) error {
 	expired := t.Expired
 	if expired == 0 && t.Ticks != 0 && t.Interval != 0 && t.Left == 0 {
 		expired = 1 // an image from before there was the field
@@ -172,7 +172,7 @@ func startTimer(fd int, t *image.TimerFD, moment int64) error {
 }
 
 // startDated arms a timer whose time is a date, with which periods are counted also while nothing runs.
-func startDated(fd int, t *image.TimerFD, moment, expired int64) error {
+func startDated(fd int, t *model.TimerFD, moment, expired int64) error {
 	at, ticks := moment+t.Left, t.Ticks
 	switch {
 	case expired != 0:

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // What a started timer has to read, and when: the periods of one that had run out count on from then.
@@ -15,57 +15,57 @@ func TestStartTimer(t *testing.T) {
 	const hour = int64(time.Hour)
 	for _, c := range []struct {
 		name string
-		rec  image.TimerFD
+		rec  model.TimerFD
 		want uint64        // unread expirations, at least
 		left time.Duration // at most; 0: disarmed
 	}{
-		{"runs", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Left: hour}, 0, time.Hour},
-		{"ran out once", image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1}, 1, 0},
+		{"runs", model.TimerFD{Clock: unix.CLOCK_MONOTONIC, Left: hour}, 0, time.Hour},
+		{"ran out once", model.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1}, 1, 0},
 		{
 			"runs with unread expirations",
-			image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: hour, Interval: hour},
+			model.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: hour, Interval: hour},
 			3, time.Hour,
 		},
 		{
 			"runs out before they are set",
-			image.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: 1, Interval: hour},
+			model.TimerFD{Clock: unix.CLOCK_BOOTTIME, Ticks: 3, Left: 1, Interval: hour},
 			4, time.Hour,
 		},
 		{
 			"ran out, of an older image",
-			image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1, Interval: hour},
+			model.TimerFD{Clock: unix.CLOCK_MONOTONIC, Ticks: 1, Interval: hour},
 			1,
 			time.Hour,
 		},
-		{"ran out long ago", image.TimerFD{
+		{"ran out long ago", model.TimerFD{
 			Clock: unix.CLOCK_MONOTONIC, Ticks: 2, Interval: hour,
 			Expired: 3*hour + hour/2,
 		}, 5, time.Hour / 2},
 		{
 			"until a date to come",
-			image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
+			model.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
 			0, time.Hour,
 		},
-		{"until a date gone by", image.TimerFD{
+		{"until a date gone by", model.TimerFD{
 			Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7,
 			Left: 1, Interval: hour,
 		}, 8, time.Hour},
-		{"ran out at a date", image.TimerFD{
+		{"ran out at a date", model.TimerFD{
 			Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME, Ticks: 7,
 			Interval: hour, Expired: 2*hour + hour/2,
 		}, 9, time.Hour / 2},
 		{
 			"until a point of time to come",
-			image.TimerFD{Clock: unix.CLOCK_MONOTONIC, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
+			model.TimerFD{Clock: unix.CLOCK_MONOTONIC, Flags: unix.TFD_TIMER_ABSTIME, Left: hour},
 			0, time.Hour,
 		},
-		{"ran out at a point of time", image.TimerFD{
+		{"ran out at a point of time", model.TimerFD{
 			Clock: unix.CLOCK_BOOTTIME, Flags: unix.TFD_TIMER_ABSTIME,
 			Ticks: 1,
 		}, 1, 0},
 		{
 			"cancelled by a change of the clock",
-			image.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET},
+			model.TimerFD{Clock: unix.CLOCK_REALTIME, Flags: unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET},
 			0, 0,
 		},
 	} {

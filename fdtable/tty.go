@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // termiosSize is the size of struct termios2 (include/uapi/asm-generic/termbits.h).
@@ -43,7 +43,7 @@ func captureTTY(c *capturer, d *desc) error {
 			return nil
 		}
 	}
-	t := image.Terminal{Rdev: d.Rdev, Path: d.Path}
+	t := model.Terminal{Rdev: d.Rdev, Path: d.Path}
 	tio, err := unix.IoctlGetTermios(fd, unix.TCGETS2)
 	switch {
 	case errors.Is(err, unix.EIO):
@@ -124,7 +124,7 @@ func decodeTermios(b []byte) (*unix.Termios, error) {
 }
 
 // openTTY attaches the description to restore's own terminal.
-func openTTY(b *builder, f *image.File) (int, error) {
+func openTTY(b *builder, f *model.File) (int, error) {
 	if f.Term < 0 || f.Term > len(b.st.Terminals) {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names terminal %d of %d", f.Term, len(b.st.Terminals))
 	}
@@ -144,7 +144,7 @@ func openTTY(b *builder, f *image.File) (int, error) {
 
 // openTerminal opens the controlling terminal, or else a standard stream that is one: as /dev/tty if it was open so,
 // else by its own name.
-func (b *builder) openTerminal(f *image.File) (int, error) {
+func (b *builder) openTerminal(f *model.File) (int, error) {
 	flags := int(f.Flags&(unix.O_ACCMODE|unix.O_NONBLOCK|unix.O_APPEND)) | unix.O_CLOEXEC | unix.O_NOCTTY
 	fd, err := unix.Open("/dev/tty", flags, 0)
 	if err == nil && f.Rdev == anyTTY {
@@ -210,7 +210,7 @@ func openPts(dev uint64, flags int) int {
 
 // noteTerminal tells of a program that had a console or a serial line and gets a pseudo-terminal, or the other way
 // round: what it knows of it (TERM) may not fit.
-func (b *builder) noteTerminal(f *image.File, fd int) {
+func (b *builder) noteTerminal(f *model.File, fd int) {
 	dev := deviceOf(fd)
 	was, is := isPts(f.Rdev), isPts(dev)
 	if dev == 0 || f.Rdev == anyTTY || was == is || b.told[f.Rdev] {
@@ -232,7 +232,7 @@ func isTerminal(fd int) bool {
 // termUse is a rebuilt description of a terminal and what the terminal was like.
 type termUse struct {
 	fd   int
-	term *image.Terminal
+	term *model.Terminal
 }
 
 // setTerminal puts the modes back if we are in the foreground of the terminal; a background job must not touch them.
@@ -265,7 +265,7 @@ func foreground(fd int) bool {
 	return err == nil && pgrp == unix.Getpgrp()
 }
 
-func (b *builder) openNull(f *image.File) (int, error) {
+func (b *builder) openNull(f *model.File) (int, error) {
 	fd, err := unix.Open(os.DevNull, int(f.Flags&unix.O_ACCMODE)|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "open %s: %w", os.DevNull, err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Whoever writes an image may look at its state as a reader decodes it, before it is published, and keep it from being
@@ -21,7 +22,7 @@ func TestAccept(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
 			given := imagetest.State()
 			asked := 0
-			w, err := image.Create(dir, image.WriteOptions{Accept: func(st *image.State) error {
+			w, err := image.Create(dir, image.WriteOptions{Accept: func(st *model.State) error {
 				asked++
 				if st == given || image.Difference(st, given) != "" {
 					t.Error("it is not a state that was read")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // benchPages is the memory of the benchmarks' process: 256 MiB, half random, half text.
@@ -29,7 +30,7 @@ func benchMemory() []byte {
 	return b
 }
 
-func benchState() *image.State {
+func benchState() *model.State {
 	st := imagetest.State()
 	p := &st.Processes[0]
 	p.Start = 4711
@@ -145,8 +146,8 @@ func BenchmarkOpenManyMappings(b *testing.B) {
 	p.VMAs = p.VMAs[:3]
 	for i := range uint64(10000) {
 		at := 0x7f1000000000 + i*2*page
-		p.VMAs = append(p.VMAs, image.VMA{
-			Start: at, End: at + page, Prot: 3, Kind: image.VMAAnon,
+		p.VMAs = append(p.VMAs, model.VMA{
+			Start: at, End: at + page, Prot: 3, Kind: model.VMAAnon,
 			Flags: []string{"mr", "mw", "rd", "wr"},
 		})
 		if err := w.Write(imagetest.Memory, at, pattern(i, 3)[2*page:]); err != nil {

@@ -1,5 +1,7 @@
 package image
 
+import "github.com/bpfckpt/bpfckpt/model"
+
 // common tells which pages of a list of runs several spaces have at the same address: what processes share since
 // fork(2).
 type common struct {
@@ -13,12 +15,12 @@ type frameEntry struct{ frame, off uint32 }
 // copied is where a page went first.
 type copied struct {
 	addr  uint64
-	space Space
+	space model.Space
 }
 
 func commonPages(runs []run) *common {
 	c := &common{frames: map[uint32]bool{}, copied: map[frameEntry]copied{}}
-	first := map[uint32]Space{}
+	first := map[uint32]model.Space{}
 	for i := range runs {
 		r := &runs[i]
 		if !r.stored() {
@@ -34,7 +36,7 @@ func commonPages(runs []run) *common {
 
 // each calls sink with the parts of a run that is stored: from is the space that sink was given the same pages of
 // before, 0 for pages that come for the first time.
-func (c *common) each(r run, sink func(part run, from Space) error) error {
+func (c *common) each(r run, sink func(part run, from model.Space) error) error {
 	if !c.frames[r.frame] {
 		return sink(r, 0)
 	}
@@ -43,8 +45,8 @@ func (c *common) each(r run, sink func(part run, from Space) error) error {
 		for at+n < r.pages && c.take(&r, at+n) == from {
 			n++
 		}
-		start := r.addr + uint64(at)*PageSize
-		if err := sink(r.part(start, start+uint64(n)*PageSize), from); err != nil {
+		start := r.addr + uint64(at)*model.PageSize
+		if err := sink(r.part(start, start+uint64(n)*model.PageSize), from); err != nil {
 			return err
 		}
 		at += n
@@ -53,8 +55,8 @@ func (c *common) each(r run, sink func(part run, from Space) error) error {
 }
 
 // take returns the space that had page i of a run first, 0 if it is this one. Asked again it says the same.
-func (c *common) take(r *run, i uint32) Space {
-	page, addr := frameEntry{r.frame, r.off + i}, r.addr+uint64(i)*PageSize
+func (c *common) take(r *run, i uint32) model.Space {
+	page, addr := frameEntry{r.frame, r.off + i}, r.addr+uint64(i)*model.PageSize
 	if before, ok := c.copied[page]; ok {
 		if before.addr == addr && before.space != r.space {
 			return before.space
@@ -66,8 +68,8 @@ func (c *common) take(r *run, i uint32) Space {
 }
 
 // Same returns where two spaces have the same pages, stored once, at the same addresses: ascending and disjoint.
-func (r *Reader) Same(a, b Space) []Range {
-	var out []Range
+func (r *Reader) Same(a, b model.Space) []model.Range {
+	var out []model.Range
 	x, y := r.pages.of(a), r.pages.of(b)
 	for len(x) > 0 && len(y) > 0 {
 		start, end := max(x[0].addr, y[0].addr), min(x[0].end(), y[0].end())
@@ -78,7 +80,7 @@ func (r *Reader) Same(a, b Space) []Range {
 			case n > 0 && out[n-1].End == start:
 				out[n-1].End = end
 			default:
-				out = append(out, Range{Start: start, End: end})
+				out = append(out, model.Range{Start: start, End: end})
 			}
 		}
 		if x[0].end() < y[0].end() {

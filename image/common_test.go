@@ -8,10 +8,11 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // forkedState is a parent and its child, whose memory is space child.
-func forkedState(child image.Space) *image.State {
+func forkedState(child model.Space) *model.State {
 	st := imagetest.State()
 	p := st.Processes[0]
 	st.Processes[0].Start = 5
@@ -28,7 +29,7 @@ func forkedState(child image.Space) *image.State {
 // putObjects writes what the state has beside the memory of processes.
 func putObjects(t *testing.T, w *image.Writer) {
 	t.Helper()
-	for space, at := range map[image.Space]uint64{imagetest.Shmem: page, imagetest.Ghost: 0} {
+	for space, at := range map[model.Space]uint64{imagetest.Shmem: page, imagetest.Ghost: 0} {
 		if err := w.Write(space, at, pattern(uint64(space), 2)); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +39,7 @@ func putObjects(t *testing.T, w *image.Writer) {
 // Pages that two processes share are stored once, whatever comes first, and what is written for one of them later is
 // its own.
 func TestSame(t *testing.T) {
-	const child = image.Space(40)
+	const child = model.Space(40)
 	dir := t.TempDir()
 	heap := make([]byte, 256*page) // without zero pages
 	for i := range 256 {
@@ -83,7 +84,7 @@ func TestSame(t *testing.T) {
 		expected[at+51*page] = "" // zero
 		same(t, got, expected)
 		shared := r.Same(imagetest.Memory, child)
-		if want := []image.Range{
+		if want := []model.Range{
 			{Start: at, End: at + 50*page},
 			{Start: at + 52*page, End: at + 100*page},
 			{Start: at + 101*page, End: at + 256*page},
@@ -98,7 +99,7 @@ func TestSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, space := range []image.Space{imagetest.Memory, child, imagetest.Shmem, imagetest.Ghost} {
+	for _, space := range []model.Space{imagetest.Memory, child, imagetest.Shmem, imagetest.Ghost} {
 		if err := w.Keep(space, 0, 1<<30/page); err != nil {
 			t.Fatal(err)
 		}
@@ -142,23 +143,23 @@ func TestSameInACircle(t *testing.T) {
 }
 
 func TestRanges(t *testing.T) {
-	r := func(list ...uint64) (out []image.Range) {
+	r := func(list ...uint64) (out []model.Range) {
 		for i := 0; i < len(list); i += 2 {
-			out = append(out, image.Range{Start: list[i], End: list[i+1]})
+			out = append(out, model.Range{Start: list[i], End: list[i+1]})
 		}
 		return out
 	}
 	a, b := r(1, 4, 6, 9, 20, 30), r(0, 2, 3, 7, 8, 9, 22, 23, 25, 40)
 	for _, c := range []struct {
 		what      string
-		got, want []image.Range
+		got, want []model.Range
 	}{
-		{"intersect", image.Intersect(a, b), r(1, 2, 3, 4, 6, 7, 8, 9, 22, 23, 25, 30)},
-		{"subtract", image.Subtract(a, b), r(2, 3, 7, 8, 20, 22, 23, 25)},
-		{"union", image.Union(a, b), r(0, 9, 20, 40)},
-		{"intersect nothing", image.Intersect(a, nil), nil},
-		{"subtract nothing", image.Subtract(a, nil), a},
-		{"union with nothing", image.Union(nil, a), a},
+		{"intersect", model.Intersect(a, b), r(1, 2, 3, 4, 6, 7, 8, 9, 22, 23, 25, 30)},
+		{"subtract", model.Subtract(a, b), r(2, 3, 7, 8, 20, 22, 23, 25)},
+		{"union", model.Union(a, b), r(0, 9, 20, 40)},
+		{"intersect nothing", model.Intersect(a, nil), nil},
+		{"subtract nothing", model.Subtract(a, nil), a},
+		{"union with nothing", model.Union(nil, a), a},
 	} {
 		if !slices.Equal(c.got, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, c.got, c.want)

@@ -5,6 +5,8 @@ import (
 	"container/list"
 	"context"
 	"sync"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 // not by sums, so it is right whatever process the parent is of; it saves space, not time. Pages of the parent that lie
 // scattered are written again rather than looked for: reading them would take longer, and the new image has them
 // together.
-func (w *Writer) Compare(space Space, addr uint64, data []byte, from Space, at uint64) error {
+func (w *Writer) Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error {
 	if err := w.check(space, addr, uint64(len(data))); err != nil {
 		return err
 	}
@@ -42,7 +44,7 @@ func (w *Writer) Compare(space Space, addr uint64, data []byte, from Space, at u
 // comparePiece is how much is compared at once: its frames are decoded side by side.
 const comparePiece = 8 << 20
 
-func (w *Writer) comparePiece(c *frameCache, space Space, addr uint64, data []byte, from Space, at uint64) error {
+func (w *Writer) comparePiece(c *frameCache, space model.Space, addr uint64, data []byte, from model.Space, at uint64) error {
 	p := w.parent
 	runs := p.pages.between(from, at, at+uint64(len(data)))
 	if err := c.fetch(context.Background(), runs); err != nil {
@@ -67,16 +69,16 @@ func (w *Writer) comparePiece(c *frameCache, space Space, addr uint64, data []by
 		}
 		r = r.part(max(r.addr, at), min(r.end(), at+uint64(len(data))))
 		for i := range r.pages {
-			pos := int(r.addr-at) + int(i)*PageSize
-			o := int(r.off+i) * PageSize
-			if !bytes.Equal(data[pos:pos+PageSize], old[o:o+PageSize]) {
+			pos := int(r.addr-at) + int(i)*model.PageSize
+			o := int(r.off+i) * model.PageSize
+			if !bytes.Equal(data[pos:pos+model.PageSize], old[o:o+model.PageSize]) {
 				continue
 			}
 			if err := flush(pos); err != nil {
 				return err
 			}
 			w.runs.add(run{addr: addr + uint64(pos), space: space, pages: 1, frame: r.frame | borrowed, off: r.off + i})
-			done = pos + PageSize
+			done = pos + model.PageSize
 		}
 	}
 	return flush(len(data))
@@ -155,7 +157,7 @@ func (c *frameCache) fetch(ctx context.Context, runs []run) error {
 			asked[f] = true
 			continue
 		}
-		if c.weight == nil || c.weight[f] >= min(worthReading, c.r.pages.frames[f].raw/PageSize) {
+		if c.weight == nil || c.weight[f] >= min(worthReading, c.r.pages.frames[f].raw/model.PageSize) {
 			asked[f] = true
 			missing = append(missing, f)
 		}

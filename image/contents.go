@@ -3,27 +3,22 @@ package image
 import (
 	"context"
 	"slices"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // What is queued in an object, up to a megabyte for each pipe, lies in the page map like memory and not in the object's
 // record. Whoever fills a state or reads one sees the bytes only.
 
-// Limits of contents in bytes. What is shorter than a page is not worth a frame. What goes beyond the total stays in
-// the records, whose memory is bounded by what the file stores.
-const (
-	leastContent = PageSize
-	maxContents  = 16 << 20
-)
-
 // content is the bytes that a record may have as a space.
 type content struct {
-	space *Space
+	space *model.Space
 	size  *int
 	data  *[]byte
 }
 
 // contents lists what of a state may be a space, in the order of the records.
-func contents(st *State) []content {
+func contents(st *model.State) []content {
 	var out []content
 	for i := range st.Pipes {
 		p := &st.Pipes[i]
@@ -34,14 +29,14 @@ func contents(st *State) []content {
 
 // storeContents writes long contents as spaces, numbered after those that the state has, and returns the state as it is
 // stored.
-func (w *Writer) storeContents(st *State) (*State, error) {
+func (w *Writer) storeContents(st *model.State) (*model.State, error) {
 	stored := *st
 	stored.Pipes = slices.Clone(st.Pipes)
 	next, total := highestSpace(st), 0
 	for _, c := range contents(&stored) {
 		*c.space, *c.size = 0, 0
 		n := len(*c.data)
-		if n < leastContent || total+n > maxContents {
+		if n < model.LeastContent || total+n > model.MaxContents {
 			continue
 		}
 		if total == 0 && w.buf != nil {
@@ -60,15 +55,15 @@ func (w *Writer) storeContents(st *State) (*State, error) {
 }
 
 // highestSpace is the highest number of a space that is not a content.
-func highestSpace(st *State) Space {
-	top := Space(0)
+func highestSpace(st *model.State) model.Space {
+	top := model.Space(0)
 	for i := range st.Processes {
 		top = max(top, st.Processes[i].Space)
 	}
 	for i := range st.Shmems {
 		top = max(top, st.Shmems[i].Space)
 	}
-	for _, ghosts := range [][]Ghost{st.Ghosts, st.Named} {
+	for _, ghosts := range [][]model.Ghost{st.Ghosts, st.Named} {
 		for i := range ghosts {
 			top = max(top, ghosts[i].Space)
 		}
@@ -85,7 +80,7 @@ func (r *Reader) readContents() error {
 		b := make([]byte, alignUp(uint64(*c.size))) // Validate has bounded their sum
 		have := uint64(0)
 		for _, run := range r.Runs(*c.space) {
-			have += run.Pages * PageSize
+			have += run.Pages * model.PageSize
 		}
 		if have != uint64(len(b)) {
 			return r.mapFault("space %d has %d bytes of a content of %d", *c.space, have,

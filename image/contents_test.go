@@ -7,17 +7,18 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // queued is n bytes of which some pages are zero.
 func queued(n int) []byte { return pattern(uint64(n), n/page+1)[:n] }
 
 // withPipes is a state with pipes that hold so many bytes.
-func withPipes(sizes ...int) *image.State {
+func withPipes(sizes ...int) *model.State {
 	st := imagetest.State()
 	st.Pipes = nil
 	for i, n := range sizes {
-		st.Pipes = append(st.Pipes, image.Pipe{Ino: uint64(i + 1), Capacity: 1 << 25, Data: queued(n)})
+		st.Pipes = append(st.Pipes, model.Pipe{Ino: uint64(i + 1), Capacity: 1 << 25, Data: queued(n)})
 	}
 	return st
 }
@@ -27,10 +28,10 @@ func TestPipeContents(t *testing.T) {
 	const m = 1 << 20
 	for _, c := range []struct {
 		sizes  []int
-		spaces []image.Space // 0: in the record
+		spaces []model.Space // 0: in the record
 	}{
-		{[]int{0, 1, page - 1, page, page + 1, 17*page + 5}, []image.Space{0, 0, 0, 4, 5, 6}},
-		{[]int{m, 5, 10 * m, 6 * m, 4 * m, 4*m + 1}, []image.Space{4, 0, 5, 0, 6, 0}},
+		{[]int{0, 1, page - 1, page, page + 1, 17*page + 5}, []model.Space{0, 0, 0, 4, 5, 6}},
+		{[]int{m, 5, 10 * m, 6 * m, 4 * m, 4*m + 1}, []model.Space{4, 0, 5, 0, 6, 0}},
 	} {
 		st := withPipes(c.sizes...)
 		dir := t.TempDir()

@@ -4,20 +4,22 @@ import (
 	"bytes"
 	"context"
 	"slices"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // PageDiff is how the pages of one space differ from those of another, of the same image or not.
 type PageDiff struct {
-	Same    uint64  // pages that both have, with the same content
-	Changed uint64  // pages that both have, with another content
-	Added   uint64  // pages that only the second has
-	Removed uint64  // pages that only the first has
-	Bytes   uint64  // bytes that differ, in the changed pages
-	Ranges  []Range // of the changed, added and removed pages, ascending, neighbours joined
+	Same    uint64        // pages that both have, with the same content
+	Changed uint64        // pages that both have, with another content
+	Added   uint64        // pages that only the second has
+	Removed uint64        // pages that only the first has
+	Bytes   uint64        // bytes that differ, in the changed pages
+	Ranges  []model.Range // of the changed, added and removed pages, ascending, neighbours joined
 }
 
 // DiffPages compares two spaces. Pages that both images take from the same place are not read.
-func DiffPages(ctx context.Context, a *Reader, sa Space, b *Reader, sb Space) (PageDiff, error) {
+func DiffPages(ctx context.Context, a *Reader, sa model.Space, b *Reader, sb model.Space) (PageDiff, error) {
 	d := &differ{ctx: ctx, a: newFrameCache(a, cachedFrames), b: newFrameCache(b, cachedFrames)}
 	defer d.a.close()
 	defer d.b.close()
@@ -61,7 +63,7 @@ func cut(runs []run, end uint64) []run {
 
 // only counts what is below end of the first run as of one side alone.
 func (d *differ) only(count *uint64, runs []run, end uint64) []run {
-	*count += (end - runs[0].addr) / PageSize
+	*count += (end - runs[0].addr) / model.PageSize
 	d.mark(runs[0].addr, end)
 	return cut(runs, end)
 }
@@ -72,7 +74,7 @@ func (d *differ) mark(from, to uint64) {
 		d.Ranges[n-1].End = to
 		return
 	}
-	d.Ranges = append(d.Ranges, Range{from, to})
+	d.Ranges = append(d.Ranges, model.Range{Start: from, End: to})
 }
 
 // both compares two runs of the same addresses.
@@ -96,7 +98,7 @@ func (d *differ) both(a, b run) error {
 			continue
 		}
 		d.Changed++
-		d.mark(a.addr+i*PageSize, a.addr+(i+1)*PageSize)
+		d.mark(a.addr+i*model.PageSize, a.addr+(i+1)*model.PageSize)
 		for j := range x {
 			if x[j] != y[j] {
 				d.Bytes++
@@ -124,7 +126,7 @@ func (c *frameCache) content(ctx context.Context, r run) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b[int(r.off)*PageSize : int(r.off+r.pages)*PageSize], nil
+	return b[int(r.off)*model.PageSize : int(r.off+r.pages)*model.PageSize], nil
 }
 
 // pageOf is page i of what content returned.
@@ -132,5 +134,5 @@ func pageOf(b []byte, i uint64) []byte {
 	if b == nil {
 		return zeroPage[:]
 	}
-	return b[i*PageSize : (i+1)*PageSize]
+	return b[i*model.PageSize : (i+1)*model.PageSize]
 }

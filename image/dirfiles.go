@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // globEscape quotes what filepath.Glob takes for patterns.
@@ -40,7 +41,7 @@ func punch(path string, used []Extent) error {
 	slices.SortFunc(used, func(a, b Extent) int { return cmp.Compare(a.Offset, b.Offset) })
 	at := uint64(dataStart)
 	for _, u := range append(used, Extent{Offset: uint64(fi.Size())}) {
-		from, to := alignUp(at), u.Offset&^(PageSize-1)
+		from, to := alignUp(at), u.Offset&^(model.PageSize-1)
 		if from < to {
 			makeHole(f, int64(from), int64(to-from))
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func ExampleCreate() {
@@ -26,7 +27,7 @@ func ExampleCreate() {
 	}
 	defer w.Abort() // harmless after Commit
 
-	memory := make([]byte, 8*image.PageSize) // one page of text and seven of zeros
+	memory := make([]byte, 8*model.PageSize) // one page of text and seven of zeros
 	copy(memory, "hello")
 	if err := w.Write(imagetest.Memory, imagetest.HeapAddr, memory); err != nil {
 		fmt.Println(err)
@@ -72,7 +73,7 @@ func ExampleReader_Load() {
 	pages := 0
 	// One worker: the function is called from one goroutine at a time.
 	err = r.Load(context.Background(), imagetest.Memory, 1, func(_ uint64, data []byte) error {
-		pages += len(data) / image.PageSize
+		pages += len(data) / model.PageSize
 		return nil
 	})
 	fmt.Println(pages, err)

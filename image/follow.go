@@ -6,13 +6,14 @@ import (
 	"fmt"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Follows checks that a later state is of the same run of the same process tree as an earlier one: the same boot, the
 // same root process, and no execve(2) of it in between. Only then do memory and dirty tracking of one say anything of
 // the other. Of the later state the kernel, and of its root process Pid, Start, Execs, Exe and MM must be filled. The
 // fault is E_STORE_PARENT.
-func Follows(earlier, later *State) error {
+func Follows(earlier, later *model.State) error {
 	a, b := processOf(earlier, earlier.Root), processOf(later, later.Root)
 	err := errors.New("one of them has no root process")
 	if a != nil && b != nil {
@@ -30,17 +31,8 @@ func Follows(earlier, later *State) error {
 	return nil
 }
 
-// Tree has the pids of all processes.
-func (st *State) Tree() map[int]bool {
-	tree := map[int]bool{}
-	for i := range st.Processes {
-		tree[st.Processes[i].Pid] = true
-	}
-	return tree
-}
-
 // processOf returns the process with a pid, nil if there is none.
-func processOf(st *State, pid int) *Process {
+func processOf(st *model.State, pid int) *model.Process {
 	for i := range st.Processes {
 		if st.Processes[i].Pid == pid {
 			return &st.Processes[i]
@@ -50,7 +42,7 @@ func processOf(st *State, pid int) *Process {
 }
 
 // sameBoot checks that two states are of one run of one kernel, and that their pids are of one namespace.
-func sameBoot(a, b *State) error {
+func sameBoot(a, b *model.State) error {
 	if a.Kernel.BootID == "" || a.Kernel.BootID != b.Kernel.BootID {
 		return errors.New("the machine was booted in between, or is another one")
 	}
@@ -61,7 +53,7 @@ func sameBoot(a, b *State) error {
 }
 
 // sameMemory checks that b's memory is what became of a's: the same process without an execve, or one it forked.
-func sameMemory(a, b *Process) error {
+func sameMemory(a, b *model.Process) error {
 	switch {
 	case a.Start == 0 || b.Start == 0:
 		return fmt.Errorf("the start time of pid %d is not known", b.Pid)
@@ -82,7 +74,7 @@ func sameMemory(a, b *Process) error {
 }
 
 // follows checks that the space s of a later state can have pages of the space from of an earlier one.
-func follows(earlier *State, from Space, later *State, s Space) error {
+func follows(earlier *model.State, from model.Space, later *model.State, s model.Space) error {
 	if err := sameBoot(earlier, later); err != nil {
 		return err
 	}
@@ -97,7 +89,7 @@ func follows(earlier *State, from Space, later *State, s Space) error {
 }
 
 // spaceProcess returns the process whose memory is a space, nil if none.
-func spaceProcess(st *State, s Space) *Process {
+func spaceProcess(st *model.State, s model.Space) *model.Process {
 	for i := range st.Processes {
 		if st.Processes[i].Space == s {
 			return &st.Processes[i]
@@ -110,7 +102,7 @@ func spaceProcess(st *State, s Space) *Process {
 type inode struct{ dev, ino uint64 }
 
 // spaceInode returns the object whose content is a space.
-func spaceInode(st *State, s Space) (inode, bool) {
+func spaceInode(st *model.State, s model.Space) (inode, bool) {
 	for i := range st.Shmems {
 		if o := &st.Shmems[i]; o.Space == s {
 			return inode{o.Dev, o.Ino}, true

@@ -8,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // The numbers of the format; docs/format.md explains them.
@@ -16,17 +17,16 @@ const (
 	oldestVersion = 1 // what is still read; up to version 2 the state is one JSON document
 	recordVersion = 3
 	headerSize    = 80
-	dataStart     = PageSize  // the first frame's offset in a data file
-	maxFrame      = 1 << 20   // raw bytes of a frame
-	maxInfo       = 128 << 10 // bytes of an info file's JSON
-	maxAddr       = 1 << 56   // end of every run: the user half of a 57-bit address space
-	stateFree     = 1 << 20   // raw bytes of state that any file may hold
-	oldStateFree  = 16 << 20  // the same of one JSON document, which takes less memory for each byte
-	stateRatio    = 64        // raw bytes of state more for each stored byte
-	maxState      = 1 << 30   // raw bytes of state at all
-	maxImages     = 1 << 12   // images that one page map may name
-	idDigits      = 12        // hex digits of an image id
-	idField       = 16        // bytes an id takes in a file, zero padded
+	dataStart     = model.PageSize // the first frame's offset in a data file
+	maxFrame      = 1 << 20        // raw bytes of a frame
+	maxInfo       = 128 << 10      // bytes of an info file's JSON
+	stateFree     = 1 << 20        // raw bytes of state that any file may hold
+	oldStateFree  = 16 << 20       // the same of one JSON document, which takes less memory for each byte
+	stateRatio    = 64             // raw bytes of state more for each stored byte
+	maxState      = 1 << 30        // raw bytes of state at all
+	maxImages     = 1 << 12        // images that one page map may name
+	idDigits      = 12             // hex digits of an image id
+	idField       = 16             // bytes an id takes in a file, zero padded
 	storeMark     = "bpfckpt store 1\n"
 	magic         = "bpfckpt\x1a"
 )

@@ -7,13 +7,15 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // FuzzState decodes bytes as the records of a state. Whatever is taken must come out the same when encoded again:
 // nothing was skipped. What is packed comes out in the same bytes.
 func FuzzState(f *testing.F) {
-	for _, st := range []*State{
-		{Processes: []Process{{Threads: []Thread{{Restart: &Restart{}}}, VMAs: []VMA{{}}}}}, stored(),
+	for _, st := range []*model.State{
+		{Processes: []model.Process{{Threads: []model.Thread{{Restart: &model.Restart{}}}, VMAs: []model.VMA{{}}}}}, stored(),
 	} {
 		b, err := encodeState(st)
 		if err != nil {
@@ -55,7 +57,7 @@ func kindNamed(name string) *recordKind {
 
 // FuzzOldState decodes bytes as the one document that a state was up to version 2 of the format.
 func FuzzOldState(f *testing.F) {
-	b, err := json.Marshal(&State{Processes: []Process{{Threads: []Thread{{Restart: &Restart{}}}, VMAs: []VMA{{}}}}})
+	b, err := json.Marshal(&model.State{Processes: []model.Process{{Threads: []model.Thread{{Restart: &model.Restart{}}}, VMAs: []model.VMA{{}}}}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func FuzzPageMap(f *testing.F) {
 			if i == 0 || r.space != m.runs[i-1].space {
 				n += len(m.of(r.space))
 			}
-			if r.frame != frameZero && (r.off+r.pages)*PageSize > m.frames[r.frame].raw {
+			if r.frame != frameZero && (r.off+r.pages)*model.PageSize > m.frames[r.frame].raw {
 				t.Errorf("run %d reaches beyond its frame", i)
 			}
 		}
@@ -120,7 +122,7 @@ func TestPageMapWrite(t *testing.T) {
 		end += 100
 	}
 	for i := range 10000 {
-		m.runs = append(m.runs, run{uint64(i) * 8192, Space(1 + i/5000), 1, uint32(i % 3000), uint32(i % 256)})
+		m.runs = append(m.runs, run{uint64(i) * 8192, model.Space(1 + i/5000), 1, uint32(i % 3000), uint32(i % 256)})
 	}
 	var b bytes.Buffer
 	if err := m.write(&b); err != nil {
@@ -133,18 +135,18 @@ func TestPageMapWrite(t *testing.T) {
 }
 
 func TestResolve(t *testing.T) {
-	// Random runs over 64 pages of two spaces, against a model that writes page by page.
+	// Random runs over 64 pages of two spaces, against what a map says that writes page by page.
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 500 {
 		type place struct {
-			space Space
+			space model.Space
 			page  uint64
 		}
 		var list runList
-		model := map[place]run{}
+		expected := map[place]run{}
 		for i := range rng.IntN(40) {
 			r := run{
-				addr: uint64(rng.IntN(50)) * PageSize, space: Space(1 + rng.IntN(2)),
+				addr: uint64(rng.IntN(50)) * model.PageSize, space: model.Space(1 + rng.IntN(2)),
 				pages: uint32(1 + rng.IntN(12)),
 			}
 			switch rng.IntN(4) {
@@ -157,13 +159,13 @@ func TestResolve(t *testing.T) {
 			}
 			list.add(r)
 			for p := range uint64(r.pages) {
-				one := r.part(r.addr+p*PageSize, r.addr+(p+1)*PageSize)
-				model[place{r.space, one.addr}] = one
+				one := r.part(r.addr+p*model.PageSize, r.addr+(p+1)*model.PageSize)
+				expected[place{r.space, one.addr}] = one
 			}
 		}
 		out := list.resolve()
 		if !slices.IsSortedFunc(out, func(a, b run) int {
-			return int(a.space)*1000 + int(a.addr/PageSize) - int(b.space)*1000 - int(b.addr/PageSize)
+			return int(a.space)*1000 + int(a.addr/model.PageSize) - int(b.space)*1000 - int(b.addr/model.PageSize)
 		}) ||
 			!runList(out).disjoint() {
 			t.Fatalf("not sorted or not disjoint: %v", out)
@@ -171,14 +173,14 @@ func TestResolve(t *testing.T) {
 		seen := 0
 		for _, r := range out {
 			for p := range uint64(r.pages) {
-				one := r.part(r.addr+p*PageSize, r.addr+(p+1)*PageSize)
-				if one != model[place{r.space, one.addr}] {
-					t.Fatalf("%v, want %v", one, model[place{r.space, one.addr}])
+				one := r.part(r.addr+p*model.PageSize, r.addr+(p+1)*model.PageSize)
+				if one != expected[place{r.space, one.addr}] {
+					t.Fatalf("%v, want %v", one, expected[place{r.space, one.addr}])
 				}
 				seen++
 			}
 		}
-		for _, r := range model {
+		for _, r := range expected {
 			if r.frame != frameGone {
 				seen--
 			}

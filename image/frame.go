@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // maxWorkers bounds the goroutines of one Writer, Load or Verify, and with them the memory for buffers.
@@ -90,7 +91,7 @@ func (fr *frameReader) read(i uint32) ([]byte, error) {
 	file := fr.r.data[f.image]
 	if fr.raw == nil {
 		raw, stored := fr.r.pages.largest()
-		fr.raw, fr.stored = make([]byte, raw), make([]byte, max(stored, PageSize)) // a gap has less than a page
+		fr.raw, fr.stored = make([]byte, raw), make([]byte, max(stored, model.PageSize)) // a gap has less than a page
 	}
 	buf := fr.raw[:f.raw]
 	if f.codec != codecRaw {
@@ -160,15 +161,15 @@ func (fr *frameReader) close() {
 }
 
 // zeroPage is what pages and padding are compared with; it is never written to.
-var zeroPage [PageSize]byte
+var zeroPage [model.PageSize]byte
 
 // isZero reports whether b is all zero.
 func isZero(b []byte) bool {
-	for len(b) > PageSize {
-		if !bytes.Equal(b[:PageSize], zeroPage[:]) {
+	for len(b) > model.PageSize {
+		if !bytes.Equal(b[:model.PageSize], zeroPage[:]) {
 			return false
 		}
-		b = b[PageSize:]
+		b = b[model.PageSize:]
 	}
 	return bytes.Equal(b, zeroPage[:len(b)])
 }

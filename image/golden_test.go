@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Images written by earlier builds. The first has a compressed frame, a raw one behind a gap, and zero pages; the other
@@ -37,11 +38,11 @@ func goldenStack() []byte {
 }
 
 // goldenState is the state of the images of later formats than 1.
-func goldenState() *image.State {
+func goldenState() *model.State {
 	st := imagetest.State()
 	p := &st.Processes[0]
 	p.Start, p.Args = 4711, []string{"prog", "\xff\xfe"}
-	st.Facts = []image.Fact{{Name: "kernel", Value: "6.18.0"}}
+	st.Facts = []model.Fact{{Name: "kernel", Value: "6.18.0"}}
 	st.Leaderless = []int{999}
 	st.Pipes[0].Data = []byte(strings.Repeat("what is queued in a pipe\n", page)[:3*page+17])
 	return st
@@ -100,7 +101,7 @@ func goldenContent(next bool) content {
 }
 
 // isGolden checks an image.
-func isGolden(t *testing.T, ref string, st *image.State, want content) {
+func isGolden(t *testing.T, ref string, st *model.State, want content) {
 	t.Helper()
 	r := open(t, ref)
 	if err := r.Verify(t.Context(), nil); err != nil {

@@ -4,10 +4,8 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
-
-// PageSize is the granularity of the page map in bytes.
-const PageSize = 4096
 
 // Error is a fault about an image or a store: a code, the object, the cause and the remedy.
 type Error = fault.Error
@@ -31,7 +29,7 @@ type WriteOptions struct {
 	Workers int    // goroutines that encode, 0 for GOMAXPROCS; at most 8 are used
 	// Accept, if not nil, is called before the image is published, with the state as a reader decodes it from what was
 	// written. An error keeps the image from being published, and is returned by Commit as it is.
-	Accept func(*State) error
+	Accept func(*model.State) error
 }
 
 // Info describes an image without its state.

@@ -17,9 +17,10 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
-const page = image.PageSize
+const page = model.PageSize
 
 // pattern returns n pages that differ from each other: some compress, some do not, every fifth is zero.
 func pattern(seed uint64, n int) []byte {
@@ -64,13 +65,13 @@ func save(t testing.TB, dir string, o image.WriteOptions, heap []byte) image.Inf
 }
 
 // spaces are those of State.
-var spaces = []image.Space{imagetest.Memory, imagetest.Shmem, imagetest.Ghost}
+var spaces = []model.Space{imagetest.Memory, imagetest.Shmem, imagetest.Ghost}
 
 // content is everything an image holds of a space, page by page; zero pages are empty.
 type content map[uint64]string
 
 // load reads a space with Runs and Load and checks that they agree.
-func load(r *image.Reader, space image.Space, n int) (content, error) {
+func load(r *image.Reader, space model.Space, n int) (content, error) {
 	out := content{}
 	kinds := map[uint64]image.Kind{}
 	for _, run := range r.Runs(space) {

@@ -8,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // infoRecord is the content of an info file: what an image is, and what binds its other files together.
@@ -49,7 +50,7 @@ func (r *infoRecord) info(store string) Info {
 		Freeze: r.Freeze, Moment: r.Moment, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start},
 		Lenders: r.Lenders, Replaces: r.Replaces,
 		PagesWritten: r.PagesWritten, PagesZero: r.PagesZero, PagesShared: r.PagesShared,
-		BytesRaw:     int64(r.PagesWritten) * PageSize,
+		BytesRaw:     int64(r.PagesWritten) * model.PageSize,
 		BytesWritten: r.State.Size + r.Pages.Size + r.Data.Size + headerSize + int64(len(b)),
 	}
 }
@@ -65,7 +66,7 @@ func (r *infoRecord) check() string {
 		return "an id of another image is none"
 	case r.Freeze < 0 || r.Moment < 0 || len(r.Tracking) > maxName || len(r.Boot) > maxName || r.Pid < 0:
 		return "a note is absurd"
-	case r.PagesWritten > maxAddr/PageSize || r.PagesZero > 1<<62 || r.PagesShared > 1<<62:
+	case r.PagesWritten > model.MaxAddr/model.PageSize || r.PagesZero > 1<<62 || r.PagesShared > 1<<62:
 		return "a count is absurd"
 	}
 	for _, f := range []fileRecord{r.State, r.Pages, r.Data} {

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // recordKind is one kind of records. Its version is that of the newest field it has (the tag "since" of the field), and
@@ -17,8 +19,8 @@ type recordKind struct {
 	skip   bool // a reader that does not understand it can do without; there may be none
 	packed bool // else the payload is JSON
 	shape  *shape
-	encode func(st *State, add func(version uint32, payload []byte)) error
-	decode func(st *State, payload []byte) (needs uint32, err error)
+	encode func(st *model.State, add func(version uint32, payload []byte)) error
+	decode func(st *model.State, payload []byte) (needs uint32, err error)
 }
 
 // version is the newest that this release understands.
@@ -28,27 +30,27 @@ func (k *recordKind) version() uint32 { return k.shape.newest }
 // record can be cut off unnoticed. It is made when it is first needed: that takes longer than to read a small image.
 var recordKinds = sync.OnceValue(func() []recordKind {
 	return []recordKind{
-		one("kernel", func(st *State) *Kernel { return &st.Kernel }),
+		one("kernel", func(st *model.State) *model.Kernel { return &st.Kernel }),
 		treeKind(),
 		factsKind(),
-		objectsOf("shmem", func(st *State) *[]Shmem { return &st.Shmems }),
-		objectsOf("ghost", func(st *State) *[]Ghost { return &st.Ghosts }),
-		objectsOf("named", func(st *State) *[]Ghost { return &st.Named }),
+		objectsOf("shmem", func(st *model.State) *[]model.Shmem { return &st.Shmems }),
+		objectsOf("ghost", func(st *model.State) *[]model.Ghost { return &st.Ghosts }),
+		objectsOf("named", func(st *model.State) *[]model.Ghost { return &st.Named }),
 		pipeKind(),
-		objectsOf("terminal", func(st *State) *[]Terminal { return &st.Terminals }),
+		objectsOf("terminal", func(st *model.State) *[]model.Terminal { return &st.Terminals }),
 		processKind(),
-		lists("mappings", func(p *Process) *[]VMA { return &p.VMAs }),
-		lists("descriptors", func(p *Process) *[]FD { return &p.FDs }),
-		lists("threads", func(p *Process) *[]Thread { return &p.Threads }),
-		packed("files", func(st *State) *[]File { return &st.Files },
-			func(st *State, files *[]File) error { st.Files = *files; return nil }),
+		lists("mappings", func(p *model.Process) *[]model.VMA { return &p.VMAs }),
+		lists("descriptors", func(p *model.Process) *[]model.FD { return &p.FDs }),
+		lists("threads", func(p *model.Process) *[]model.Thread { return &p.Threads }),
+		packed("files", func(st *model.State) *[]model.File { return &st.Files },
+			func(st *model.State, files *[]model.File) error { st.Files = *files; return nil }),
 	}
 })
 
 // objects is a kind whose payloads are JSON of what get returns, and what set takes.
-func objects[T any](name string, get func(*State) []*T, set func(*State, *T)) recordKind {
+func objects[T any](name string, get func(*model.State) []*T, set func(*model.State, *T)) recordKind {
 	k := recordKind{name: name, shape: newShape(reflect.TypeFor[T]())}
-	k.encode = func(st *State, add func(uint32, []byte)) error {
+	k.encode = func(st *model.State, add func(uint32, []byte)) error {
 		for _, v := range get(st) {
 			b, err := encodeJSON(v, v)
 			if err != nil {
@@ -63,8 +65,8 @@ func objects[T any](name string, get func(*State) []*T, set func(*State, *T)) re
 }
 
 // decodeObject decodes the JSON of a value.
-func decodeObject[T any](sh *shape, set func(*State, *T)) func(*State, []byte) (uint32, error) {
-	return func(st *State, payload []byte) (uint32, error) {
+func decodeObject[T any](sh *shape, set func(*model.State, *T)) func(*model.State, []byte) (uint32, error) {
+	return func(st *model.State, payload []byte) (uint32, error) {
 		v := new(T)
 		if err := decodeJSON(payload, v, sh); err != nil {
 			return 0, err
@@ -75,14 +77,14 @@ func decodeObject[T any](sh *shape, set func(*State, *T)) func(*State, []byte) (
 }
 
 // one is a kind of which there is one object.
-func one[T any](name string, at func(*State) *T) recordKind {
-	return objects(name, func(st *State) []*T { return []*T{at(st)} }, func(st *State, v *T) { *at(st) = *v })
+func one[T any](name string, at func(*model.State) *T) recordKind {
+	return objects(name, func(st *model.State) []*T { return []*T{at(st)} }, func(st *model.State, v *T) { *at(st) = *v })
 }
 
 // objectsOf is a kind of which there is a list of objects.
-func objectsOf[T any](name string, at func(*State) *[]T) recordKind {
-	k := objects(name, func(st *State) []*T { return pointers(*at(st)) },
-		func(st *State, v *T) { *at(st) = append(*at(st), *v) })
+func objectsOf[T any](name string, at func(*model.State) *[]T) recordKind {
+	k := objects(name, func(st *model.State) []*T { return pointers(*at(st)) },
+		func(st *model.State, v *T) { *at(st) = append(*at(st), *v) })
 	k.many = true
 	return k
 }
@@ -101,53 +103,53 @@ func treeKind() recordKind {
 		Root       int   `json:"root"`
 		Leaderless []int `json:"leaderless,omitempty"`
 	}
-	return objects("tree", func(st *State) []*tree { return []*tree{{st.Root, st.Leaderless}} },
-		func(st *State, t *tree) { st.Root, st.Leaderless = t.Root, t.Leaderless })
+	return objects("tree", func(st *model.State) []*tree { return []*tree{{st.Root, st.Leaderless}} },
+		func(st *model.State, t *tree) { st.Root, st.Leaderless = t.Root, t.Leaderless })
 }
 
 // factsKind is the facts, which explain a refusal only: who does not understand them restores without.
 func factsKind() recordKind {
-	k := objects("facts", func(st *State) []*[]Fact {
+	k := objects("facts", func(st *model.State) []*[]model.Fact {
 		if len(st.Facts) == 0 {
 			return nil
 		}
-		return []*[]Fact{&st.Facts}
-	}, func(st *State, f *[]Fact) { st.Facts = *f })
+		return []*[]model.Fact{&st.Facts}
+	}, func(st *model.State, f *[]model.Fact) { st.Facts = *f })
 	k.skip = true
 	return k
 }
 
 // pipeKind is the pipes without the content that is a space.
 func pipeKind() recordKind {
-	k := objectsOf("pipe", func(st *State) *[]Pipe { return &st.Pipes })
+	k := objectsOf("pipe", func(st *model.State) *[]model.Pipe { return &st.Pipes })
 	inner := k.encode
-	k.encode = func(st *State, add func(uint32, []byte)) error {
+	k.encode = func(st *model.State, add func(uint32, []byte)) error {
 		pipes := slices.Clone(st.Pipes)
 		for i := range pipes {
 			if pipes[i].Space != 0 {
 				pipes[i].Data = nil
 			}
 		}
-		return inner(&State{Pipes: pipes}, add)
+		return inner(&model.State{Pipes: pipes}, add)
 	}
 	return k
 }
 
 // processKind is the processes without what they have in thousands.
 func processKind() recordKind {
-	k := objectsOf("process", func(st *State) *[]Process { return &st.Processes })
+	k := objectsOf("process", func(st *model.State) *[]model.Process { return &st.Processes })
 	k.shape.fields = slices.DeleteFunc(k.shape.fields, func(f shapeField) bool {
 		return f.name == "vmas" || f.name == "fds" || f.name == "threads"
 	})
 	k.shape.count()
 	// The fields of the outer struct hide those of the process.
 	type process struct {
-		*Process
+		*model.Process
 		VMAs    *int `json:"vmas,omitempty"`
 		FDs     *int `json:"fds,omitempty"`
 		Threads *int `json:"threads,omitempty"`
 	}
-	k.encode = func(st *State, add func(uint32, []byte)) error {
+	k.encode = func(st *model.State, add func(uint32, []byte)) error {
 		for i := range st.Processes {
 			p := st.Processes[i]
 			p.VMAs, p.FDs, p.Threads = nil, nil, nil
@@ -163,14 +165,14 @@ func processKind() recordKind {
 }
 
 // packed is a kind of which there is one record, the packed form of what get returns.
-func packed[T any](name string, get func(*State) *T, set func(*State, *T) error) recordKind {
+func packed[T any](name string, get func(*model.State) *T, set func(*model.State, *T) error) recordKind {
 	k := recordKind{name: name, packed: true, shape: newShape(reflect.TypeFor[T]())}
-	k.encode = func(st *State, add func(uint32, []byte)) error {
+	k.encode = func(st *model.State, add func(uint32, []byte)) error {
 		v := get(st)
 		add(k.shape.needed(v), pack(k.shape, v))
 		return nil
 	}
-	k.decode = func(st *State, payload []byte) (uint32, error) {
+	k.decode = func(st *model.State, payload []byte) (uint32, error) {
 		v := new(T)
 		if err := unpack(k.shape, payload, v); err != nil {
 			return 0, err
@@ -181,14 +183,14 @@ func packed[T any](name string, get func(*State) *T, set func(*State, *T) error)
 }
 
 // lists is a kind of which every process has a list: its record has those of all processes, in their order.
-func lists[T any](name string, at func(*Process) *[]T) recordKind {
-	return packed(name, func(st *State) *[][]T {
+func lists[T any](name string, at func(*model.Process) *[]T) recordKind {
+	return packed(name, func(st *model.State) *[][]T {
 		all := make([][]T, len(st.Processes))
 		for i := range st.Processes {
 			all[i] = *at(&st.Processes[i])
 		}
 		return &all
-	}, func(st *State, all *[][]T) error {
+	}, func(st *model.State, all *[][]T) error {
 		if len(*all) != len(st.Processes) {
 			return fmt.Errorf("the lists of %d processes, of %d", len(*all), len(st.Processes))
 		}

@@ -4,14 +4,16 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Load delivers every data page of a space to sink: addr is the address of the first page in data. It calls sink from
 // up to workers goroutines at once (0: one for each CPU, at most 8), in no order, with runs of at most 1 MiB, only
 // after the frame's checksum was found right. data is valid until sink returns and must not be changed. The first error
 // of sink or ctx ends it and is returned as it is; otherwise the faults are E_IMAGE_*.
-func (r *Reader) Load(ctx context.Context, space Space, n int, sink func(addr uint64, data []byte) error) error {
-	return r.LoadParts(ctx, space, []Range{{Start: 0, End: ^uint64(0)}}, n, sink)
+func (r *Reader) Load(ctx context.Context, space model.Space, n int, sink func(addr uint64, data []byte) error) error {
+	return r.LoadParts(ctx, space, []model.Range{{Start: 0, End: ^uint64(0)}}, n, sink)
 }
 
 // neighbours is the most jobs that a goroutine of parallel takes at once.

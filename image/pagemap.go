@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Sizes of the records of a page map in bytes.
@@ -38,7 +39,7 @@ func (f *frame) end() uint64 { return f.offset + uint64(f.stored) }
 // run is one line of the page map: pages of a space that lie one after the other in a frame, or are all zero.
 type run struct {
 	addr  uint64
-	space Space
+	space model.Space
 	pages uint32
 	frame uint32
 	off   uint32 // pages into the decoded frame
@@ -48,7 +49,7 @@ type run struct {
 func (r *run) stored() bool { return r.frame < frameSame }
 
 // end is the address after the run.
-func (r *run) end() uint64 { return r.addr + uint64(r.pages)*PageSize }
+func (r *run) end() uint64 { return r.addr + uint64(r.pages)*model.PageSize }
 
 // pageMap says where every page of an image is.
 type pageMap struct {
@@ -161,7 +162,7 @@ func readPageMap(path, id string, in io.Reader, length uint64) (*pageMap, error)
 			return nil, readFault(path, err)
 		}
 		r := run{
-			addr: le.Uint64(b), space: Space(le.Uint32(b[8:])), pages: le.Uint32(b[12:]),
+			addr: le.Uint64(b), space: model.Space(le.Uint32(b[8:])), pages: le.Uint32(b[12:]),
 			frame: le.Uint32(b[16:]), off: le.Uint32(b[20:]),
 		}
 		if why := m.checkRun(&r); why != "" {
@@ -211,11 +212,11 @@ func (f *frame) check(images uint32, own uint64) string {
 	switch {
 	case f.image >= images:
 		return "it lies in an image the map does not name"
-	case f.raw == 0 || f.raw > maxFrame || f.raw%PageSize != 0:
+	case f.raw == 0 || f.raw > maxFrame || f.raw%model.PageSize != 0:
 		return "its decoded size is absurd"
 	case f.offset < dataStart || f.offset > 1<<62:
 		return "its offset is absurd"
-	case f.codec == codecRaw && (f.stored != f.raw || f.offset%PageSize != 0):
+	case f.codec == codecRaw && (f.stored != f.raw || f.offset%model.PageSize != 0):
 		return "it is raw, but not aligned or of another size"
 	case f.codec == codecZstd && (f.stored == 0 || f.stored >= f.raw):
 		return "it is compressed, but not smaller"
@@ -236,7 +237,7 @@ func place(end uint64, c codec) uint64 {
 }
 
 // alignUp rounds n up to a multiple of the page size.
-func alignUp(n uint64) uint64 { return (n + PageSize - 1) &^ (PageSize - 1) }
+func alignUp(n uint64) uint64 { return (n + model.PageSize - 1) &^ (model.PageSize - 1) }
 
 // checkRun tells what is wrong with the run that is to follow m.runs, "" if nothing.
 func (m *pageMap) checkRun(r *run) string {
@@ -245,15 +246,15 @@ func (m *pageMap) checkRun(r *run) string {
 		return "space 0 has no pages"
 	case r.pages == 0:
 		return "it is empty"
-	case r.addr%PageSize != 0:
+	case r.addr%model.PageSize != 0:
 		return "it is not aligned"
-	case r.addr > maxAddr || r.end() > maxAddr:
+	case r.addr > model.MaxAddr || r.end() > model.MaxAddr:
 		return "it reaches beyond the address space"
 	case r.frame == frameZero && r.off != 0:
 		return "it is zero, yet has an offset"
 	case r.frame != frameZero && uint64(r.frame) >= uint64(len(m.frames)):
 		return "it names a frame that does not exist"
-	case r.frame != frameZero && uint64(r.off)+uint64(r.pages) > uint64(m.frames[r.frame].raw)/PageSize:
+	case r.frame != frameZero && uint64(r.off)+uint64(r.pages) > uint64(m.frames[r.frame].raw)/model.PageSize:
 		return "it reaches beyond its frame"
 	}
 	if n := len(m.runs); n > 0 {
@@ -266,9 +267,9 @@ func (m *pageMap) checkRun(r *run) string {
 }
 
 // of returns the runs of a space.
-func (m *pageMap) of(space Space) []run {
-	find := func(s Space) int {
-		i, _ := slices.BinarySearchFunc(m.runs, s, func(r run, s Space) int {
+func (m *pageMap) of(space model.Space) []run {
+	find := func(s model.Space) int {
+		i, _ := slices.BinarySearchFunc(m.runs, s, func(r run, s model.Space) int {
 			if r.space < s {
 				return -1
 			}
@@ -276,7 +277,7 @@ func (m *pageMap) of(space Space) []run {
 		})
 		return i
 	}
-	if space == ^Space(0) {
+	if space == ^model.Space(0) {
 		return m.runs[find(space):]
 	}
 	return m.runs[find(space):find(space+1)]

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // borrowed marks the frame of a run, while writing, as a frame of the parent's page map. Frames of the image itself are
@@ -28,7 +29,7 @@ type parent struct {
 }
 
 // keep is a pair of spaces of which one has pages of the other that nobody has compared.
-type keep struct{ space, from Space }
+type keep struct{ space, from model.Space }
 
 // openParent opens the parent when it is first needed: one that is only noted costs nothing. It stays in the store
 // until the writer is done, for the workspace's lock file names it.
@@ -58,13 +59,13 @@ func (w *Writer) openParent() (*parent, error) {
 // Keep records that pages of a space are as they are in the same space of the parent: its data, its zero pages, and
 // where it has no page there is none now. Nothing is read. It is for pages of which dirty tracking says that they were
 // not written since the parent was taken; Commit checks with Follows that the processes are the same.
-func (w *Writer) Keep(space Space, addr, pages uint64) error {
+func (w *Writer) Keep(space model.Space, addr, pages uint64) error {
 	return w.KeepFrom(space, addr, pages, space, addr)
 }
 
 // KeepFrom is Keep for pages that the parent has elsewhere: spaces are numbered afresh in each image, mremap(2) moves
 // pages, and a forked child has those of its parent. at is their address in the space from of the parent.
-func (w *Writer) KeepFrom(space Space, addr, pages uint64, from Space, at uint64) error {
+func (w *Writer) KeepFrom(space model.Space, addr, pages uint64, from model.Space, at uint64) error {
 	if err := w.check(space, addr, bytesOf(pages)); err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (w *Writer) KeepFrom(space Space, addr, pages uint64, from Space, at uint64
 	for _, r := range w.parent.pages.between(from, at, end) {
 		r = r.part(max(r.addr, at), min(r.end(), end))
 		if r.addr > pos {
-			w.addEmpty(space, addr+(pos-at), (r.addr-pos)/PageSize, frameGone)
+			w.addEmpty(space, addr+(pos-at), (r.addr-pos)/model.PageSize, frameGone)
 		}
 		pos = r.end()
 		r.addr, r.space = addr+(r.addr-at), space
@@ -93,14 +94,14 @@ func (w *Writer) KeepFrom(space Space, addr, pages uint64, from Space, at uint64
 		w.runs.add(r)
 	}
 	if pos < end {
-		w.addEmpty(space, addr+(pos-at), (end-pos)/PageSize, frameGone)
+		w.addEmpty(space, addr+(pos-at), (end-pos)/model.PageSize, frameGone)
 	}
 	return nil
 }
 
 // Parent is the state of the parent, nil without one. It must not be changed. Damage of the parent is an E_IMAGE_*
 // fault: better found before anything is frozen.
-func (w *Writer) Parent() (*State, error) {
+func (w *Writer) Parent() (*model.State, error) {
 	if w.opts.Parent == "" {
 		return nil, nil
 	}
@@ -112,7 +113,7 @@ func (w *Writer) Parent() (*State, error) {
 }
 
 // between returns the runs of a space that have pages from address from up to address to.
-func (m *pageMap) between(space Space, from, to uint64) []run {
+func (m *pageMap) between(space model.Space, from, to uint64) []run {
 	runs := m.of(space)
 	after := func(addr uint64) int {
 		i, _ := slices.BinarySearchFunc(runs, addr, func(r run, addr uint64) int { return cmp.Compare(r.addr, addr) })
@@ -171,13 +172,13 @@ func (w *Writer) copyBorrowed(runs []run, chosen func(*frame) bool) ([]run, erro
 		if err != nil {
 			return nil, err
 		}
-		err = common.each(runs[i], func(r run, from Space) error {
+		err = common.each(runs[i], func(r run, from model.Space) error {
 			if from != 0 {
 				w.same(r.space, r.addr, uint64(r.pages), from)
 				return nil
 			}
-			at := int(r.off) * PageSize
-			w.addData(r.space, r.addr, data[at:at+int(r.pages)*PageSize], nil)
+			at := int(r.off) * model.PageSize
+			w.addData(r.space, r.addr, data[at:at+int(r.pages)*model.PageSize], nil)
 			return w.workerFault()
 		})
 		if err != nil {
@@ -223,7 +224,7 @@ func (w *Writer) pageMap(frames []frame, runs []run) *pageMap {
 }
 
 // checkParent checks that the pages kept unseen are those of the same processes.
-func (w *Writer) checkParent(st *State) error {
+func (w *Writer) checkParent(st *model.State) error {
 	if w.parent == nil {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"slices"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Piece is content that lies in one frame: Pages pages from address Addr on.
@@ -15,11 +17,11 @@ type Piece struct {
 }
 
 // End is the address after the piece.
-func (p *Piece) End() uint64 { return p.Addr + uint64(p.Pages)*PageSize }
+func (p *Piece) End() uint64 { return p.Addr + uint64(p.Pages)*model.PageSize }
 
 // PiecesIn returns where those data pages of a space are that lie in parts, by ascending address and disjoint. parts
 // are ascending, disjoint and page aligned.
-func (r *Reader) PiecesIn(space Space, parts []Range) []Piece {
+func (r *Reader) PiecesIn(space model.Space, parts []model.Range) []Piece {
 	runs := r.pages.of(space)
 	out := make([]Piece, 0, len(runs)+len(parts))
 	for i := range runs {
@@ -56,7 +58,7 @@ func (f *FrameReader) Read(frame uint32) ([]byte, error) { return f.fr.read(fram
 func (f *FrameReader) Close() { f.fr.close() }
 
 // LoadParts is Load for those pages of a space that lie in parts, which are ascending, disjoint and page aligned.
-func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n int,
+func (r *Reader) LoadParts(ctx context.Context, space model.Space, parts []model.Range, n int,
 	sink func(addr uint64, data []byte) error,
 ) error {
 	cut := r.PiecesIn(space, parts)
@@ -78,8 +80,8 @@ func (r *Reader) LoadParts(ctx context.Context, space Space, parts []Range, n in
 			return err
 		}
 		for i := range mine {
-			from := int(mine[i].Off) * PageSize
-			to := from + int(mine[i].Pages)*PageSize
+			from := int(mine[i].Off) * model.PageSize
+			to := from + int(mine[i].Pages)*model.PageSize
 			if err := sink(mine[i].Addr, data[from:to:to]); err != nil {
 				return err
 			}

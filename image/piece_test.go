@@ -8,6 +8,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // What PiecesIn and a FrameReader give of some parts of a space, frames in any order, and what LoadParts gives, is what
@@ -20,7 +21,7 @@ func TestParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := func(n uint64) uint64 { return imagetest.HeapAddr + n*page }
-	parts := []image.Range{
+	parts := []model.Range{
 		{Start: 0, End: at(3)},
 		{Start: at(5), End: at(6)},
 		{Start: at(100), End: at(180)},

@@ -8,19 +8,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // full returns a state in which every field that is stored has a value other than its zero value, every list two
 // elements.
-func full() *State {
-	st := &State{}
+func full() *model.State {
+	st := &model.State{}
 	n := 0
 	fill(reflect.ValueOf(st).Elem(), &n)
 	return st
 }
 
 // stored is full as Commit stores it: one pipe has its content in its record, one has a space.
-func stored() *State {
+func stored() *model.State {
 	st := full()
 	st.Pipes[0].Space, st.Pipes[0].Size = 0, 0
 	st.Pipes[1].Data = nil
@@ -63,7 +65,7 @@ func fill(v reflect.Value, n *int) {
 
 // found reports whether a fault in the records of a state is noticed when they are read back: the decoder refuses them,
 // or the comparison names a field.
-func found(st *State, records ...stateRecord) bool {
+func found(st *model.State, records ...stateRecord) bool {
 	var b []byte
 	for i := range records {
 		b = records[i].append(b)
@@ -73,7 +75,7 @@ func found(st *State, records ...stateRecord) bool {
 }
 
 // recordsOf returns the records of a state.
-func recordsOf(t testing.TB, st *State) []stateRecord {
+func recordsOf(t testing.TB, st *model.State) []stateRecord {
 	t.Helper()
 	b, err := encodeState(st)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Reader reads one image. It is safe for concurrent use.
@@ -16,7 +17,7 @@ type Reader struct {
 	from    source // of the image's own parts
 	rec     *infoRecord
 	info    Info
-	state   *State
+	state   *model.State
 	extra   []stateRecord // of the state, which this release does not understand and need not
 	pages   *pageMap
 	mapName string     // of the page map, for messages
@@ -155,7 +156,7 @@ func (r *Reader) Close() error {
 }
 
 // State returns the state. It belongs to the caller, who may change it; the next call returns the same one.
-func (r *Reader) State() *State { return r.state }
+func (r *Reader) State() *model.State { return r.state }
 
 // Skipped names the records of the state that a later version has written, that this release does not understand and
 // that it can do without: "socket 2", the kind and its version.
@@ -172,14 +173,14 @@ func (r *Reader) Skipped() []string {
 func (r *Reader) Info() Info { return r.info }
 
 // Runs returns the runs of a space by ascending address; neighbours of one kind are joined.
-func (r *Reader) Runs(space Space) []Run {
+func (r *Reader) Runs(space model.Space) []Run {
 	var out []Run
 	for _, m := range r.pages.of(space) {
 		kind := Data
 		if m.frame == frameZero {
 			kind = Zero
 		}
-		if n := len(out); n > 0 && out[n-1].Kind == kind && out[n-1].Addr+out[n-1].Pages*PageSize == m.addr {
+		if n := len(out); n > 0 && out[n-1].Kind == kind && out[n-1].Addr+out[n-1].Pages*model.PageSize == m.addr {
 			out[n-1].Pages += uint64(m.pages)
 			continue
 		}
@@ -190,9 +191,9 @@ func (r *Reader) Runs(space Space) []Run {
 
 // checkSpaces checks that every run lies in something the state knows: a mapping of a process, or the content of a
 // shared memory object, a ghost or a pipe.
-func checkSpaces(st *State, m *pageMap) error {
-	vmas := map[Space][]VMA{}
-	sizes := map[Space]uint64{}
+func checkSpaces(st *model.State, m *pageMap) error {
+	vmas := map[model.Space][]model.VMA{}
+	sizes := map[model.Space]uint64{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; p.Space != 0 {
 			vmas[p.Space] = p.VMAs
@@ -212,7 +213,7 @@ func checkSpaces(st *State, m *pageMap) error {
 	for i := range st.Named {
 		sizes[st.Named[i].Space] = alignUp(uint64(st.Named[i].Size))
 	}
-	space, next := Space(0), []VMA(nil)
+	space, next := model.Space(0), []model.VMA(nil)
 	for i := range m.runs {
 		r := &m.runs[i]
 		if size, ok := sizes[r.space]; ok {
@@ -232,7 +233,7 @@ func checkSpaces(st *State, m *pageMap) error {
 }
 
 // dropBelow drops the mappings that end at addr or below.
-func dropBelow(vmas []VMA, addr uint64) []VMA {
+func dropBelow(vmas []model.VMA, addr uint64) []model.VMA {
 	for len(vmas) > 0 && vmas[0].End <= addr {
 		vmas = vmas[1:]
 	}
@@ -240,7 +241,7 @@ func dropBelow(vmas []VMA, addr uint64) []VMA {
 }
 
 // covers reports whether the first of the mappings cover all addresses from start to end.
-func covers(vmas []VMA, start, end uint64) bool {
+func covers(vmas []model.VMA, start, end uint64) bool {
 	for start < end {
 		if len(vmas) == 0 || vmas[0].Start > start {
 			return false

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // stateRecord is one of the records that a state is stored as.
@@ -110,9 +112,9 @@ func splitRecords(b []byte, kinds []recordKind) (known, unknown []stateRecord, e
 }
 
 // encodeState returns the records of a state.
-func encodeState(st *State) ([]byte, error) { return encodeKinds(st, recordKinds()) }
+func encodeState(st *model.State) ([]byte, error) { return encodeKinds(st, recordKinds()) }
 
-func encodeKinds(st *State, kinds []recordKind) (out []byte, err error) {
+func encodeKinds(st *model.State, kinds []recordKind) (out []byte, err error) {
 	for i := range kinds {
 		k := &kinds[i]
 		err := k.encode(st, func(version uint32, payload []byte) {
@@ -127,18 +129,18 @@ func encodeKinds(st *State, kinds []recordKind) (out []byte, err error) {
 }
 
 // decodeState undoes encodeState. unknown is the records that this release does not understand and need not.
-func decodeState(b []byte) (st *State, unknown []stateRecord, err error) {
+func decodeState(b []byte) (st *model.State, unknown []stateRecord, err error) {
 	return decodeKinds(b, recordKinds())
 }
 
 // decodeKinds is strict: the kinds come in the order of the table, each as often as it may, in the form in which they
 // are written.
-func decodeKinds(b []byte, kinds []recordKind) (*State, []stateRecord, error) {
+func decodeKinds(b []byte, kinds []recordKind) (*model.State, []stateRecord, error) {
 	records, unknown, err := splitRecords(b, kinds)
 	if err != nil {
 		return nil, nil, err
 	}
-	st := new(State)
+	st := new(model.State)
 	for i := range kinds {
 		k := &kinds[i]
 		n := 0
@@ -160,7 +162,7 @@ func decodeKinds(b []byte, kinds []recordKind) (*State, []stateRecord, error) {
 }
 
 // take adds what a record says to a state.
-func (k *recordKind) take(st *State, r *stateRecord) error {
+func (k *recordKind) take(st *model.State, r *stateRecord) error {
 	if r.must == k.skip {
 		return errors.New("its flags are not those of its kind")
 	}

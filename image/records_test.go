@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // later is what a later release would have: kinds that this one has not.
@@ -124,10 +126,10 @@ func TestHostilePacked(t *testing.T) {
 		into any
 		b    []byte
 	}{
-		"nothing":                       {new([]VMA), nil},
-		"more than there is":            {new([]VMA), uvarint(1 << 62)},
-		"more than there is room for":   {new([]VMA), append(uvarint(2000), make([]byte, 2000)...)},
-		"lists of lists":                {new([][]VMA), append(uvarint(100), uvarint(1<<40)...)},
+		"nothing":                       {new([]model.VMA), nil},
+		"more than there is":            {new([]model.VMA), uvarint(1 << 62)},
+		"more than there is room for":   {new([]model.VMA), append(uvarint(2000), make([]byte, 2000)...)},
+		"lists of lists":                {new([][]model.VMA), append(uvarint(100), uvarint(1<<40)...)},
 		"bytes":                         {new([]byte), uvarint(1 << 63)},
 		"a string":                      {new(string), uvarint(0, 1<<63)},
 		"a string that is not there":    {new(string), uvarint(1)},
@@ -137,9 +139,9 @@ func TestHostilePacked(t *testing.T) {
 		"a number without an end":       {new(uint64), []byte{255}},
 		"a number too large":            {new(uint16), uvarint(1 << 16)},
 		"a truth of two":                {new(bool), uvarint(2)},
-		"half a pointer":                {new(*Clamp), uvarint(2, 0, 0)},
-		"an unknown field":              {new(MappedFile), uvarint(1 << 9)},
-		"a field that is there, empty":  {new(MappedFile), append(uvarint(1), uvarint(0, 0, 0, 0, 0, 0, 0)...)},
+		"half a pointer":                {new(*model.Clamp), uvarint(2, 0, 0)},
+		"an unknown field":              {new(model.MappedFile), uvarint(1 << 9)},
+		"a field that is there, empty":  {new(model.MappedFile), append(uvarint(1), uvarint(0, 0, 0, 0, 0, 0, 0)...)},
 		"something behind":              {new(uint64), uvarint(1, 1)},
 	} {
 		if err := unpack(newShape(reflect.TypeOf(c.into).Elem()), c.b, c.into); err == nil {
@@ -190,8 +192,8 @@ func TestRecordVersions(t *testing.T) {
 	}
 	var held object
 	kinds := []recordKind{
-		one("object", func(*State) *object { return &held }),
-		packed("table", func(*State) *object { return &held }, func(_ *State, o *object) error { held = *o; return nil }),
+		one("object", func(*model.State) *object { return &held }),
+		packed("table", func(*model.State) *object { return &held }, func(_ *model.State, o *object) error { held = *o; return nil }),
 	}
 	if kinds[0].version() != 3 || kinds[1].version() != 3 {
 		t.Fatalf("versions %d and %d", kinds[0].version(), kinds[1].version())
@@ -283,20 +285,20 @@ func TestShapeSizes(t *testing.T) {
 
 // BenchmarkRecords is a state with what comes in thousands: 10,000 mappings, descriptors and files, and 200 threads.
 func BenchmarkRecords(b *testing.B) {
-	p := Process{Pid: 1}
-	st := &State{Root: 1}
+	p := model.Process{Pid: 1}
+	st := &model.State{Root: 1}
 	for i := range 10_000 {
-		at := 0x7f1000000000 + uint64(i)*2*PageSize
-		p.VMAs = append(p.VMAs, VMA{
-			Start: at, End: at + PageSize, Prot: 3, Kind: VMAAnon, Flags: []string{"mr", "mw", "rd", "wr"},
+		at := 0x7f1000000000 + uint64(i)*2*model.PageSize
+		p.VMAs = append(p.VMAs, model.VMA{
+			Start: at, End: at + model.PageSize, Prot: 3, Kind: model.VMAAnon, Flags: []string{"mr", "mw", "rd", "wr"},
 		})
-		p.FDs = append(p.FDs, FD{Num: i, File: i + 1})
-		st.Files = append(st.Files, File{ID: i + 1, Kind: "regular", Path: "/var/lib/some/file", Ino: uint64(i), Size: 17})
+		p.FDs = append(p.FDs, model.FD{Num: i, File: i + 1})
+		st.Files = append(st.Files, model.File{ID: i + 1, Kind: "regular", Path: "/var/lib/some/file", Ino: uint64(i), Size: 17})
 	}
 	for i := range 200 {
-		p.Threads = append(p.Threads, Thread{Tid: i + 1, Comm: "worker", Regs: make([]byte, 216), XState: make([]byte, 2696)})
+		p.Threads = append(p.Threads, model.Thread{Tid: i + 1, Comm: "worker", Regs: make([]byte, 216), XState: make([]byte, 2696)})
 	}
-	st.Processes = []Process{p}
+	st.Processes = []model.Process{p}
 	raw, err := encodeState(st)
 	if err != nil {
 		b.Fatal(err)
@@ -314,7 +316,7 @@ func BenchmarkRecords(b *testing.B) {
 			b.Run("decode/"+k.name, func(b *testing.B) {
 				b.SetBytes(int64(len(r.payload)))
 				for b.Loop() {
-					st := State{Processes: []Process{{}}}
+					st := model.State{Processes: []model.Process{{}}}
 					if _, err := k.decode(&st, r.payload); err != nil {
 						b.Fatal(err)
 					}

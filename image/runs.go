@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // runList collects runs in the order they are written; a later one replaces what it overlaps of earlier ones.
@@ -24,7 +26,7 @@ func (l *runList) addLong(r run, pages uint64) {
 		n := min(pages, most)
 		r.pages = uint32(n)
 		l.add(r)
-		r.addr, pages = r.addr+n*PageSize, pages-n
+		r.addr, pages = r.addr+n*model.PageSize, pages-n
 	}
 }
 
@@ -44,9 +46,9 @@ func (r *run) join(next *run) bool {
 // part returns the pages of r from address from up to address to.
 func (r *run) part(from, to uint64) run {
 	p := *r
-	p.addr, p.pages = from, uint32((to-from)/PageSize)
+	p.addr, p.pages = from, uint32((to-from)/model.PageSize)
 	if r.stored() {
-		p.off += uint32((from - r.addr) / PageSize)
+		p.off += uint32((from - r.addr) / model.PageSize)
 	}
 	return p
 }
@@ -87,7 +89,7 @@ func linked(runs []run) []run {
 				out.add(r)
 				continue
 			}
-			for _, q := range m.between(Space(r.off), r.addr, r.end()) {
+			for _, q := range m.between(model.Space(r.off), r.addr, r.end()) {
 				q = q.part(max(q.addr, r.addr), min(q.end(), r.end()))
 				q.space = r.space
 				out.add(q)

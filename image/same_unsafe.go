@@ -7,17 +7,19 @@ import (
 	"strings"
 	"sync"
 	"unsafe"
+
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Difference compares two states field by field and names the first field in which they differ, "" if there is none:
 // "Processes[0].Threads[2].Tid". A list that is empty and one that is not there are the same. Fields that are never
 // stored do not count.
-func Difference(a, b *State) string {
+func Difference(a, b *model.State) string {
 	return strings.TrimPrefix(compareStates()(unsafe.Pointer(a), unsafe.Pointer(b)), ".")
 }
 
 // compareStates is made once: a state has thousands of mappings, and package reflect takes ten times as long for each.
-var compareStates = sync.OnceValue(func() comparer { return comparerOf(reflect.TypeFor[State]()) })
+var compareStates = sync.OnceValue(func() comparer { return comparerOf(reflect.TypeFor[model.State]()) })
 
 // comparer compares two values of one type and says where they differ: "" nowhere, "=" in the value itself.
 type comparer func(a, b unsafe.Pointer) string

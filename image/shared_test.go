@@ -8,6 +8,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // A page map may name frames of other images of the store; incremental images are made of that.
@@ -19,11 +20,11 @@ func TestFramesOfAnotherImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for space, b := range map[image.Space][]byte{
+	for space, b := range map[model.Space][]byte{
 		imagetest.Memory: heap, imagetest.Shmem: pattern(7, 2),
 		imagetest.Ghost: pattern(8, 2),
 	} {
-		at := map[image.Space]uint64{imagetest.Memory: imagetest.HeapAddr, imagetest.Shmem: page}[space]
+		at := map[model.Space]uint64{imagetest.Memory: imagetest.HeapAddr, imagetest.Shmem: page}[space]
 		if err := w.Compare(space, at, b, space, at); err != nil {
 			t.Fatal(err)
 		}

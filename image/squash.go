@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // SquashOptions says how an image is squashed.
@@ -104,7 +105,7 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 	var done, total int64
 	for i := range runs {
 		if runs[i].frame != frameZero {
-			total += int64(runs[i].pages) * PageSize
+			total += int64(runs[i].pages) * model.PageSize
 		}
 	}
 	cache := newFrameCache(r, cachedFrames)
@@ -125,17 +126,17 @@ func (w *Writer) copyAll(ctx context.Context, r *Reader, progress func(done, tot
 		if err != nil {
 			return err
 		}
-		err = common.each(*u, func(part run, from Space) error {
+		err = common.each(*u, func(part run, from model.Space) error {
 			if from != 0 {
 				return w.Same(part.space, part.addr, uint64(part.pages), from)
 			}
-			at := int(part.off) * PageSize
-			return w.Write(part.space, part.addr, data[at:at+int(part.pages)*PageSize])
+			at := int(part.off) * model.PageSize
+			return w.Write(part.space, part.addr, data[at:at+int(part.pages)*model.PageSize])
 		})
 		if err != nil {
 			return err
 		}
-		if done += int64(u.pages) * PageSize; progress != nil {
+		if done += int64(u.pages) * model.PageSize; progress != nil {
 			progress(done, total)
 		}
 	}

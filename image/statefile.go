@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // writeState writes the state file. raw is the records of a state.
@@ -37,7 +38,7 @@ func (w *Writer) writeState(raw []byte, syncs *syncer) (fileRecord, error) {
 }
 
 // readState reads the state of an image. unknown is as in decodeState.
-func readState(from source, id string, want fileRecord) (st *State, unknown []stateRecord, err error) {
+func readState(from source, id string, want fileRecord) (st *model.State, unknown []stateRecord, err error) {
 	raw, h, file, err := readRawState(from, id, want)
 	if err != nil {
 		return nil, nil, err
@@ -80,11 +81,11 @@ func readRawState(from source, id string, want fileRecord) (raw []byte, h header
 }
 
 // oldShape is the shape of the one document that a state was up to version 2 of the format.
-var oldShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[State]()) })
+var oldShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[model.State]()) })
 
 // decodeOldState decodes a state that is one JSON document.
-func decodeOldState(b []byte) (*State, error) {
-	st := new(State)
+func decodeOldState(b []byte) (*model.State, error) {
+	st := new(model.State)
 	return st, decodeJSON(b, st, oldShape())
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // tree lists everything below dir.
@@ -263,21 +264,21 @@ func TestNotAStore(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	for what, do := range map[string]func(*image.Writer, *image.State) error{
-		"no space":       func(w *image.Writer, _ *image.State) error { return w.Write(0, 0, make([]byte, page)) },
-		"half a page":    func(w *image.Writer, _ *image.State) error { return w.Write(1, 0, make([]byte, 5)) },
-		"not aligned":    func(w *image.Writer, _ *image.State) error { return w.Write(1, 5, make([]byte, page)) },
-		"beyond the end": func(w *image.Writer, _ *image.State) error { return w.Zero(1, 1<<56-page, 2) },
-		"too many pages": func(w *image.Writer, _ *image.State) error { return w.Zero(1, 0, 1<<63) },
-		"not mapped":     func(w *image.Writer, _ *image.State) error { return w.Zero(imagetest.Memory, 0x2000000, 1) },
-		"partly mapped": func(w *image.Writer, _ *image.State) error {
+	for what, do := range map[string]func(*image.Writer, *model.State) error{
+		"no space":       func(w *image.Writer, _ *model.State) error { return w.Write(0, 0, make([]byte, page)) },
+		"half a page":    func(w *image.Writer, _ *model.State) error { return w.Write(1, 0, make([]byte, 5)) },
+		"not aligned":    func(w *image.Writer, _ *model.State) error { return w.Write(1, 5, make([]byte, page)) },
+		"beyond the end": func(w *image.Writer, _ *model.State) error { return w.Zero(1, 1<<56-page, 2) },
+		"too many pages": func(w *image.Writer, _ *model.State) error { return w.Zero(1, 0, 1<<63) },
+		"not mapped":     func(w *image.Writer, _ *model.State) error { return w.Zero(imagetest.Memory, 0x2000000, 1) },
+		"partly mapped": func(w *image.Writer, _ *model.State) error {
 			return w.Zero(imagetest.Memory, imagetest.HeapAddr+0xff000, 2)
 		},
-		"unknown space":       func(w *image.Writer, _ *image.State) error { return w.Zero(9, 0, 1) },
-		"beyond the shmem":    func(w *image.Writer, _ *image.State) error { return w.Zero(imagetest.Shmem, 0, 5) },
-		"a state of no sense": func(_ *image.Writer, st *image.State) error { st.Root = 7; return nil },
+		"unknown space":       func(w *image.Writer, _ *model.State) error { return w.Zero(9, 0, 1) },
+		"beyond the shmem":    func(w *image.Writer, _ *model.State) error { return w.Zero(imagetest.Shmem, 0, 5) },
+		"a state of no sense": func(_ *image.Writer, st *model.State) error { st.Root = 7; return nil },
 		"a thread without one": func(_ *image.Writer,
-			st *image.State,
+			st *model.State,
 		) error {
 			st.Processes[0].Threads = nil
 			return nil

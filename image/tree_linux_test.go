@@ -14,10 +14,11 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // started is State of a process whose start time is known: images of it can follow each other.
-func started() *image.State {
+func started() *model.State {
 	st := imagetest.State()
 	st.Processes[0].Start = 4711
 	return st
@@ -28,7 +29,7 @@ const heapPages = 256
 
 // next is an incremental image of a heap of which the model holds the pages: those in dirty are written, the others
 // kept.
-func next(t testing.TB, dir string, o image.WriteOptions, st *image.State, model content,
+func next(t testing.TB, dir string, o image.WriteOptions, st *model.State, expected content,
 	dirty func(addr uint64) bool,
 ) image.Info {
 	t.Helper()
@@ -39,7 +40,7 @@ func next(t testing.TB, dir string, o image.WriteOptions, st *image.State, model
 	defer w.Abort()
 	for i := range uint64(heapPages) {
 		addr := imagetest.HeapAddr + i*page
-		p, ok := model[addr]
+		p, ok := expected[addr]
 		switch {
 		case o.Parent != "" && !dirty(addr):
 			err = w.Keep(imagetest.Memory, addr, 1)
@@ -61,7 +62,7 @@ func next(t testing.TB, dir string, o image.WriteOptions, st *image.State, model
 }
 
 // isContent checks an image against a model of its heap.
-func isContent(t testing.TB, ref string, model content) {
+func isContent(t testing.TB, ref string, expected content) {
 	t.Helper()
 	r := open(t, ref)
 	defer func() { _ = r.Close() }()
@@ -69,14 +70,14 @@ func isContent(t testing.TB, ref string, model content) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, got, model)
+	same(t, got, expected)
 	if err := r.Verify(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // mutate changes some pages of a model and returns the addresses.
-func mutate(rng *rand.Rand, model content) map[uint64]bool {
+func mutate(rng *rand.Rand, expected content) map[uint64]bool {
 	dirty := map[uint64]bool{}
 	for range rng.IntN(40) {
 		addr := imagetest.HeapAddr + rng.Uint64N(heapPages)*page
@@ -84,11 +85,11 @@ func mutate(rng *rand.Rand, model content) map[uint64]bool {
 			dirty[addr] = true
 			switch rng.IntN(4) {
 			case 0:
-				delete(model, addr)
+				delete(expected, addr)
 			case 1:
-				model[addr] = ""
+				expected[addr] = ""
 			default:
-				model[addr] = string(pattern(rng.Uint64(), 1))
+				expected[addr] = string(pattern(rng.Uint64(), 1))
 			}
 		}
 	}
@@ -98,18 +99,18 @@ func mutate(rng *rand.Rand, model content) map[uint64]bool {
 func TestKeep(t *testing.T) {
 	dir := t.TempDir()
 	heap := pattern(1, heapPages)
-	model := expect(imagetest.HeapAddr, heap)
-	full := next(t, dir, image.WriteOptions{Level: image.LevelFast}, started(), model, nil)
+	expected := expect(imagetest.HeapAddr, heap)
+	full := next(t, dir, image.WriteOptions{Level: image.LevelFast}, started(), expected, nil)
 	dirty := map[uint64]bool{
 		imagetest.HeapAddr: true, imagetest.HeapAddr + 7*page: true,
 		imagetest.HeapAddr + 9*page: true,
 	}
-	model[imagetest.HeapAddr] = string(pattern(9, 1))
-	model[imagetest.HeapAddr+7*page] = ""
-	delete(model, imagetest.HeapAddr+9*page)
-	inc := next(t, dir, image.WriteOptions{Parent: full.ID, Level: image.LevelFast}, started(), model,
+	expected[imagetest.HeapAddr] = string(pattern(9, 1))
+	expected[imagetest.HeapAddr+7*page] = ""
+	delete(expected, imagetest.HeapAddr+9*page)
+	inc := next(t, dir, image.WriteOptions{Parent: full.ID, Level: image.LevelFast}, started(), expected,
 		func(a uint64) bool { return dirty[a] })
-	isContent(t, dir, model)
+	isContent(t, dir, expected)
 	if inc.PagesWritten != 1 || inc.PagesShared != 203 || !slices.Equal(inc.Lenders, []string{full.ID}) ||
 		inc.Freeze != 5e6 || inc.Tracking != "test" {
 		t.Errorf("%+v", inc)
@@ -149,15 +150,15 @@ func TestKeepFrom(t *testing.T) {
 // Only pages of the same process may be kept unseen; comparing works with any.
 func TestForeignParent(t *testing.T) {
 	heap := pattern(1, heapPages)
-	for what, change := range map[string]func(st *image.State){
-		"another boot":      func(st *image.State) { st.Kernel.BootID = "11111111-0000-0000-0000-000000000000" },
-		"another process":   func(st *image.State) { st.Processes[0].Start++ },
-		"unknown start":     func(st *image.State) { st.Processes[0].Start = 0 },
-		"execve of another": func(st *image.State) { st.Processes[0].Exe.Ino++ },
-		"execve of itself":  func(st *image.State) { st.Processes[0].MM.Auxv = append(make([]byte, 15), 1) },
-		"execve, counted":   func(st *image.State) { st.Processes[0].Execs = 8 },
-		"another memfd":     func(st *image.State) { st.Shmems[0].Ino++ },
-		"a process for memfd": func(st *image.State) {
+	for what, change := range map[string]func(st *model.State){
+		"another boot":      func(st *model.State) { st.Kernel.BootID = "11111111-0000-0000-0000-000000000000" },
+		"another process":   func(st *model.State) { st.Processes[0].Start++ },
+		"unknown start":     func(st *model.State) { st.Processes[0].Start = 0 },
+		"execve of another": func(st *model.State) { st.Processes[0].Exe.Ino++ },
+		"execve of itself":  func(st *model.State) { st.Processes[0].MM.Auxv = append(make([]byte, 15), 1) },
+		"execve, counted":   func(st *model.State) { st.Processes[0].Execs = 8 },
+		"another memfd":     func(st *model.State) { st.Shmems[0].Ino++ },
+		"a process for memfd": func(st *model.State) {
 			st.Processes[0].Space, st.Shmems[0].Space = imagetest.Shmem,
 				imagetest.Memory
 		},

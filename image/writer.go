@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // errClosed is returned for calls after Commit or Abort.
@@ -91,13 +92,13 @@ func (w *Writer) openData() error {
 // Write adds pages of a space: addr and the length of data are multiples of PageSize. data is copied or encoded before
 // Write returns. Pages that are all zero are only noted. What was written before for the same addresses is replaced.
 // Write waits if the workers are behind. The faults are E_STORE_*; after one the image can only be aborted.
-func (w *Writer) Write(space Space, addr uint64, data []byte) error {
+func (w *Writer) Write(space model.Space, addr uint64, data []byte) error {
 	return w.write(space, addr, data, nil)
 }
 
 // Lend is Write without a copy: data must not change until done is called, once, from any goroutine, perhaps before
 // Lend returns. It is called after an error too, at the latest by the time Commit or Abort returns.
-func (w *Writer) Lend(space Space, addr uint64, data []byte, done func()) error {
+func (w *Writer) Lend(space model.Space, addr uint64, data []byte, done func()) error {
 	of := &loan{done: done}
 	of.left.Store(1)
 	defer of.release()
@@ -105,18 +106,18 @@ func (w *Writer) Lend(space Space, addr uint64, data []byte, done func()) error 
 }
 
 // write is Write, and with a loan Lend.
-func (w *Writer) write(space Space, addr uint64, data []byte, of *loan) error {
+func (w *Writer) write(space model.Space, addr uint64, data []byte, of *loan) error {
 	if err := w.check(space, addr, uint64(len(data))); err != nil {
 		return err
 	}
 	for len(data) > 0 {
-		zero := isZero(data[:PageSize])
-		n := PageSize
-		for n < len(data) && isZero(data[n:n+PageSize]) == zero {
-			n += PageSize
+		zero := isZero(data[:model.PageSize])
+		n := model.PageSize
+		for n < len(data) && isZero(data[n:n+model.PageSize]) == zero {
+			n += model.PageSize
 		}
 		if zero {
-			w.addEmpty(space, addr, uint64(n)/PageSize, frameZero)
+			w.addEmpty(space, addr, uint64(n)/model.PageSize, frameZero)
 		} else {
 			w.addData(space, addr, data[:n], of)
 		}
@@ -126,7 +127,7 @@ func (w *Writer) write(space Space, addr uint64, data []byte, of *loan) error {
 }
 
 // Zero records pages that are known to be all zero.
-func (w *Writer) Zero(space Space, addr, pages uint64) error {
+func (w *Writer) Zero(space model.Space, addr, pages uint64) error {
 	if err := w.check(space, addr, bytesOf(pages)); err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (w *Writer) Zero(space Space, addr, pages uint64) error {
 }
 
 // Discard forgets what was written before for pages that have vanished since.
-func (w *Writer) Discard(space Space, addr, pages uint64) error {
+func (w *Writer) Discard(space model.Space, addr, pages uint64) error {
 	if err := w.check(space, addr, bytesOf(pages)); err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func (w *Writer) Discard(space Space, addr, pages uint64) error {
 
 // Same records that pages of a space are those that the image will have at the same address of another one: pages that
 // processes share since fork(2), stored once. What is written for space afterwards lies on top.
-func (w *Writer) Same(space Space, addr, pages uint64, from Space) error {
+func (w *Writer) Same(space model.Space, addr, pages uint64, from model.Space) error {
 	if err := w.check(space, addr, bytesOf(pages)); err != nil {
 		return err
 	}
@@ -157,31 +158,31 @@ func (w *Writer) Same(space Space, addr, pages uint64, from Space) error {
 }
 
 // same is Same for what is known to be right.
-func (w *Writer) same(space Space, addr, pages uint64, from Space) {
+func (w *Writer) same(space model.Space, addr, pages uint64, from model.Space) {
 	w.runs.addLong(run{addr: addr, space: space, frame: frameSame, off: uint32(from)}, pages)
 }
 
 // bytesOf is the length of pages in bytes, or a number beyond every address.
 func bytesOf(pages uint64) uint64 {
-	if pages > maxAddr/PageSize {
-		return ^uint64(0) &^ (PageSize - 1)
+	if pages > model.MaxAddr/model.PageSize {
+		return ^uint64(0) &^ (model.PageSize - 1)
 	}
-	return pages * PageSize
+	return pages * model.PageSize
 }
 
 // check refuses what no page map can hold.
-func (w *Writer) check(space Space, addr, n uint64) error {
+func (w *Writer) check(space model.Space, addr, n uint64) error {
 	switch {
 	case w.done:
 		return errClosed
-	case space == 0 || addr%PageSize != 0 || n%PageSize != 0 || addr > maxAddr || n > maxAddr-addr:
+	case space == 0 || addr%model.PageSize != 0 || n%model.PageSize != 0 || addr > model.MaxAddr || n > model.MaxAddr-addr:
 		return fault.New(fault.StoreRefused, w.ws.id, "%d bytes at %#x of space %d are not pages", n, addr, space)
 	}
 	return nil
 }
 
 // addEmpty records pages without content.
-func (w *Writer) addEmpty(space Space, addr, pages uint64, frame uint32) {
+func (w *Writer) addEmpty(space model.Space, addr, pages uint64, frame uint32) {
 	w.runs.addLong(run{addr: addr, space: space, frame: frame}, pages)
 }
 
@@ -190,12 +191,12 @@ func (w *Writer) addEmpty(space Space, addr, pages uint64, frame uint32) {
 const lentFrame = 256 << 10
 
 // addData makes frames of pages, of the memory itself if that is lent.
-func (w *Writer) addData(space Space, addr uint64, data []byte, of *loan) {
-	w.written += uint64(len(data)) / PageSize
+func (w *Writer) addData(space model.Space, addr uint64, data []byte, of *loan) {
+	w.written += uint64(len(data)) / model.PageSize
 	for len(data) > 0 {
 		if of != nil && w.buf == nil && len(data) >= lentFrame {
 			n := min(len(data), maxFrame)
-			w.runs.add(run{addr: addr, space: space, pages: uint32(n / PageSize), frame: uint32(w.frames)})
+			w.runs.add(run{addr: addr, space: space, pages: uint32(n / model.PageSize), frame: uint32(w.frames)})
 			w.enc.submitLent(w.frames, data[:n:n], of)
 			w.frames++
 			data, addr = data[n:], addr+uint64(n)
@@ -206,8 +207,8 @@ func (w *Writer) addData(space Space, addr uint64, data []byte, of *loan) {
 		}
 		n := min(len(data), cap(w.buf)-len(w.buf))
 		w.runs.add(run{
-			addr: addr, space: space, pages: uint32(n / PageSize),
-			frame: uint32(w.frames), off: uint32(len(w.buf) / PageSize),
+			addr: addr, space: space, pages: uint32(n / model.PageSize),
+			frame: uint32(w.frames), off: uint32(len(w.buf) / model.PageSize),
 		})
 		w.buf = append(w.buf, data[:n]...)
 		data, addr = data[n:], addr+uint64(n)
@@ -234,7 +235,7 @@ func (w *Writer) workerFault() error {
 
 // Commit adds the state, makes everything durable, reads it back, and publishes the image by a rename; then it is the
 // store's head. Should any of that fail nothing of the image stays and the fault is E_STORE_*.
-func (w *Writer) Commit(st *State) (Info, error) {
+func (w *Writer) Commit(st *model.State) (Info, error) {
 	if w.done {
 		return Info{}, errClosed
 	}
@@ -249,7 +250,7 @@ func (w *Writer) Commit(st *State) (Info, error) {
 }
 
 // commit does the work of Commit and leaves the cleaning up to it.
-func (w *Writer) commit(st *State) (Info, error) {
+func (w *Writer) commit(st *model.State) (Info, error) {
 	if err := st.Validate(); err != nil {
 		return Info{}, fault.New(fault.StoreRefused, w.ws.id, "%w", err)
 	}
@@ -307,7 +308,7 @@ func (w *Writer) finishMap() (*pageMap, error) {
 }
 
 // record is what the image is, as far as it is known before its files are written.
-func (w *Writer) record(st *State, m *pageMap) *infoRecord {
+func (w *Writer) record(st *model.State, m *pageMap) *infoRecord {
 	rec := &infoRecord{
 		ID: w.ws.id, Name: w.opts.Name, Parent: w.opts.Parent, Created: w.created.UnixNano(), Level: w.opts.Level,
 		PagesWritten: w.written, Moment: st.Kernel.Realtime, Freeze: w.notes.Freeze, Tracking: w.notes.Tracking,
@@ -337,7 +338,7 @@ func (w *Writer) record(st *State, m *pageMap) *infoRecord {
 }
 
 // writeFiles writes everything but the frames, and syncs it all.
-func (w *Writer) writeFiles(rec *infoRecord, st *State, m *pageMap) error {
+func (w *Writer) writeFiles(rec *infoRecord, st *model.State, m *pageMap) error {
 	var syncs syncer
 	err := w.writeParts(rec, st, m, &syncs)
 	if err = errors.Join(err, syncs.wait()); err != nil {
@@ -347,7 +348,7 @@ func (w *Writer) writeFiles(rec *infoRecord, st *State, m *pageMap) error {
 }
 
 // writeParts leaves files that are not durable yet to syncs.
-func (w *Writer) writeParts(rec *infoRecord, st *State, m *pageMap, syncs *syncer) error {
+func (w *Writer) writeParts(rec *infoRecord, st *model.State, m *pageMap, syncs *syncer) error {
 	var err error
 	if rec.Data, err = w.finishData(m, syncs); err != nil {
 		return err
@@ -423,7 +424,7 @@ func (w *Writer) writePages(m *pageMap, syncs *syncer) (fileRecord, error) {
 
 // readBack opens the finished image like any reader, compares its state and its page map with those in memory, and
 // checks every frame. Whether the state that was read can be brought back, Accept decides.
-func (w *Writer) readBack(st *State, m *pageMap) error {
+func (w *Writer) readBack(st *model.State, m *pageMap) error {
 	r, err := openImage(w.ws.images.store, w.ws.draft, w.ws.id)
 	if err != nil {
 		return fault.New(fault.StoreIO, w.ws.store, "what was written reads back differently: %w", err)

@@ -7,17 +7,18 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // mutation drops one captured field from an image.
 type mutation struct {
 	program string
 	field   string
-	drop    func(st *image.State)
+	drop    func(st *model.State)
 }
 
-func eachThread(f func(th *image.Thread)) func(st *image.State) {
-	return func(st *image.State) {
+func eachThread(f func(th *model.Thread)) func(st *model.State) {
+	return func(st *model.State) {
 		for i := range st.Processes {
 			for k := range st.Processes[i].Threads {
 				f(&st.Processes[i].Threads[k])
@@ -26,8 +27,8 @@ func eachThread(f func(th *image.Thread)) func(st *image.State) {
 	}
 }
 
-func eachProcess(f func(p *image.Process)) func(st *image.State) {
-	return func(st *image.State) {
+func eachProcess(f func(p *model.Process)) func(st *model.State) {
+	return func(st *model.State) {
 		for i := range st.Processes {
 			f(&st.Processes[i])
 		}
@@ -42,8 +43,8 @@ const (
 	avx512Bits = 7 << 5
 )
 
-func dropXState(bits byte) func(st *image.State) {
-	return eachThread(func(th *image.Thread) {
+func dropXState(bits byte) func(st *model.State) {
+	return eachThread(func(th *model.Thread) {
 		if len(th.XState) > xstateBV {
 			th.XState[xstateBV] &^= bits
 		}
@@ -52,76 +53,76 @@ func dropXState(bits byte) func(st *image.State) {
 
 // mutations are fields that a snapshot could forget; for each a program must notice.
 var mutations = []mutation{
-	{"signals/mask", "signal mask", eachThread(func(th *image.Thread) { th.SigMask = 0 })},
+	{"signals/mask", "signal mask", eachThread(func(th *model.Thread) { th.SigMask = 0 })},
 	{
 		"signals/altstack", "alternate stack",
-		eachThread(func(th *image.Thread) { th.AltStack = image.AltStack{Flags: 2} }),
+		eachThread(func(th *model.Thread) { th.AltStack = model.AltStack{Flags: 2} }),
 	},
 	{"avx2", "upper halves of the AVX registers", dropXState(ymmHi128)},
 	{"avx512", "AVX-512 registers", dropXState(avx512Bits)},
 	{
 		"signals/pending-process", "pending signals of the process",
-		eachProcess(func(p *image.Process) { p.Pending = nil }),
+		eachProcess(func(p *model.Process) { p.Pending = nil }),
 	},
 	{
 		"signals/pending-thread", "pending signals of the thread",
-		eachThread(func(th *image.Thread) { th.Pending = nil }),
+		eachThread(func(th *model.Thread) { th.Pending = nil }),
 	},
-	{"signals/handlers", "handlers", eachProcess(func(p *image.Process) { p.Actions = nil })},
-	{"signals/handlers", "flags of handlers", eachProcess(func(p *image.Process) {
+	{"signals/handlers", "handlers", eachProcess(func(p *model.Process) { p.Actions = nil })},
+	{"signals/handlers", "flags of handlers", eachProcess(func(p *model.Process) {
 		for i := range p.Actions {
 			p.Actions[i].Flags &^= 0x40000000 // SA_NODEFER
 		}
 	})},
-	{"timers/itimer-virtual", "interval timer", eachProcess(func(p *image.Process) { p.ITimers[1] = image.ITimer{} })},
-	{"timers/posix-thread", "POSIX timer", eachProcess(func(p *image.Process) { p.Timers[0].Value++ })},
-	{"sleeps/nanosleep", "time left of nanosleep", eachThread(func(th *image.Thread) {
+	{"timers/itimer-virtual", "interval timer", eachProcess(func(p *model.Process) { p.ITimers[1] = model.ITimer{} })},
+	{"timers/posix-thread", "POSIX timer", eachProcess(func(p *model.Process) { p.Timers[0].Value++ })},
+	{"sleeps/nanosleep", "time left of nanosleep", eachThread(func(th *model.Thread) {
 		if th.Restart != nil {
 			th.Restart.Left = 1
 		}
 	})},
-	{"proc/limits", "limits", eachProcess(func(p *image.Process) { p.Limits[7].Cur-- })},
-	{"proc/oom", "OOM score", eachProcess(func(p *image.Process) { p.OOMScoreAdj = 0 })},
-	{"proc/directory", "umask", eachProcess(func(p *image.Process) { p.Umask = 0 })},
-	{"proc/nice", "nice", eachThread(func(th *image.Thread) { th.Sched.Nice = 0 })},
-	{"proc/affinity", "affinity", eachThread(func(th *image.Thread) { th.Affinity = []uint64{3} })},
-	{"proc/capabilities", "ambient capabilities", eachThread(func(th *image.Thread) { th.Creds.CapAmb = 0 })},
-	{"proc/ids", "supplementary groups", eachThread(func(th *image.Thread) { th.Creds.Groups = nil })},
-	{"proc/no-new-privs", "no_new_privs", eachThread(func(th *image.Thread) { th.NoNewPrivs = false })},
+	{"proc/limits", "limits", eachProcess(func(p *model.Process) { p.Limits[7].Cur-- })},
+	{"proc/oom", "OOM score", eachProcess(func(p *model.Process) { p.OOMScoreAdj = 0 })},
+	{"proc/directory", "umask", eachProcess(func(p *model.Process) { p.Umask = 0 })},
+	{"proc/nice", "nice", eachThread(func(th *model.Thread) { th.Sched.Nice = 0 })},
+	{"proc/affinity", "affinity", eachThread(func(th *model.Thread) { th.Affinity = []uint64{3} })},
+	{"proc/capabilities", "ambient capabilities", eachThread(func(th *model.Thread) { th.Creds.CapAmb = 0 })},
+	{"proc/ids", "supplementary groups", eachThread(func(th *model.Thread) { th.Creds.Groups = nil })},
+	{"proc/no-new-privs", "no_new_privs", eachThread(func(th *model.Thread) { th.NoNewPrivs = false })},
 	{
 		"proc/seccomp", "one seccomp filter",
-		eachThread(func(th *image.Thread) { th.Seccomp.Filters = th.Seccomp.Filters[:2] }),
+		eachThread(func(th *model.Thread) { th.Seccomp.Filters = th.Seccomp.Filters[:2] }),
 	},
-	{"proc/flags", "timer slack", eachThread(func(th *image.Thread) { th.TimerSlack = 50000 })},
-	{"proc/flags", "parent-death signal", eachThread(func(th *image.Thread) { th.PDeathSig = 0 })},
-	{"proc/flags", "subreaper", eachProcess(func(p *image.Process) { p.Subreaper = false })},
-	{"proc/personality", "personality", eachThread(func(th *image.Thread) { th.Personality = 0 })},
-	{"proc/comm", "name", eachThread(func(th *image.Thread) { th.Comm = "x" })},
-	{"proc/robust", "robust list", eachThread(func(th *image.Thread) { th.RobustList = 0 })},
-	{"proc/rseq", "rseq", eachThread(func(th *image.Thread) { th.Rseq = image.Rseq{} })},
-	{"proc/membarrier", "membarrier", eachProcess(func(p *image.Process) { p.MM.Membarrier = 0 })},
-	{"proc/dumpable", "dumpable", eachProcess(func(p *image.Process) { p.MM.Dumpable = 1 })},
-	{"fds/offsets", "file offset", func(st *image.State) {
+	{"proc/flags", "timer slack", eachThread(func(th *model.Thread) { th.TimerSlack = 50000 })},
+	{"proc/flags", "parent-death signal", eachThread(func(th *model.Thread) { th.PDeathSig = 0 })},
+	{"proc/flags", "subreaper", eachProcess(func(p *model.Process) { p.Subreaper = false })},
+	{"proc/personality", "personality", eachThread(func(th *model.Thread) { th.Personality = 0 })},
+	{"proc/comm", "name", eachThread(func(th *model.Thread) { th.Comm = "x" })},
+	{"proc/robust", "robust list", eachThread(func(th *model.Thread) { th.RobustList = 0 })},
+	{"proc/rseq", "rseq", eachThread(func(th *model.Thread) { th.Rseq = model.Rseq{} })},
+	{"proc/membarrier", "membarrier", eachProcess(func(p *model.Process) { p.MM.Membarrier = 0 })},
+	{"proc/dumpable", "dumpable", eachProcess(func(p *model.Process) { p.MM.Dumpable = 1 })},
+	{"fds/offsets", "file offset", func(st *model.State) {
 		for i := range st.Files {
 			st.Files[i].Pos = 0
 		}
 	}},
-	{"fds/offsets", "close-on-exec", eachProcess(func(p *image.Process) {
+	{"fds/offsets", "close-on-exec", eachProcess(func(p *model.Process) {
 		for i := range p.FDs {
 			p.FDs[i].Cloexec = false
 		}
 	})},
-	{"fds/pipes", "content of pipes", func(st *image.State) {
+	{"fds/pipes", "content of pipes", func(st *model.State) {
 		for i := range st.Pipes {
 			st.Pipes[i].Data, st.Pipes[i].Packets = nil, nil
 		}
 	}},
-	{"vmas/advice", "madvise flags", eachProcess(func(p *image.Process) {
+	{"vmas/advice", "madvise flags", eachProcess(func(p *model.Process) {
 		for i := range p.VMAs {
 			p.VMAs[i].Flags = slices.DeleteFunc(p.VMAs[i].Flags, func(f string) bool { return f == "dc" || f == "wf" })
 		}
 	})},
-	{"vmas/memfd", "seals", func(st *image.State) {
+	{"vmas/memfd", "seals", func(st *model.State) {
 		for i := range st.Shmems {
 			st.Shmems[i].Seals = 0
 		}
@@ -134,7 +135,7 @@ func TestLostFieldsAreNoticed(t *testing.T) {
 	t.Run("nothing lost", func(t *testing.T) {
 		t.Parallel()
 		p := caseNamed(t, "vmas/deleted-file")
-		same(t, "rewritten", runMutated(t, p, func(*image.State) {}), control(t, p))
+		same(t, "rewritten", runMutated(t, p, func(*model.State) {}), control(t, p))
 	})
 	for _, m := range mutations {
 		t.Run(m.field, func(t *testing.T) {
@@ -151,7 +152,7 @@ func TestLostFieldsAreNoticed(t *testing.T) {
 	}
 }
 
-func runMutated(t *testing.T, p program, drop func(st *image.State)) result {
+func runMutated(t *testing.T, p program, drop func(st *model.State)) result {
 	t.Helper()
 	tg := start(t, p)
 	tg.snap()
@@ -172,7 +173,7 @@ func runMutated(t *testing.T, p program, drop func(st *image.State)) result {
 }
 
 // rewriteImage changes the state of the target's image.
-func (tg *target) rewriteImage(change func(st *image.State)) {
+func (tg *target) rewriteImage(change func(st *model.State)) {
 	t := tg.t
 	t.Helper()
 	rewrite(t, tg.path("image"), tg.path("changed"), change)
@@ -185,7 +186,7 @@ func (tg *target) rewriteImage(change func(st *image.State)) {
 }
 
 // rewrite copies an image, with its state changed.
-func rewrite(t *testing.T, from, to string, change func(st *image.State)) {
+func rewrite(t *testing.T, from, to string, change func(st *model.State)) {
 	t.Helper()
 	r, err := image.Open(from)
 	if err != nil {
@@ -219,8 +220,8 @@ func rewrite(t *testing.T, from, to string, change func(st *image.State)) {
 }
 
 // spaces lists every page-granular content a state names.
-func spaces(st *image.State) []image.Space {
-	var list []image.Space
+func spaces(st *model.State) []model.Space {
+	var list []model.Space
 	for _, p := range st.Processes {
 		list = append(list, p.Space)
 	}
@@ -230,5 +231,5 @@ func spaces(st *image.State) []image.Space {
 	for _, g := range st.Ghosts {
 		list = append(list, g.Space)
 	}
-	return slices.DeleteFunc(list, func(s image.Space) bool { return s == 0 })
+	return slices.DeleteFunc(list, func(s model.Space) bool { return s == 0 })
 }

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // An image from another boot: the restored process sees its clocks go on from where they were at the snapshot, and so
@@ -22,7 +22,7 @@ func TestAnotherBoot(t *testing.T) {
 			tg := start(t, p)
 			tg.snap()
 			tg.kill()
-			tg.rewriteImage(func(st *image.State) {
+			tg.rewriteImage(func(st *model.State) {
 				st.Kernel.BootID = "00000000-0000-0000-0000-000000000000"
 				st.Kernel.Monotonic += int64(c.shift)
 				st.Kernel.Boottime += int64(c.shift)

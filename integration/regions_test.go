@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // regionCase is a case of the program regions, under a watch and at its beginning.
@@ -88,9 +89,9 @@ func (tg *target) pairsIn(id string) (pairs [][2]uint64) {
 		tg.t.Fatal(err)
 	}
 	defer r.Close()
-	page := make([]byte, image.PageSize)
+	page := make([]byte, model.PageSize)
 	space := r.State().Processes[0].Space
-	err = r.LoadParts(tg.t.Context(), space, []image.Range{{Start: at, End: at + image.PageSize}}, 1,
+	err = r.LoadParts(tg.t.Context(), space, []model.Range{{Start: at, End: at + model.PageSize}}, 1,
 		func(_ uint64, data []byte) error {
 			copy(page, data)
 			return nil

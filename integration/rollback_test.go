@@ -14,6 +14,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/restore"
 )
 
@@ -81,7 +82,7 @@ func failEachStep(t *testing.T, tg *target, img *image.Reader) *restore.Result {
 }
 
 // ids are all process and thread ids of an image.
-func ids(st *image.State) []int {
+func ids(st *model.State) []int {
 	all := map[int]bool{}
 	for _, p := range st.Processes {
 		all[p.Pid] = true

@@ -17,6 +17,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // runNote is what run keeps beside the images of a store, in run.json: of which command line an image is, and whether
@@ -127,7 +128,7 @@ func resumePoint(dir string, args []string) (*image.Reader, streams, error) {
 }
 
 // rootArgs is the command line of the root process of an image.
-func rootArgs(st *image.State) []string {
+func rootArgs(st *model.State) []string {
 	for i := range st.Processes {
 		if st.Processes[i].Pid == st.Root {
 			return st.Processes[i].Args

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file decides how a tree of processes comes to be: who makes whom, in which order. A process is born into the
@@ -22,7 +22,7 @@ const TheStub = -1
 // Kin is one process that is made.
 type Kin struct {
 	Pid    int            // the id it needs, 0 for a helper that may have any
-	Rec    *image.Process // nil for a helper
+	Rec    *model.Process // nil for a helper
 	by     int            // who makes it, an index into Births.Kin; TheStub
 	before bool           // it is made before that one makes its session
 }
@@ -74,7 +74,7 @@ const outsideSession = 0
 // family is births being planned. All lists are by index into Kin.
 type family struct {
 	Births
-	st         *image.State
+	st         *model.State
 	leaderless map[int]bool
 	index      map[int]int // pid -> index, helpers that lead a session too
 	session    []int       // the session it ends up in: its id, or outsideSession
@@ -87,7 +87,7 @@ type family struct {
 
 // MakeBirths finds an order in which every process of a state can be made with its parent, session and process group.
 // The processes must be in an order in which parents come first, the root before all.
-func MakeBirths(st *image.State) (*Births, error) {
+func MakeBirths(st *model.State) (*Births, error) {
 	f := &family{st: st, leaderless: map[int]bool{}, index: map[int]int{}, strangers: map[int][]int{}}
 	for _, id := range st.Leaderless {
 		f.leaderless[id] = true
@@ -147,7 +147,7 @@ func (f *family) leads(i int) bool {
 	return f.session[i] != outsideSession && f.session[i] == f.Kin[i].Pid
 }
 
-func (f *family) sessionOf(rec *image.Process) int {
+func (f *family) sessionOf(rec *model.Process) int {
 	if i, ok := f.index[rec.Sid]; ok && f.Kin[i].Rec.Sid == rec.Sid || f.leaderless[rec.Sid] {
 		return rec.Sid
 	}

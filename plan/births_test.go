@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // task is a process of a kernel that knows nothing but ids: fork(2), setsid(2), setpgid(2), exit(2),
@@ -121,8 +121,8 @@ func (k *kernel) tree(root int) []int {
 }
 
 // state is what an image would say of the tree below root.
-func (k *kernel) state(root int) *image.State {
-	st := &image.State{Root: root}
+func (k *kernel) state(root int) *model.State {
+	st := &model.State{Root: root}
 	in, leads, outside := map[int]bool{}, map[int]bool{}, map[int]bool{}
 	for _, pid := range k.tree(root) {
 		in[pid] = true
@@ -130,7 +130,7 @@ func (k *kernel) state(root int) *image.State {
 	for _, pid := range k.tree(root) {
 		t := k.tasks[pid]
 		st.Processes = append(st.Processes,
-			image.Process{Pid: pid, PPid: t.ppid, Pgid: t.pgid, Sid: t.sid, Zombie: t.zombie, ExitSignal: t.exitSignal})
+			model.Process{Pid: pid, PPid: t.ppid, Pgid: t.pgid, Sid: t.sid, Zombie: t.zombie, ExitSignal: t.exitSignal})
 		leads[t.pgid], leads[t.sid] = true, true
 	}
 	for _, t := range k.tasks {
@@ -245,7 +245,7 @@ func rebuild(b *Births, want map[int]bool) (*kernel, error) {
 }
 
 // compareTrees says how what was rebuilt differs from the state.
-func compareTrees(st *image.State, k *kernel) error {
+func compareTrees(st *model.State, k *kernel) error {
 	alone := map[int]bool{}
 	for _, id := range st.Leaderless {
 		alone[id] = true
@@ -285,7 +285,7 @@ func compareTrees(st *image.State, k *kernel) error {
 // scattered reports that processes of the tree are in sessions, or led groups, of others outside that are not where the
 // root comes from: only those others could put them there again. A signal other than SIGCHLD is the other thing that is
 // lost.
-func scattered(st *image.State) bool {
+func scattered(st *model.State) bool {
 	alone := map[int]bool{}
 	for _, id := range st.Leaderless {
 		alone[id] = true
@@ -344,7 +344,7 @@ func TestBirthsOfRandomTrees(t *testing.T) {
 	}
 }
 
-func describe(st *image.State) string {
+func describe(st *model.State) string {
 	s := fmt.Sprintf("leaderless %v\n", st.Leaderless)
 	for i := range st.Processes {
 		p := &st.Processes[i]

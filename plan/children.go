@@ -3,12 +3,12 @@ package plan
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // threadChildNotes tells of processes with a parent-death signal that are children of a thread other than the first:
 // they are made again before the threads are, and so become children of the first.
-func threadChildNotes(st *image.State) (notes []string) {
+func threadChildNotes(st *model.State) (notes []string) {
 	for i := range st.Processes {
 		p := &st.Processes[i]
 		for j := range p.Threads {

@@ -4,19 +4,19 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Whoever is told of the end of a thread, and will be told of that of another, is noted; others are not.
 func TestThreadChildNotes(t *testing.T) {
-	process := func(tid, signal int) *image.State {
-		return &image.State{Processes: []image.Process{
-			{Pid: 5, Threads: []image.Thread{{Tid: 5}, {Tid: 6}}},
-			{Pid: 9, PPid: 5, ParentTid: tid, Threads: []image.Thread{{Tid: 9, PDeathSig: signal}}},
+	process := func(tid, signal int) *model.State {
+		return &model.State{Processes: []model.Process{
+			{Pid: 5, Threads: []model.Thread{{Tid: 5}, {Tid: 6}}},
+			{Pid: 9, PPid: 5, ParentTid: tid, Threads: []model.Thread{{Tid: 9, PDeathSig: signal}}},
 		}}
 	}
 	for _, c := range []struct {
-		st   *image.State
+		st   *model.State
 		want string
 	}{
 		{process(6, 15), "pid 9 is to get signal 15 when thread 6 of pid 5 ends"}, {process(6, 0), ""}, {process(0, 15), ""},

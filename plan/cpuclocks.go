@@ -3,7 +3,7 @@ package plan
 import (
 	"time"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // muchCPU is how much CPU time a process has used whose CPU clocks are worth a word.
@@ -20,7 +20,7 @@ const (
 
 // cpuClockNotes tells what no kernel interface gives back: the CPU time a process has used. It is said of processes
 // that have used much, or that count on it.
-func cpuClockNotes(st *image.State) []string {
+func cpuClockNotes(st *model.State) []string {
 	var timers, limits, much bool
 	for i := range st.Processes {
 		p := &st.Processes[i]
@@ -42,7 +42,7 @@ func cpuClockNotes(st *image.State) []string {
 }
 
 // hasCPUTimers tells whether a timer of a process that runs counts CPU time.
-func hasCPUTimers(p *image.Process) bool {
+func hasCPUTimers(p *model.Process) bool {
 	for _, which := range []int{itimerVirtual, itimerProf} {
 		if p.ITimers[which].Value != 0 {
 			return true

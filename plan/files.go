@@ -4,8 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // File is what a name leads to.
@@ -55,14 +55,14 @@ func (b *builder) files() {
 		b.mapped(&p.Exe, false)
 		b.executable(p)
 		for j := range p.VMAs {
-			if v := &p.VMAs[j]; v.Kind == image.VMAFile {
+			if v := &p.VMAs[j]; v.Kind == model.VMAFile {
 				b.mapped(&v.File, v.Shared && v.Has("mw"))
 			}
 		}
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil ||
+		if k, ok := model.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil ||
 			f.Kind == "regular" {
 			continue // regular files may have got another name: package fdtable looks for them
 		}
@@ -73,7 +73,7 @@ func (b *builder) files() {
 }
 
 // directory checks a working or root directory.
-func (b *builder) directory(p *image.Process, dir string) *fault.Error {
+func (b *builder) directory(p *model.Process, dir string) *fault.Error {
 	have, ok := b.host.Files[dir]
 	if !ok || have.Gone == "" && have.Mode&typeMask == typeDir {
 		return nil
@@ -83,11 +83,11 @@ func (b *builder) directory(p *image.Process, dir string) *fault.Error {
 }
 
 // mapped checks a mapped file or an executable.
-func (b *builder) mapped(want *image.MappedFile, writable bool) {
+func (b *builder) mapped(want *model.MappedFile, writable bool) {
 	if want.Nameless() || b.pol.Side == Check { // which files have lost their names only the freeze tells
 		return
 	}
-	if slices.ContainsFunc(b.st.Named, func(g image.Ghost) bool { return g.Dev == want.Dev && g.Ino == want.Ino }) {
+	if slices.ContainsFunc(b.st.Named, func(g model.Ghost) bool { return g.Dev == want.Dev && g.Ino == want.Ino }) {
 		return // it is made again if it is gone, and its content is that of the state
 	}
 	have, ok := b.host.Files[want.Path]
@@ -108,7 +108,7 @@ func (b *builder) asOf(have File, size, mtime int64) File {
 
 // executable refuses a file that cannot be the executable of a process any more: the kernel asks for the right to
 // execute it (kernel/sys.c, prctl_set_mm_exe_file).
-func (b *builder) executable(p *image.Process) {
+func (b *builder) executable(p *model.Process) {
 	have, ok := b.host.Files[p.Exe.Path]
 	switch {
 	case !ok || have.Gone != "" || p.Exe.Nameless() || have.Mode&typeMask != typeRegular:
@@ -128,7 +128,7 @@ func (b *builder) executable(p *image.Process) {
 // CheckMapped tells whether a file is the one that was mapped: pages that the process had not changed come from it. A
 // file that the tree could write to all the time (changing) may have other content, but must not be shorter: what is
 // mapped of the rest would be SIGBUS to touch.
-func CheckMapped(want *image.MappedFile, have File, changing bool) *fault.Error {
+func CheckMapped(want *model.MappedFile, have File, changing bool) *fault.Error {
 	switch {
 	case have.Gone != "":
 		return fault.New(fault.FileGone, want.Path, "%s", have.Gone)
@@ -157,7 +157,7 @@ const devZero = 1<<8 | 5
 func stamp(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05.000000") }
 
 // CheckNamed tells whether what the name of a description leads to is what it is to be opened on again.
-func CheckNamed(f *image.File, have File) *fault.Error {
+func CheckNamed(f *model.File, have File) *fault.Error {
 	if have.Gone != "" {
 		return fault.New(fault.FileGone, f.Path, "%s", have.Gone)
 	}
@@ -182,7 +182,7 @@ func CheckNamed(f *image.File, have File) *fault.Error {
 // as the same stream, and it is plain that the one continues the other: ours stands where f stood, as in a script that
 // runs the program twice, or our shell has cut the file short to write it anew. Otherwise the file is opened again by
 // name, with a position of its own.
-func GoesOn(st *image.State, f *image.File, streams [3]*Stream, detach bool) int {
+func GoesOn(st *model.State, f *model.File, streams [3]*Stream, detach bool) int {
 	if f.Kind != "regular" || detach {
 		return -1
 	}
@@ -202,7 +202,7 @@ func GoesOn(st *image.State, f *image.File, streams [3]*Stream, detach bool) int
 
 // Names lists every name that a state needs, each with whether a link at its end is the file itself and not what it
 // leads to.
-func Names(st *image.State) map[string]bool {
+func Names(st *model.State) map[string]bool {
 	names := map[string]bool{}
 	for i := range st.Processes {
 		p := &st.Processes[i]
@@ -217,14 +217,14 @@ func Names(st *image.State) map[string]bool {
 			names[p.Exe.Path] = false
 		}
 		for j := range p.VMAs {
-			if v := &p.VMAs[j]; v.Kind == image.VMAFile && v.File.Ghost == 0 {
+			if v := &p.VMAs[j]; v.Kind == model.VMAFile && v.File.Ghost == 0 {
 				names[v.File.Path] = false
 			}
 		}
 	}
 	for i := range st.Files {
 		f := &st.Files[i]
-		if k, ok := image.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil &&
+		if k, ok := model.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil &&
 			f.Kind != "regular" {
 			names[f.Path] = f.Kind == "fifo" || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
 		}

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file decides how processes come to share memory again that they share since fork(2): who has it first maps and
@@ -14,29 +14,29 @@ import (
 
 // SamePages tells where two spaces of an image have the same pages, stored once, at the same addresses: ascending and
 // disjoint. It is image.Reader.Same.
-type SamePages func(a, b image.Space) []image.Range
+type SamePages func(a, b model.Space) []model.Range
 
 // Heritage is the memory that processes are born with. Processes are indices into Births.Kin.
 type Heritage struct {
 	Bequests []Bequest
 	Fills    map[int][]Fill        // what a process writes to them before it makes its children
 	Kept     map[int][]Keep        // mappings that a process has already when it is made, ascending
-	InPlace  map[int][]image.Range // pages in those that are what they have to be
-	Stale    map[int][]image.Range // pages in those that have to go
+	InPlace  map[int][]model.Range // pages in those that are what they have to be
+	Stale    map[int][]model.Range // pages in those that have to go
 	mapped   map[int][]int         // Bequests that a process is born with, or maps
 }
 
 // Bequest is private anonymous memory that one process maps, readable and writable, for all that it makes.
 type Bequest struct {
-	image.Range
+	model.Range
 	Flags uint64 // MAP_* beside those of private anonymous memory
 	Kin   int    // who maps it
 }
 
 // Fill is pages of a space.
 type Fill struct {
-	Space image.Space
-	Parts []image.Range
+	Space model.Space
+	Parts []model.Range
 }
 
 // Keep is a mapping, an index into the process's VMAs, that is part of a bequest.
@@ -50,22 +50,22 @@ type heirs struct {
 	Heritage
 	b      *Births
 	same   SamePages
-	pairs  map[[2]int][]image.Range // what two processes have in common; the first is an ancestor, or the elder sibling
-	shares map[int][]image.Range    // what a process has in common with any other
+	pairs  map[[2]int][]model.Range // what two processes have in common; the first is an ancestor, or the elder sibling
+	shares map[int][]model.Range    // what a process has in common with any other
 	have   map[int]contents         // what is in the bequests when a process is made
 }
 
 // contents is where pages have the content that a space has there: by space, disjoint.
-type contents map[image.Space][]image.Range
+type contents map[model.Space][]model.Range
 
 // MakeHeritage finds what processes share. It adds the steps to births.
 func MakeHeritage(b *Births, same SamePages) *Heritage {
 	h := &heirs{
-		b: b, same: same, pairs: map[[2]int][]image.Range{}, shares: map[int][]image.Range{},
+		b: b, same: same, pairs: map[[2]int][]model.Range{}, shares: map[int][]model.Range{},
 		have: map[int]contents{},
 	}
 	h.Fills, h.Kept, h.mapped = map[int][]Fill{}, map[int][]Keep{}, map[int][]int{}
-	h.InPlace, h.Stale = map[int][]image.Range{}, map[int][]image.Range{}
+	h.InPlace, h.Stale = map[int][]model.Range{}, map[int][]model.Range{}
 	if same == nil {
 		return &h.Heritage
 	}
@@ -86,7 +86,7 @@ func MakeHeritage(b *Births, same SamePages) *Heritage {
 // lives reports whether a process has memory to come back.
 func (h *heirs) lives(i int) bool { return h.b.Kin[i].Rec != nil && !h.b.Kin[i].Rec.Zombie }
 
-func (h *heirs) space(i int) image.Space { return h.b.Kin[i].Rec.Space }
+func (h *heirs) space(i int) model.Space { return h.b.Kin[i].Rec.Space }
 
 // ancestors calls do for those that a process descends from, itself not included, the nearest first.
 func (h *heirs) ancestors(i int, do func(a int)) {
@@ -124,15 +124,15 @@ func (h *heirs) compare() {
 func (h *heirs) pair(a, b int) {
 	if parts := h.same(h.space(a), h.space(b)); len(parts) > 0 {
 		h.pairs[[2]int{a, b}] = parts
-		h.shares[a] = image.Union(h.shares[a], parts)
-		h.shares[b] = image.Union(h.shares[b], parts)
+		h.shares[a] = model.Union(h.shares[a], parts)
+		h.shares[b] = model.Union(h.shares[b], parts)
 	}
 }
 
 // heritable reports whether a mapping can be one that a process is born with, and the flags to map it with: it must
 // come from nothing but the call that maps it, and its pages from nothing but being written.
-func heritable(p *image.Process, v *image.VMA) (flags uint64, ok bool) {
-	if v.Kind != image.VMAAnon || v.Shared || v.Excluded || v.NUMA != "" || p.MM.THPDisable ||
+func heritable(p *model.Process, v *model.VMA) (flags uint64, ok bool) {
+	if v.Kind != model.VMAAnon || v.Shared || v.Excluded || v.NUMA != "" || p.MM.THPDisable ||
 		v.Prot&protExec != 0 || FirstProt(v)&protWrite == 0 {
 		return 0, false
 	}
@@ -142,7 +142,7 @@ func heritable(p *image.Process, v *image.VMA) (flags uint64, ok bool) {
 		}
 	}
 	for _, name := range v.Flags {
-		if f, known := image.VMAFlagOf(name); known && f.How == image.FlagMapped {
+		if f, known := model.VMAFlagOf(name); known && f.How == model.FlagMapped {
 			flags |= f.Arg
 		}
 	}
@@ -151,7 +151,7 @@ func heritable(p *image.Process, v *image.VMA) (flags uint64, ok bool) {
 
 // member is a mapping with pages that others have, too.
 type member struct {
-	image.Range
+	model.Range
 	kin   int
 	flags uint64
 }
@@ -167,9 +167,9 @@ func (h *heirs) choose() {
 		rec := h.b.Kin[i].Rec
 		for j := range rec.VMAs {
 			v := &rec.VMAs[j]
-			r := image.Range{Start: v.Start, End: v.End}
+			r := model.Range{Start: v.Start, End: v.End}
 			flags, ok := heritable(rec, v)
-			if ok && len(image.Intersect(h.shares[i], []image.Range{r})) > 0 {
+			if ok && len(model.Intersect(h.shares[i], []model.Range{r})) > 0 {
 				all = append(all, member{r, i, flags})
 			}
 		}
@@ -185,7 +185,7 @@ func (h *heirs) choose() {
 			members++
 		}
 		all = all[n:]
-		clear := b.Start >= MinAddress && (b.End <= StubPage || b.Start >= StubPage+image.PageSize)
+		clear := b.Start >= MinAddress && (b.End <= StubPage || b.Start >= StubPage+model.PageSize)
 		if members > 1 && alike && clear && b.Kin != TheStub {
 			h.Bequests = append(h.Bequests, b)
 		}
@@ -219,21 +219,21 @@ func (h *heirs) bear(i int) {
 		return
 	}
 	slices.Sort(h.mapped[i]) // they are in the order of addresses
-	var room []image.Range
+	var room []model.Range
 	for _, n := range h.mapped[i] {
 		room = append(room, h.Bequests[n].Range)
 	}
-	var done []image.Range
+	var done []model.Range
 	for _, from := range h.donors(i) {
-		var want []image.Range
+		var want []model.Range
 		for pair, parts := range h.pairs {
 			if pair[0] == from && h.descends(pair[1], i) {
-				want = image.Union(want, parts)
+				want = model.Union(want, parts)
 			}
 		}
-		want = image.Subtract(image.Intersect(want, room), done)
-		done = image.Union(done, want)
-		h.fill(i, h.space(from), image.Subtract(want, h.has(i, h.space(from))))
+		want = model.Subtract(model.Intersect(want, room), done)
+		done = model.Union(done, want)
+		h.fill(i, h.space(from), model.Subtract(want, h.has(i, h.space(from))))
 	}
 	if h.lives(i) {
 		h.keep(i)
@@ -261,35 +261,35 @@ func (h *heirs) descends(i, from int) bool {
 }
 
 // has returns where in the bequests a process has the content of a space.
-func (h *heirs) has(i int, space image.Space) []image.Range {
-	var out []image.Range
+func (h *heirs) has(i int, space model.Space) []model.Range {
+	var out []model.Range
 	for other, parts := range h.have[i] {
 		if other != space {
-			parts = image.Intersect(parts, h.same(other, space))
+			parts = model.Intersect(parts, h.same(other, space))
 		}
-		out = image.Union(out, parts)
+		out = model.Union(out, parts)
 	}
 	return out
 }
 
 // fill puts content of a space into the bequests of a process.
-func (h *heirs) fill(i int, space image.Space, parts []image.Range) {
+func (h *heirs) fill(i int, space model.Space, parts []model.Range) {
 	if len(parts) == 0 {
 		return
 	}
 	h.Fills[i] = append(h.Fills[i], Fill{space, parts})
 	have := contents{}
 	for other, before := range h.have[i] {
-		have[other] = image.Subtract(before, parts)
+		have[other] = model.Subtract(before, parts)
 	}
-	have[space] = image.Union(have[space], parts)
+	have[space] = model.Union(have[space], parts)
 	h.have[i] = have
 }
 
 // keep decides what of its bequests a process keeps.
 func (h *heirs) keep(i int) {
 	rec := h.b.Kin[i].Rec
-	var kept []image.Range
+	var kept []model.Range
 	for j := range rec.VMAs {
 		v := &rec.VMAs[j]
 		flags, ok := heritable(rec, v)
@@ -299,16 +299,16 @@ func (h *heirs) keep(i int) {
 		})
 		if ok && n >= 0 {
 			h.Kept[i] = append(h.Kept[i], Keep{j, h.mapped[i][n]})
-			kept = append(kept, image.Range{Start: v.Start, End: v.End})
+			kept = append(kept, model.Range{Start: v.Start, End: v.End})
 		}
 	}
-	var have []image.Range
+	var have []model.Range
 	for _, parts := range h.have[i] {
-		have = image.Union(have, parts)
+		have = model.Union(have, parts)
 	}
-	have = image.Intersect(have, kept)
-	h.InPlace[i] = image.Intersect(have, h.has(i, rec.Space))
-	h.Stale[i] = image.Subtract(have, h.InPlace[i])
+	have = model.Intersect(have, kept)
+	h.InPlace[i] = model.Intersect(have, h.has(i, rec.Space))
+	h.Stale[i] = model.Subtract(have, h.InPlace[i])
 }
 
 // addSteps lets each process fill what it leaves to its children as soon as it is made.

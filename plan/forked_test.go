@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // memory is what the pages of a process are: a version for each page that is mapped, 0 for one without content.
@@ -14,21 +14,21 @@ type memory map[uint64]int
 
 // lineage is a tree whose processes have come by their memory in some way: by fork, and by changing it.
 type lineage struct {
-	st  *image.State
-	mem map[image.Space]memory
+	st  *model.State
+	mem map[model.Space]memory
 }
 
 // samePages compares two memories page by page. Versions are equal only where they were inherited.
-func (l *lineage) samePages(a, b image.Space) []image.Range {
-	var out []image.Range
-	for at := uint64(0x100000); at < 0x200000; at += image.PageSize {
+func (l *lineage) samePages(a, b model.Space) []model.Range {
+	var out []model.Range
+	for at := uint64(0x100000); at < 0x200000; at += model.PageSize {
 		if v := l.mem[a][at]; v == 0 || v != l.mem[b][at] {
 			continue
 		}
 		if n := len(out); n > 0 && out[n-1].End == at {
-			out[n-1].End += image.PageSize
+			out[n-1].End += model.PageSize
 		} else {
-			out = append(out, image.Range{Start: at, End: at + image.PageSize})
+			out = append(out, model.Range{Start: at, End: at + model.PageSize})
 		}
 	}
 	return out
@@ -36,35 +36,35 @@ func (l *lineage) samePages(a, b image.Space) []image.Range {
 
 // randomLineage makes a tree of n processes, each forked by one before it, with mappings that differ here and there.
 func randomLineage(rng *rand.Rand, n int) *lineage {
-	l := &lineage{st: &image.State{Root: 100}, mem: map[image.Space]memory{}}
+	l := &lineage{st: &model.State{Root: 100}, mem: map[model.Space]memory{}}
 	version := 0
 	for i := range n {
-		p := image.Process{
-			Pid: 100 + i, PPid: 1, Pgid: 100, Sid: 100, ExitSignal: 17, Space: image.Space(i + 1),
+		p := model.Process{
+			Pid: 100 + i, PPid: 1, Pgid: 100, Sid: 100, ExitSignal: 17, Space: model.Space(i + 1),
 			Start: uint64(i),
 		}
 		mem := memory{}
 		if i > 0 {
 			parent := rng.IntN(i)
 			p.PPid = 100 + parent
-			for at, v := range l.mem[image.Space(parent+1)] {
+			for at, v := range l.mem[model.Space(parent+1)] {
 				mem[at] = v
 			}
 		}
 		for range rng.IntN(40) {
 			version++
-			mem[0x100000+uint64(rng.IntN(256))*image.PageSize] = version * rng.IntN(2)
+			mem[0x100000+uint64(rng.IntN(256))*model.PageSize] = version * rng.IntN(2)
 		}
 		for at := uint64(0x100000); at < 0x200000; {
-			size := uint64(1+rng.IntN(64)) * image.PageSize
-			v := image.VMA{Start: at, End: min(at+size, 0x200000), Prot: 3, Kind: image.VMAAnon}
+			size := uint64(1+rng.IntN(64)) * model.PageSize
+			v := model.VMA{Start: at, End: min(at+size, 0x200000), Prot: 3, Kind: model.VMAAnon}
 			if rng.IntN(8) == 0 {
 				v.Flags = []string{"nr"}
 			}
 			if rng.IntN(4) > 0 {
 				p.VMAs = append(p.VMAs, v)
 			} else { // unmapped
-				for a := v.Start; a < v.End; a += image.PageSize {
+				for a := v.Start; a < v.End; a += model.PageSize {
 					delete(mem, a)
 				}
 			}
@@ -74,9 +74,9 @@ func randomLineage(rng *rand.Rand, n int) *lineage {
 		l.st.Processes = append(l.st.Processes, p)
 		// Its parent writes on.
 		if i > 0 {
-			theirs := l.mem[image.Space(p.PPid-99)]
+			theirs := l.mem[model.Space(p.PPid-99)]
 			for range rng.IntN(20) {
-				at := 0x100000 + uint64(rng.IntN(256))*image.PageSize
+				at := 0x100000 + uint64(rng.IntN(256))*model.PageSize
 				if theirs[at] != 0 {
 					version++
 					theirs[at] = version
@@ -128,16 +128,16 @@ func TestHeritage(t *testing.T) {
 
 // playFill does what a restore does with the fills of a process.
 func (h *Heritage) playFill(l *lineage, have memory, who int) error {
-	var room []image.Range
+	var room []model.Range
 	for _, n := range h.BornWith(who) {
 		room = append(room, h.Bequests[n].Range)
 	}
 	for _, f := range h.Fills[who] {
-		if !slices.Equal(image.Intersect(f.Parts, room), f.Parts) {
+		if !slices.Equal(model.Intersect(f.Parts, room), f.Parts) {
 			return fmt.Errorf("process %d fills %x, and is born with %x", who, f.Parts, room)
 		}
 		for _, r := range f.Parts {
-			for at := r.Start; at < r.End; at += image.PageSize {
+			for at := r.Start; at < r.End; at += model.PageSize {
 				have[at] = l.mem[f.Space][at]
 			}
 		}
@@ -151,9 +151,9 @@ func (h *Heritage) playKeep(l *lineage, have memory, who int) (pages int, err er
 	inPlace, stale := h.InPlace[who], h.Stale[who]
 	for _, k := range h.Kept[who] {
 		v := &rec.VMAs[k.VMA]
-		for at := v.Start; at < v.End; at += image.PageSize {
-			page := []image.Range{{Start: at, End: at + image.PageSize}}
-			here, goes := len(image.Intersect(inPlace, page)) > 0, len(image.Intersect(stale, page)) > 0
+		for at := v.Start; at < v.End; at += model.PageSize {
+			page := []model.Range{{Start: at, End: at + model.PageSize}}
+			here, goes := len(model.Intersect(inPlace, page)) > 0, len(model.Intersect(stale, page)) > 0
 			switch want := l.mem[rec.Space][at]; {
 			case here && (goes || have[at] != want || want == 0):
 				return 0, fmt.Errorf("page %#x of process %d is said to be in place: %d instead of %d", at, who, have[at],

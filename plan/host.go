@@ -5,22 +5,22 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Host is what a plan has to know of the machine, and of whoever brings the state back on it.
 type Host struct {
-	Facts       []image.Fact       // what an image remembers, to name what has changed since
+	Facts       []model.Fact       // what an image remembers, to name what has changed since
 	Kernel      string             // uname -r
 	Machine     string             // uname -m
 	XFeatures   uint64             // of x86-64, XCR0: the register sets this CPU offers
 	VDSO        []Special          // what the kernel maps into every process, ascending
-	VDSOHash    string             // as image.Kernel.VDSOHash
+	VDSOHash    string             // as model.Kernel.VDSOHash
 	PidMax      int                // kernel.pid_max: ids are below it
 	MapMax      int                // vm.max_map_count: mappings of one process
 	PipeMax     int                // fs.pipe-max-size: bytes of a pipe, without CAP_SYS_RESOURCE
-	Limits      [16]image.Limit    // ours, by RLIMIT_* number
+	Limits      [16]model.Limit    // ours, by RLIMIT_* number
 	Caps        uint64             // our permitted capabilities
 	BootID      string             // /proc/sys/kernel/random/boot_id
 	CPUs        []uint64           // processors that exist, low word first
@@ -126,10 +126,10 @@ func (b *builder) vdsoParts() bool {
 }
 
 // Specials returns the vDSO's mappings of a process as its record has them, ascending.
-func Specials(rec *image.Process) []Special {
+func Specials(rec *model.Process) []Special {
 	var list []Special
 	for i := range rec.VMAs {
-		if v := &rec.VMAs[i]; v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar {
+		if v := &rec.VMAs[i]; v.Kind == model.VMAVDSO || v.Kind == model.VMAVVar {
 			list = append(list, Special{Name: v.Name, Start: v.Start, End: v.End})
 		}
 	}
@@ -156,7 +156,7 @@ func MatchSpecials(have, want []Special) ([]Special, error) {
 }
 
 // ids checks that the ids of a process can be had.
-func (b *builder) ids(p *image.Process) {
+func (b *builder) ids(p *model.Process) {
 	if b.host.PidMax == 0 {
 		return
 	}
@@ -176,7 +176,7 @@ func (b *builder) ids(p *image.Process) {
 }
 
 // process compares what a process has with what whoever restores may give it.
-func (b *builder) process(p *image.Process) {
+func (b *builder) process(p *model.Process) {
 	h := b.host
 	b.limits(p)
 	if p.OOMScoreAdj < h.OOMScoreAdj {
@@ -198,7 +198,7 @@ func (b *builder) process(p *image.Process) {
 }
 
 // thread compares the registers, rights and processors of a thread.
-func (b *builder) thread(p *image.Process, t *image.Thread) {
+func (b *builder) thread(p *model.Process, t *model.Thread) {
 	h, object := b.host, threadName(p.Pid, t.Tid)
 	if archOf(b.st).Machine == machineX86 {
 		b.refuse(h.componentRefusal(object, t))
@@ -241,7 +241,7 @@ const (
 )
 
 // needs says what of the kernel's features a state needs, and for what.
-func needs(st *image.State, bootID string, pol Policy) map[string]*fault.Error {
+func needs(st *model.State, bootID string, pol Policy) map[string]*fault.Error {
 	out := map[string]*fault.Error{}
 	for i := range st.Processes {
 		for j := range st.Processes[i].Threads {
@@ -263,7 +263,7 @@ func needs(st *image.State, bootID string, pol Policy) map[string]*fault.Error {
 }
 
 // Needs lists the names of the kernel features that a state needs, sorted.
-func Needs(st *image.State, bootID string, pol Policy) []string {
+func Needs(st *model.State, bootID string, pol Policy) []string {
 	return slices.Sorted(maps.Keys(needs(st, bootID, pol)))
 }
 
@@ -288,7 +288,7 @@ func (b *builder) changedFacts() {
 		return
 	}
 	for _, was := range b.st.Facts {
-		i := slices.IndexFunc(b.host.Facts, func(f image.Fact) bool { return f.Name == was.Name })
+		i := slices.IndexFunc(b.host.Facts, func(f model.Fact) bool { return f.Name == was.Name })
 		switch {
 		case i < 0:
 			b.note("%s was %s at the snapshot and is not there now", was.Name, was.Value)

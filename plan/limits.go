@@ -3,8 +3,8 @@ package plan
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // limitNames are the options of ulimit(1) for the limits that can stand in the way, by RLIMIT_* number
@@ -35,7 +35,7 @@ const (
 const MaxFDs = 253
 
 // LimitNeed says how high a limit, by RLIMIT_* number, must be for a process to be built: 0 if nothing needs it.
-func LimitNeed(rec *image.Process, limit int) uint64 {
+func LimitNeed(rec *model.Process, limit int) uint64 {
 	need := uint64(0)
 	switch limit {
 	case limitNofile:
@@ -57,7 +57,7 @@ func LimitNeed(rec *image.Process, limit int) uint64 {
 
 // FreeNumber is the lowest descriptor number that is not in the list, which is ascending: a process whose descriptors
 // reach up to its limit has none above.
-func FreeNumber(fds []image.FD) int {
+func FreeNumber(fds []model.FD) int {
 	for i, fd := range fds {
 		if fd.Num != i {
 			return i
@@ -68,7 +68,7 @@ func FreeNumber(fds []image.FD) int {
 
 // FirstProt is the protection a mapping is made with (PROT_*). A private mapping that was writable once stays accounted
 // for (ac) when it no longer is; only by the same detour do the books agree.
-func FirstProt(v *image.VMA) uint32 {
+func FirstProt(v *model.VMA) uint32 {
 	if v.Has("ac") && !v.Shared && !v.Has("nr") {
 		return v.Prot | protRead | protWrite
 	}
@@ -83,7 +83,7 @@ const (
 )
 
 // limits refuses a process that needs, or had, higher limits than whoever restores can give it.
-func (b *builder) limits(p *image.Process) {
+func (b *builder) limits(p *model.Process) {
 	if b.host.capable(capSysResource) {
 		return
 	}

@@ -3,12 +3,12 @@ package plan
 import (
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // No limit is asked for above what the descriptors themselves need.
 func TestLimitNeed(t *testing.T) {
-	rec := &image.Process{FDs: []image.FD{{Num: 0}, {Num: 1}, {Num: 2}, {Num: 19999}}, VMAs: []image.VMA{
+	rec := &model.Process{FDs: []model.FD{{Num: 0}, {Num: 1}, {Num: 2}, {Num: 19999}}, VMAs: []model.VMA{
 		{Start: 0x10000, End: 0x20000, Prot: protRead}, {Start: 0x20000, End: 0x30000, Prot: protRead | protWrite},
 	}}
 	const own = BootSize + VDSORoom
@@ -24,7 +24,7 @@ func TestLimitNeed(t *testing.T) {
 
 // A pipe that is larger than what we may make is refused, unless we may make any.
 func TestPipeCapacity(t *testing.T) {
-	st := &image.State{Pipes: []image.Pipe{{Ino: 5, Capacity: 1 << 20}, {Ino: 6, Capacity: 1 << 21}}}
+	st := &model.State{Pipes: []model.Pipe{{Ino: 5, Capacity: 1 << 20}, {Ino: 6, Capacity: 1 << 21}}}
 	for name, c := range map[string]struct {
 		host *Host
 		want int
@@ -47,15 +47,15 @@ func TestRenamedMapping(t *testing.T) {
 		shared bool
 		want   int
 	}{"shared": {true, 0}, "private": {false, 1}} {
-		v := image.VMA{
-			Start: 0x1000, End: 0x2000, Kind: image.VMAFile, Shared: c.shared,
-			File: image.MappedFile{Path: "/log"},
+		v := model.VMA{
+			Start: 0x1000, End: 0x2000, Kind: model.VMAFile, Shared: c.shared,
+			File: model.MappedFile{Path: "/log"},
 		}
 		if c.shared {
 			v.Flags = []string{"mw"}
 		}
 		b := &builder{
-			st: &image.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}},
+			st: &model.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}},
 			pol: Policy{Side: Restore},
 		}
 		if b.mapped(&v.File, v.Shared && v.Has("mw")); len(b.refusals) != c.want {

@@ -11,8 +11,8 @@ package plan
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Side says who asks.
@@ -53,7 +53,7 @@ type Plan struct {
 }
 
 // Build makes the plan. host may be nil: then the state alone is judged.
-func Build(st *image.State, host *Host, pol Policy) *Plan {
+func Build(st *model.State, host *Host, pol Policy) *Plan {
 	b := &builder{st: st, host: host, pol: pol}
 	b.refusals = stateRefusals(st)
 	if pol.Side == Restore {
@@ -82,7 +82,7 @@ func Build(st *image.State, host *Host, pol Policy) *Plan {
 
 // builder is one Build under way.
 type builder struct {
-	st       *image.State
+	st       *model.State
 	host     *Host
 	pol      Policy
 	refusals fault.List

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // stateRefusals lists everything in a state that restore could not bring back exactly. The state may be that of a
 // running tree.
-func stateRefusals(st *image.State) fault.List {
+func stateRefusals(st *model.State) fault.List {
 	var list fault.List
 	for i := range st.Processes {
 		p := &st.Processes[i]
@@ -33,7 +33,7 @@ func stateRefusals(st *image.State) fault.List {
 	return list
 }
 
-func processRefusals(p *image.Process) fault.List {
+func processRefusals(p *model.Process) fault.List {
 	var list fault.List
 	if p.MM.Dumpable == 2 {
 		list = append(list, fault.New(fault.ProcessState, pidName(p.Pid),
@@ -43,12 +43,12 @@ func processRefusals(p *image.Process) fault.List {
 	return list
 }
 
-func vmaName(pid int, v *image.VMA) string {
+func vmaName(pid int, v *model.VMA) string {
 	return fmt.Sprintf("mapping %x-%x of pid %d", v.Start, v.End, pid)
 }
 
 // vmaLabel is what people call the mapping.
-func vmaLabel(v *image.VMA) string {
+func vmaLabel(v *model.VMA) string {
 	switch {
 	case v.Name != "":
 		return v.Name
@@ -60,19 +60,19 @@ func vmaLabel(v *image.VMA) string {
 
 // RefusedMapping is a kind of mapping that cannot be saved, why, and what to do.
 type RefusedMapping struct {
-	Kind        image.VMAKind
+	Kind        model.VMAKind
 	Why, Remedy string
 }
 
 // kindRefusals is all of them.
 var kindRefusals = []RefusedMapping{
-	{image.VMADevice, "it maps a device", "close the device before the snapshot"},
+	{model.VMADevice, "it maps a device", "close the device before the snapshot"},
 	{
-		image.VMASysV, "it maps a SysV shared memory segment",
+		model.VMASysV, "it maps a SysV shared memory segment",
 		"detach it (shmdt), or use POSIX shared memory (shm_open) instead",
 	},
 	{
-		image.VMAOther, "it is a mapping of a kind that cannot be rebuilt",
+		model.VMAOther, "it is a mapping of a kind that cannot be rebuilt",
 		"run the program without the feature that maps it",
 	},
 }
@@ -80,8 +80,8 @@ var kindRefusals = []RefusedMapping{
 // RefusedMappings returns the kinds of mapping that cannot be saved, for the documentation.
 func RefusedMappings() []RefusedMapping { return slices.Clone(kindRefusals) }
 
-func mappingRefusals(pid int, v *image.VMA) fault.List {
-	if v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar {
+func mappingRefusals(pid int, v *model.VMA) fault.List {
+	if v.Kind == model.VMAVDSO || v.Kind == model.VMAVVar {
 		return nil // the kernel makes them, with flags of its own
 	}
 	if i := slices.IndexFunc(kindRefusals, func(r RefusedMapping) bool { return r.Kind == v.Kind }); i >= 0 {
@@ -91,11 +91,11 @@ func mappingRefusals(pid int, v *image.VMA) fault.List {
 	}
 	var list fault.List
 	for _, name := range v.Flags {
-		f, ok := image.VMAFlagOf(name)
+		f, ok := model.VMAFlagOf(name)
 		if !ok {
-			f = image.VMAFlag{Title: "a flag this version does not know", How: image.FlagRefused}
+			f = model.VMAFlag{Title: "a flag this version does not know", How: model.FlagRefused}
 		}
-		if f.How == image.FlagRefused {
+		if f.How == model.FlagRefused {
 			list = append(list, fault.New(fault.Mapping, vmaName(pid, v), "%s has the flag %s: %s", vmaLabel(v), name,
 				f.Title))
 		}
@@ -120,7 +120,7 @@ func threadName(pid, tid int) string { return fmt.Sprintf("thread %d of pid %d",
 
 const seccompStrict = 1 // SECCOMP_MODE_STRICT
 
-func threadRefusals(pid int, th *image.Thread) fault.List {
+func threadRefusals(pid int, th *model.Thread) fault.List {
 	var list fault.List
 	if th.Seccomp.Mode == seccompStrict {
 		list = append(list, fault.New(fault.ThreadState, threadName(pid, th.Tid), "it is in strict seccomp mode").

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func TestNotifiesFindsUserNotification(t *testing.T) {
@@ -29,8 +29,8 @@ func TestNotifiesFindsUserNotification(t *testing.T) {
 
 // Segments are looked for in the registers of x86-64 only: those of arm64 have other things in their place.
 func TestRegistersOfAnotherArchitecture(t *testing.T) {
-	st := &image.State{Processes: []image.Process{{
-		Pid: 7, Threads: []image.Thread{{Tid: 7, Regs: make([]byte, 272), XState: make([]byte, 576)}},
+	st := &model.State{Processes: []model.Process{{
+		Pid: 7, Threads: []model.Thread{{Tid: 7, Regs: make([]byte, 272), XState: make([]byte, 576)}},
 	}}}
 	for machine, want := range map[string]int{"x86_64": 1, "aarch64": 0} {
 		st.Kernel.Machine = machine

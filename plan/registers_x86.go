@@ -3,8 +3,8 @@ package plan
 import (
 	"encoding/binary"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Byte offsets in struct user_regs_struct (arch/x86/include/asm/user_64.h) and selectors (asm/segment.h). This file is
@@ -21,7 +21,7 @@ const (
 
 // registerRefusals refuses code and data segments that are not those of plain 64-bit programs. Regs is empty in a
 // running tree.
-func registerRefusals(pid int, th *image.Thread) fault.List {
+func registerRefusals(pid int, th *model.Thread) fault.List {
 	if len(th.Regs) < offsetDS+4*8 {
 		return nil
 	}
@@ -41,7 +41,7 @@ func registerRefusals(pid int, th *image.Thread) fault.List {
 }
 
 // componentRefusal refuses components of the extended state that this CPU does not offer.
-func (h *Host) componentRefusal(object string, t *image.Thread) *fault.Error {
+func (h *Host) componentRefusal(object string, t *model.Thread) *fault.Error {
 	used, ok := xstateUsed(t.XState)
 	if !ok || used&^h.XFeatures == 0 || h.XFeatures == 0 {
 		return nil

@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Addresses of a process. Those of the stub are of package internal/stub.
@@ -20,13 +20,13 @@ const bootRoom = 1 << 20
 
 // BootPlace returns an address where the boot area and the vDSO beside it are free in the process to be, and do not
 // cover the stub's code. It prefers low addresses: nothing grows down into them. end is arch.Arch.AddressEnd.
-func BootPlace(rec *image.Process, end uint64) (uint64, bool) {
-	taken := make([]image.Range, 0, len(rec.VMAs)+1)
+func BootPlace(rec *model.Process, end uint64) (uint64, bool) {
+	taken := make([]model.Range, 0, len(rec.VMAs)+1)
 	for i := range rec.VMAs {
-		taken = append(taken, image.Range{Start: rec.VMAs[i].Start, End: rec.VMAs[i].End})
+		taken = append(taken, model.Range{Start: rec.VMAs[i].Start, End: rec.VMAs[i].End})
 	}
-	taken = append(taken, image.Range{Start: StubPage, End: StubPage + image.PageSize})
-	slices.SortFunc(taken, func(a, b image.Range) int { return cmp.Compare(a.Start, b.Start) })
+	taken = append(taken, model.Range{Start: StubPage, End: StubPage + model.PageSize})
+	slices.SortFunc(taken, func(a, b model.Range) int { return cmp.Compare(a.Start, b.Start) })
 	for _, room := range []uint64{bootRoom, 0} {
 		if at, ok := hole(taken, BootSize+VDSORoom+2*room, end); ok {
 			return at + room, true
@@ -36,7 +36,7 @@ func BootPlace(rec *image.Process, end uint64) (uint64, bool) {
 }
 
 // hole returns the lowest address below end where size bytes are free. taken is ascending.
-func hole(taken []image.Range, size, end uint64) (uint64, bool) {
+func hole(taken []model.Range, size, end uint64) (uint64, bool) {
 	at := uint64(MinAddress)
 	for _, t := range taken {
 		if t.Start >= at && t.Start-at >= size {
@@ -48,7 +48,7 @@ func hole(taken []image.Range, size, end uint64) (uint64, bool) {
 }
 
 // archOf is the architecture that a state is of, x86-64 if it does not say.
-func archOf(st *image.State) *arch.Arch {
+func archOf(st *model.State) *arch.Arch {
 	if a := arch.Of(st.Kernel.Machine); a != nil {
 		return a
 	}
@@ -57,7 +57,7 @@ func archOf(st *image.State) *arch.Arch {
 
 // rooms says where the boot area goes in each process that lives, with the vDSO behind it, which waits there while its
 // place is made.
-func rooms(st *image.State) map[int]uint64 {
+func rooms(st *model.State) map[int]uint64 {
 	boot := map[int]uint64{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
@@ -68,7 +68,7 @@ func rooms(st *image.State) map[int]uint64 {
 }
 
 // roomRefusals refuses a process that has no address left for the code that rebuilds it.
-func roomRefusals(p *image.Process, end uint64) fault.List {
+func roomRefusals(p *model.Process, end uint64) fault.List {
 	if _, ok := BootPlace(p, end); ok {
 		return nil
 	}

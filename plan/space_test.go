@@ -5,55 +5,55 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // The boot area is where nothing else is, with room around it if there is any; a process without a hole is refused.
 func TestBootPlace(t *testing.T) {
 	const size = BootSize + VDSORoom
 	end := arch.Of(machineX86).AddressEnd
-	wide := &image.Process{Pid: 1, VMAs: []image.VMA{
+	wide := &model.Process{Pid: 1, VMAs: []model.VMA{
 		{Start: MinAddress, End: 0x400000},
 		{Start: 0x400000 + size, End: 0x10000000}, // a hole without room
 		{Start: 0x10000000 + 1<<20, End: StubPage - 0x100000},
 	}}
 	at, ok := BootPlace(wide, end)
-	if !ok || at < StubPage+image.PageSize+bootRoom {
+	if !ok || at < StubPage+model.PageSize+bootRoom {
 		t.Errorf("%#x, %v", at, ok)
 	}
-	tight := &image.Process{Pid: 1, VMAs: []image.VMA{
+	tight := &model.Process{Pid: 1, VMAs: []model.VMA{
 		{Start: MinAddress, End: 0x400000},
 		{Start: 0x400000 + size, End: end},
 	}}
 	if at, ok := BootPlace(tight, end); !ok || at != 0x400000 {
 		t.Errorf("the only hole: %#x, %v", at, ok)
 	}
-	full := &image.Process{Pid: 1, VMAs: []image.VMA{
+	full := &model.Process{Pid: 1, VMAs: []model.VMA{
 		{Start: 0, End: 0x400000},
-		{Start: 0x400000 + size - image.PageSize, End: end},
+		{Start: 0x400000 + size - model.PageSize, End: end},
 	}}
 	if at, ok := BootPlace(full, end); ok {
 		t.Errorf("a full address space has a hole at %#x", at)
 	}
-	if list := Build(&image.State{Processes: []image.Process{*full}}, nil,
+	if list := Build(&model.State{Processes: []model.Process{*full}}, nil,
 		Policy{Side: Snap}).Refusals; len(list) != 1 {
 		t.Errorf("a full address space is not refused: %v", list)
 	}
 }
 
-func procOf(pid, ppid, sid int, vmas ...image.VMA) image.Process {
-	return image.Process{ExitSignal: 17, Pid: pid, PPid: ppid, Pgid: pid, Sid: sid, VMAs: vmas}
+func procOf(pid, ppid, sid int, vmas ...model.VMA) model.Process {
+	return model.Process{ExitSignal: 17, Pid: pid, PPid: ppid, Pgid: pid, Sid: sid, VMAs: vmas}
 }
 
 func TestPlanRefusesWhatNoForkCanMake(t *testing.T) {
 	for name, c := range map[string]struct {
-		procs []image.Process
+		procs []model.Process
 		say   string
 	}{
-		"foreign session": {[]image.Process{procOf(10, 1, 5), procOf(11, 10, 12), procOf(12, 11, 12)}, "never was in"},
+		"foreign session": {[]model.Process{procOf(10, 1, 5), procOf(11, 10, 12), procOf(12, 11, 12)}, "never was in"},
 	} {
-		_, err := MakeBirths(&image.State{Root: 10, Processes: c.procs})
+		_, err := MakeBirths(&model.State{Root: 10, Processes: c.procs})
 		if err == nil || !strings.Contains(err.Error(), c.say) {
 			t.Errorf("%s: %v", name, err)
 		}

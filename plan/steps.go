@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Op is what a step of a restore does.
@@ -51,7 +51,7 @@ type Step struct {
 
 // stepper lists the steps.
 type stepper struct {
-	st    *image.State
+	st    *model.State
 	pol   Policy
 	steps []Step
 }
@@ -106,14 +106,14 @@ type FileKey struct {
 
 // KeyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been
 // opened for reading only, but for the flag sh.
-func KeyOf(st *image.State, v *image.VMA) (FileKey, bool) {
+func KeyOf(st *model.State, v *model.VMA) (FileKey, bool) {
 	const sealWrite = 8 // F_SEAL_WRITE, include/uapi/linux/fcntl.h
-	sealed := v.Kind == image.VMAShmem && st.Shmems[v.Shmem-1].Seals&sealWrite != 0
+	sealed := v.Kind == model.VMAShmem && st.Shmems[v.Shmem-1].Seals&sealWrite != 0
 	write := v.Shared && (v.Has("mw") || sealed && v.Has("sh"))
 	switch {
-	case v.Kind == image.VMAShmem:
+	case v.Kind == model.VMAShmem:
 		return FileKey{Shmem: v.Shmem, Write: write}, true
-	case v.Kind != image.VMAFile:
+	case v.Kind != model.VMAFile:
 		return FileKey{}, false
 	case v.File.Ghost > 0:
 		return FileKey{Ghost: v.File.Ghost, Write: write}, true
@@ -151,7 +151,7 @@ func (s *stepper) files() {
 type holder struct{ pid, fd int }
 
 // firstHolders finds a descriptor for each description.
-func firstHolders(st *image.State) map[int]holder {
+func firstHolders(st *model.State) map[int]holder {
 	out := map[int]holder{}
 	for i := range st.Processes {
 		for _, fd := range st.Processes[i].FDs {
@@ -164,7 +164,7 @@ func firstHolders(st *image.State) map[int]holder {
 }
 
 // becomes says what a description becomes.
-func (s *stepper) becomes(f *image.File) string {
+func (s *stepper) becomes(f *model.File) string {
 	switch {
 	case f.Std != 0 && s.pol.Detach:
 		return fmt.Sprintf("%s becomes /dev/null", f.Path)
@@ -181,7 +181,7 @@ func (s *stepper) becomes(f *image.File) string {
 	case f.Pipe != 0:
 		return fmt.Sprintf("a %s with %d bytes in it (%s)", f.Kind, len(s.st.Pipes[f.Pipe-1].Data), f.Path)
 	}
-	if k, ok := image.FDKindOf(f.Kind); ok && k.ByName {
+	if k, ok := model.FDKindOf(f.Kind); ok && k.ByName {
 		return "open " + f.Path
 	}
 	return fmt.Sprintf("make a new %s (%s)", f.Kind, f.Path)
@@ -240,42 +240,42 @@ func (b *Births) text(s BirthStep) string {
 
 // inside turns each process into what it was.
 func (s *stepper) inside() {
-	s.each(OpSpace, func(p *image.Process) string {
+	s.each(OpSpace, func(p *model.Process) string {
 		return fmt.Sprintf("make the %d mappings of pid %d", len(p.VMAs), p.Pid)
 	})
-	if slices.ContainsFunc(s.st.Shmems, func(o image.Shmem) bool { return o.Seals != 0 }) {
+	if slices.ContainsFunc(s.st.Shmems, func(o model.Shmem) bool { return o.Seals != 0 }) {
 		s.add(OpSeal, 0, 0, "seal shared memory")
 	}
-	s.each(OpFill, func(p *image.Process) string { return fmt.Sprintf("fill the memory of pid %d", p.Pid) })
-	s.each(OpProtect, func(p *image.Process) string {
+	s.each(OpFill, func(p *model.Process) string { return fmt.Sprintf("fill the memory of pid %d", p.Pid) })
+	s.each(OpProtect, func(p *model.Process) string {
 		return fmt.Sprintf("set the protection and advice of pid %d's mappings", p.Pid)
 	})
 	if s.pol.Lazy {
-		s.each(OpLazy, func(p *image.Process) string {
+		s.each(OpLazy, func(p *model.Process) string {
 			return fmt.Sprintf("register what of pid %d's memory comes later", p.Pid)
 		})
 	}
-	s.each(OpFDs, func(p *image.Process) string {
+	s.each(OpFDs, func(p *model.Process) string {
 		return fmt.Sprintf("put the %d descriptors of pid %d in place", len(p.FDs), p.Pid)
 	})
-	s.each(OpThreads, func(p *image.Process) string {
+	s.each(OpThreads, func(p *model.Process) string {
 		return fmt.Sprintf("make the %d threads of pid %d", len(p.Threads), p.Pid)
 	})
-	s.each(OpProcess, func(p *image.Process) string {
+	s.each(OpProcess, func(p *model.Process) string {
 		return fmt.Sprintf("pid %d: directory %s, signal handlers, flags", p.Pid, p.Cwd)
 	})
-	s.each(OpThreadState, func(p *image.Process) string {
+	s.each(OpThreadState, func(p *model.Process) string {
 		return fmt.Sprintf("pid %d: names, scheduling and credentials of threads", p.Pid)
 	})
 	at := len(s.steps)
-	s.each(OpFinish, func(p *image.Process) string {
+	s.each(OpFinish, func(p *model.Process) string {
 		return fmt.Sprintf("pid %d: limits, timers, pending signals, registers", p.Pid)
 	})
 	slices.Reverse(s.steps[at:]) // what becomes of children, parents are told
 }
 
 // each adds a step for every process that lives.
-func (s *stepper) each(op Op, text func(p *image.Process) string) {
+func (s *stepper) each(op Op, text func(p *model.Process) string) {
 	for i := range s.st.Processes {
 		if p := &s.st.Processes[i]; !p.Zombie {
 			s.add(op, p.Pid, i, "%s", text(p))

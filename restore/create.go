@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -56,7 +56,7 @@ func (r *restorer) create(by *process, i int) (*process, error) {
 	if k.Pid == 0 {
 		return r.createAny(by)
 	}
-	rec := &image.Process{Pid: k.Pid}
+	rec := &model.Process{Pid: k.Pid}
 	if k.Rec != nil {
 		rec = &r.st.Processes[i] // where named memory is, may be known only since the plan was made
 	}
@@ -87,7 +87,7 @@ func (r *restorer) createAny(by *process) (*process, error) {
 	want := r.wantedIDs()
 	var spare []*process
 	for {
-		p, err := r.clone(by, &image.Process{}, 0, 0)
+		p, err := r.clone(by, &model.Process{}, 0, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +105,7 @@ func (r *restorer) createAny(by *process) (*process, error) {
 }
 
 // clone makes a copy of by for rec, with the id that rec names; if that is 0 it is filled in.
-func (r *restorer) clone(by *process, rec *image.Process, flags, exitSignal uint64) (*process, error) {
+func (r *restorer) clone(by *process, rec *model.Process, flags, exitSignal uint64) (*process, error) {
 	at := stackOf(by)
 	setTid := at + 128
 	if rec.Pid == 0 {

@@ -11,16 +11,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // ownCreds reads our own credentials: new processes start with them, and most keep them.
-func ownCreds() (*image.Creds, error) {
+func ownCreds() (*model.Creds, error) {
 	b, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return nil, fmt.Errorf("read our credentials: %w", err)
 	}
-	c := &image.Creds{}
+	c := &model.Creds{}
 	caps := map[string]*uint64{
 		"CapInh": &c.CapInh, "CapPrm": &c.CapPrm, "CapEff": &c.CapEff, "CapBnd": &c.CapBnd,
 		"CapAmb": &c.CapAmb,
@@ -66,7 +66,7 @@ func scan(f []string, dst ...*uint32) error {
 	return nil
 }
 
-func sameCreds(a, b *image.Creds) bool {
+func sameCreds(a, b *model.Creds) bool {
 	return a.UID == b.UID && a.EUID == b.EUID && a.SUID == b.SUID && a.FSUID == b.FSUID &&
 		a.GID == b.GID && a.EGID == b.EGID && a.SGID == b.SGID && a.FSGID == b.FSGID &&
 		slices.Equal(a.Groups, b.Groups) && a.CapInh == b.CapInh && a.CapPrm == b.CapPrm && a.CapEff == b.CapEff &&
@@ -76,7 +76,7 @@ func sameCreds(a, b *image.Creds) bool {
 // setCreds changes the credentials of a thread from have to want, in an order in which every step still has the
 // capability it needs: user ids under SECBIT_NO_SETUID_FIXUP so that they do not touch capabilities, then ambient,
 // securebits and bounding set, the capability sets themselves last (capabilities(7)).
-func setCreds(b *batch, want, have *image.Creds) {
+func setCreds(b *batch, want, have *model.Creds) {
 	if sameCreds(want, have) {
 		return
 	}
@@ -127,7 +127,7 @@ func capset(b *batch, permitted, effective, inheritable uint64) {
 }
 
 // setSeccomp installs the filters, oldest first, while the thread still may; they are suspended until it is released.
-func setSeccomp(b *batch, t *image.Thread) {
+func setSeccomp(b *batch, t *model.Thread) {
 	for i, f := range t.Seccomp.Filters {
 		var prog []byte // struct sock_fprog: length, padding, pointer
 		at := b.argument(inBytes(f.Prog))

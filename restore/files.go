@@ -6,15 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // openMappedOf opens a mapped file of a process, or its executable if index is -1.
-func (r *restorer) openMappedOf(rec *image.Process, index int) error {
+func (r *restorer) openMappedOf(rec *model.Process, index int) error {
 	if index < 0 {
 		return r.openMapped(exeKey(rec), &rec.Exe)
 	}
@@ -52,7 +52,7 @@ func (r *restorer) rebuilder() *fdtable.Rebuilder {
 
 // checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced
 // meanwhile.
-func checkSame(f *os.File, want *image.MappedFile, changing bool) error {
+func checkSame(f *os.File, want *model.MappedFile, changing bool) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return fault.New(fault.RestoreStep, want.Path, "%w", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -22,7 +23,7 @@ const fillLeast = 16 << 20 / pageSize
 
 // canBeFilled reports whether pages can come into a mapping through a userfaultfd and be as if the process had written
 // them. A mapping that the kernel gives huge pages gets none that way.
-func canBeFilled(v *image.VMA) bool {
+func canBeFilled(v *model.VMA) bool {
 	return canBeLazy(v) && plan.FirstProt(v)&unix.PROT_WRITE != 0 && !slices.Contains(v.Flags, "hg")
 }
 
@@ -70,9 +71,9 @@ func (f *filler) close() {
 }
 
 // fills reports whether a mapping is one of those that openFill has registered.
-func (f *filler) fills(v *image.VMA) bool {
+func (f *filler) fills(v *model.VMA) bool {
 	_, ok := slices.BinarySearchFunc(f.areas, v.Start,
-		func(a image.Range, start uint64) int { return cmp.Compare(a.Start, start) })
+		func(a model.Range, start uint64) int { return cmp.Compare(a.Start, start) })
 	return ok
 }
 

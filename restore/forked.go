@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -39,7 +39,7 @@ func (r *restorer) bequeath(p *process, kin int) error {
 		return err
 	}
 	for _, fill := range h.Fills[kin] {
-		err := r.img.LoadParts(r.ctx, fill.Space, image.Intersect(fill.Parts, r.bornWith(kin)), workers(),
+		err := r.img.LoadParts(r.ctx, fill.Space, model.Intersect(fill.Parts, r.bornWith(kin)), workers(),
 			func(addr uint64, data []byte) error {
 				_, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: addr, Len: len(data)}}, data)
 				return err
@@ -52,8 +52,8 @@ func (r *restorer) bequeath(p *process, kin int) error {
 }
 
 // bornWith are the bequests that a process is born with.
-func (r *restorer) bornWith(kin int) []image.Range {
-	var out []image.Range
+func (r *restorer) bornWith(kin int) []model.Range {
+	var out []model.Range
 	h := r.plan.Forked
 	for _, n := range h.BornWith(kin) {
 		if !r.unshared[n] {
@@ -80,25 +80,25 @@ func (r *restorer) kept(p *process) keptVMAs {
 }
 
 // ranges are the addresses of the mappings.
-func (k keptVMAs) ranges(p *process) []image.Range {
-	var out []image.Range
+func (k keptVMAs) ranges(p *process) []model.Range {
+	var out []model.Range
 	for i := range p.rec.VMAs {
 		if v := &p.rec.VMAs[i]; k[i] {
-			out = append(out, image.Range{Start: v.Start, End: v.End})
+			out = append(out, model.Range{Start: v.Start, End: v.End})
 		}
 	}
 	return out
 }
 
 // bootArea is what the code that rebuilds a process takes, the parked vDSO included.
-func bootArea(at uint64) image.Range {
-	return image.Range{Start: at, End: at + plan.BootSize + plan.VDSORoom}
+func bootArea(at uint64) model.Range {
+	return model.Range{Start: at, End: at + plan.BootSize + plan.VDSORoom}
 }
 
 // makeRoom unmaps what a process was born with and others need, where its boot area is to be.
 func (r *restorer) makeRoom(p *process) error {
-	area := []image.Range{bootArea(r.plan.Boot[p.rec.Pid])}
-	for _, part := range image.Intersect(r.bornWith(r.kinOf(p)), area) {
+	area := []model.Range{bootArea(r.plan.Boot[p.rec.Pid])}
+	for _, part := range model.Intersect(r.bornWith(r.kinOf(p)), area) {
 		if _, err := p.call("unmap memory of others", unix.SYS_MUNMAP, part.Start, part.End-part.Start); err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func (r *restorer) adapt(p *process, b *batch, kept keptVMAs) {
 			b.call(fmt.Sprintf("protect %#x-%#x", v.Start, v.End), unix.SYS_MPROTECT, v.Start, v.End-v.Start, prot)
 		}
 	}
-	stale := image.Intersect(r.plan.Forked.Stale[r.kinOf(p)], kept.ranges(p))
+	stale := model.Intersect(r.plan.Forked.Stale[r.kinOf(p)], kept.ranges(p))
 	for _, part := range stale {
 		b.call(fmt.Sprintf("drop %#x-%#x", part.Start, part.End), unix.SYS_MADVISE, part.Start, part.End-part.Start,
 			unix.MADV_DONTNEED)
@@ -123,6 +123,6 @@ func (r *restorer) adapt(p *process, b *batch, kept keptVMAs) {
 }
 
 // inPlace is what of the memory of a process is there since it was made.
-func (r *restorer) inPlace(p *process) []image.Range {
-	return image.Intersect(r.plan.Forked.InPlace[r.kinOf(p)], r.kept(p).ranges(p))
+func (r *restorer) inPlace(p *process) []model.Range {
+	return model.Intersect(r.plan.Forked.InPlace[r.kinOf(p)], r.kept(p).ranges(p))
 }

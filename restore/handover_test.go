@@ -3,14 +3,14 @@ package restore
 import (
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-func numbered(nums ...int) []image.FD {
-	var fds []image.FD
+func numbered(nums ...int) []model.FD {
+	var fds []model.FD
 	for _, n := range nums {
-		fds = append(fds, image.FD{Num: n})
+		fds = append(fds, model.FD{Num: n})
 	}
 	return fds
 }
@@ -19,7 +19,7 @@ func numbered(nums ...int) []image.FD {
 // arrives beside it never lands above its place.
 func TestSocketTakesAFreeNumber(t *testing.T) {
 	for _, c := range []struct {
-		fds  []image.FD
+		fds  []model.FD
 		want int
 	}{
 		{nil, 0},
@@ -28,7 +28,7 @@ func TestSocketTakesAFreeNumber(t *testing.T) {
 		{numbered(0, 1, 2, 4, 5, 1<<20-1), 3},
 		{numbered(0, 1, 2, 3, 4, 6, 7, 8), 5},
 	} {
-		p := &process{rec: &image.Process{FDs: c.fds}, socket: plan.FreeNumber(c.fds)}
+		p := &process{rec: &model.Process{FDs: c.fds}, socket: plan.FreeNumber(c.fds)}
 		if p.socket != c.want {
 			t.Errorf("%v: the socket is %d, want %d", c.fds, p.socket, c.want)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // hugeSize is how large a transparent huge page is, bytes, 0 if the kernel has none
@@ -31,8 +32,8 @@ func hugeSize() uint64 {
 // (MADV_HUGEPAGE), the aligned blocks of which every page was there. Whether they were huge does not matter: they take
 // no more memory as such. Pages that were not all there stay small, so that what was given back piece by piece stays
 // given back. So do those of a process that wants no huge pages at all. Ascending; neighbours are one range.
-func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range {
-	var out []image.Range
+func hugeBlocks(rec *model.Process, runs []image.Run, size uint64) []model.Range {
+	var out []model.Range
 	if size == 0 || rec.MM.THPDisable {
 		return nil
 	}
@@ -53,18 +54,18 @@ func hugeBlocks(rec *image.Process, runs []image.Run, size uint64) []image.Range
 				out[n-1].End = end
 				continue
 			}
-			out = append(out, image.Range{Start: start, End: end})
+			out = append(out, model.Range{Start: start, End: end})
 		}
 	}
 	return out
 }
 
-func asksForHuge(v *image.VMA) bool { return v.Kind == image.VMAAnon && !v.Shared && v.Has("hg") }
+func asksForHuge(v *model.VMA) bool { return v.Kind == model.VMAAnon && !v.Shared && v.Has("hg") }
 
 // wholeRanges returns the parts of a mapping of which every page has content, zeros included. runs begin at or before
 // it.
-func wholeRanges(runs []image.Run, v *image.VMA) []image.Range {
-	var out []image.Range
+func wholeRanges(runs []image.Run, v *model.VMA) []model.Range {
+	var out []model.Range
 	for _, r := range runs {
 		if r.Addr >= v.End {
 			break
@@ -74,27 +75,27 @@ func wholeRanges(runs []image.Run, v *image.VMA) []image.Range {
 			out[n-1].End = end
 			continue
 		}
-		out = append(out, image.Range{Start: start, End: end})
+		out = append(out, model.Range{Start: start, End: end})
 	}
 	return out
 }
 
 // outside returns what of the address space lies outside of ranges, which are ascending and disjoint.
-func outside(ranges []image.Range) []image.Range {
-	var out []image.Range
+func outside(ranges []model.Range) []model.Range {
+	var out []model.Range
 	at := uint64(0)
 	for _, r := range ranges {
 		if at < r.Start {
-			out = append(out, image.Range{Start: at, End: r.Start})
+			out = append(out, model.Range{Start: at, End: r.Start})
 		}
 		at = r.End
 	}
-	return append(out, image.Range{Start: at, End: arch.Host.AddressEnd})
+	return append(out, model.Range{Start: at, End: arch.Host.AddressEnd})
 }
 
 // fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then
 // brings one. All other content must be there, since a block of which a page is there gets none.
-func (r *restorer) fillHuge(p *process, f *filler, blocks []image.Range) error {
+func (r *restorer) fillHuge(p *process, f *filler, blocks []model.Range) error {
 	if len(blocks) == 0 {
 		return nil
 	}
@@ -102,7 +103,7 @@ func (r *restorer) fillHuge(p *process, f *filler, blocks []image.Range) error {
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
 		if asksForHuge(v) && slices.ContainsFunc(blocks,
-			func(a image.Range) bool { return a.Start < v.End && a.End > v.Start }) {
+			func(a model.Range) bool { return a.Start < v.End && a.End > v.Start }) {
 			b.call(fmt.Sprintf("ask for huge pages in %#x-%#x", v.Start, v.End), unix.SYS_MADVISE, v.Start,
 				v.End-v.Start, unix.MADV_HUGEPAGE)
 		}

@@ -6,15 +6,16 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Whole blocks of memory for which huge pages were asked for are to be huge; what has gaps, or is other memory, is not.
 func TestHugeBlocks(t *testing.T) {
 	const mib = 1 << 20
-	anon := func(at, size uint64, flags ...string) image.VMA {
-		return image.VMA{Start: at, End: at + size, Kind: image.VMAAnon, Flags: append([]string{"rd", "wr"}, flags...)}
+	anon := func(at, size uint64, flags ...string) model.VMA {
+		return model.VMA{Start: at, End: at + size, Kind: model.VMAAnon, Flags: append([]string{"rd", "wr"}, flags...)}
 	}
-	rec := &image.Process{VMAs: []image.VMA{
+	rec := &model.Process{VMAs: []model.VMA{
 		anon(mib, 8*mib, "hg"), anon(10*mib, 4*mib), anon(16*mib, 6*mib, "hg"),
 		anon(24*mib, mib, "hg"),
 	}}
@@ -36,7 +37,7 @@ func TestHugeBlocks(t *testing.T) {
 	if got := hugeBlocks(rec, runs, 0); got != nil {
 		t.Errorf("without huge pages: %x", got)
 	}
-	if got, want := fmt.Sprintf("%x", outside([]image.Range{{Start: 0, End: mib}, {Start: 2 * mib, End: 3 * mib}})),
+	if got, want := fmt.Sprintf("%x", outside([]model.Range{{Start: 0, End: mib}, {Start: 2 * mib, End: 3 * mib}})),
 		fmt.Sprintf("[{100000 200000} {300000 %x}]", arch.Host.AddressEnd); got != want {
 		t.Errorf("outside %s, want %s", got, want)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Lazy is what a restore left to come, of a Result.
@@ -24,10 +25,10 @@ type Lazy struct {
 
 // lazyPlan says of one process what comes later.
 type lazyPlan struct {
-	areas []image.Range // mappings whose missing pages come later, ascending
-	there []image.Range // pages of them that come at once, ascending
-	now   []image.Range // all else: what comes at once, with there
-	huge  []image.Range // what is to be of huge pages when all is there
+	areas []model.Range // mappings whose missing pages come later, ascending
+	there []model.Range // pages of them that come at once, ascending
+	now   []model.Range // all else: what comes at once, with there
+	huge  []model.Range // what is to be of huge pages when all is there
 }
 
 const (
@@ -38,14 +39,14 @@ const (
 // lazyLeast is from how many pages of content on a mapping is worth a fault.
 const lazyLeast = 16
 
-func canBeLazy(v *image.VMA) bool {
-	return v.Kind == image.VMAAnon && !v.Shared && len(v.Guards) == 0 &&
-		!slices.ContainsFunc(v.Flags, func(name string) bool { f, _ := image.VMAFlagOf(name); return !f.Lazy })
+func canBeLazy(v *model.VMA) bool {
+	return v.Kind == model.VMAAnon && !v.Shared && len(v.Guards) == 0 &&
+		!slices.ContainsFunc(v.Flags, func(name string) bool { f, _ := model.VMAFlagOf(name); return !f.Lazy })
 }
 
 // worthIt returns those mappings that can be filled in another way than by writing and have enough content for it,
 // ascending, and how many data pages they have.
-func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (areas []image.Range, pages uint64) {
+func worthIt(rec *model.Process, runs []image.Run, can func(*model.VMA) bool) (areas []model.Range, pages uint64) {
 	for i := range rec.VMAs {
 		v := &rec.VMAs[i]
 		for len(runs) > 0 && runs[0].Addr+runs[0].Pages*pageSize <= v.Start {
@@ -55,7 +56,7 @@ func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (a
 			continue
 		}
 		if n := dataIn(runs, v); n >= lazyLeast {
-			areas, pages = append(areas, image.Range{Start: v.Start, End: v.End}), pages+n
+			areas, pages = append(areas, model.Range{Start: v.Start, End: v.End}), pages+n
 		}
 	}
 	return areas, pages
@@ -64,7 +65,7 @@ func worthIt(rec *image.Process, runs []image.Run, can func(*image.VMA) bool) (a
 // planLazy decides what comes later. What the first instructions of each thread and the restore itself use comes at
 // once, and so does what the kernel uses at the end of a thread: it waits for no page then (handle_userfault,
 // fs/userfaultfd.c), and who waits for the end, or for a mutex of the thread, would wait for ever.
-func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
+func planLazy(rec *model.Process, runs []image.Run) *lazyPlan {
 	pl := &lazyPlan{}
 	pl.areas, _ = worthIt(rec, runs, canBeLazy)
 	for i := range rec.Threads {
@@ -78,53 +79,53 @@ func planLazy(rec *image.Process, runs []image.Run) *lazyPlan {
 		if t.RobustList != 0 {
 			pl.touch(t.RobustList, uint64(sizeofRobustHead))
 		}
-		if rs := t.Restart; rs != nil && rs.Kind == image.RestartWait && rs.Addr != 0 {
+		if rs := t.Restart; rs != nil && rs.Kind == model.RestartWait && rs.Addr != 0 {
 			pl.touch(rs.Addr, uint64(sizeofTimespec))
 		}
 		for _, r := range startsAt(t) {
 			pl.touch(r, 1)
 		}
 	}
-	slices.SortFunc(pl.there, func(a, b image.Range) int {
+	slices.SortFunc(pl.there, func(a, b model.Range) int {
 		if a.Start < b.Start {
 			return -1
 		}
 		return 1
 	})
-	pl.there = slices.CompactFunc(pl.there, func(a, b image.Range) bool { return a == b })
+	pl.there = slices.CompactFunc(pl.there, func(a, b model.Range) bool { return a == b })
 	at := uint64(0)
 	later := pl.areas
 	for _, t := range pl.there {
 		for len(later) > 0 && later[0].End <= t.Start {
-			pl.now = append(pl.now, image.Range{Start: at, End: later[0].Start})
+			pl.now = append(pl.now, model.Range{Start: at, End: later[0].Start})
 			at, later = later[0].End, later[1:]
 		}
-		pl.now = append(pl.now, image.Range{Start: at, End: max(at, later[0].Start)}, t)
+		pl.now = append(pl.now, model.Range{Start: at, End: max(at, later[0].Start)}, t)
 		at = t.End
-		later = append([]image.Range{{Start: t.End, End: later[0].End}}, later[1:]...)
+		later = append([]model.Range{{Start: t.End, End: later[0].End}}, later[1:]...)
 	}
 	for _, a := range later {
-		pl.now = append(pl.now, image.Range{Start: at, End: max(at, a.Start)})
+		pl.now = append(pl.now, model.Range{Start: at, End: max(at, a.Start)})
 		at = a.End
 	}
-	pl.now = append(pl.now, image.Range{Start: at, End: arch.Host.AddressEnd})
-	pl.now = slices.DeleteFunc(pl.now, func(r image.Range) bool { return r.Start >= r.End })
+	pl.now = append(pl.now, model.Range{Start: at, End: arch.Host.AddressEnd})
+	pl.now = slices.DeleteFunc(pl.now, func(r model.Range) bool { return r.Start >= r.End })
 	return pl
 }
 
 // touch makes the pages of a piece of memory come at once, if they are in an area.
 func (pl *lazyPlan) touch(addr, size uint64) {
 	for at := addr &^ (pageSize - 1); at < addr+size; at += pageSize {
-		if slices.ContainsFunc(pl.areas, func(a image.Range) bool { return a.Start <= at && at < a.End }) {
-			pl.there = append(pl.there, image.Range{Start: at, End: at + pageSize})
+		if slices.ContainsFunc(pl.areas, func(a model.Range) bool { return a.Start <= at && at < a.End }) {
+			pl.there = append(pl.there, model.Range{Start: at, End: at + pageSize})
 		}
 	}
 }
 
 // later tells whether a page comes later.
 func (pl *lazyPlan) later(page uint64) bool {
-	in := func(list []image.Range) bool {
-		_, found := slices.BinarySearchFunc(list, page, func(r image.Range, page uint64) int {
+	in := func(list []model.Range) bool {
+		_, found := slices.BinarySearchFunc(list, page, func(r model.Range, page uint64) int {
 			switch {
 			case r.End <= page:
 				return -1
@@ -146,12 +147,12 @@ func (r *restorer) bringRobust(p *process, pl *lazyPlan, f *filler) error {
 			if !pl.later(page) {
 				continue
 			}
-			one := image.Range{Start: page, End: page + pageSize}
-			if err := r.img.LoadParts(r.ctx, p.rec.Space, []image.Range{one}, 1, f.write); err != nil {
+			one := model.Range{Start: page, End: page + pageSize}
+			if err := r.img.LoadParts(r.ctx, p.rec.Space, []model.Range{one}, 1, f.write); err != nil {
 				return err
 			}
 			i, _ := slices.BinarySearchFunc(pl.there, page,
-				func(r image.Range, page uint64) int { return cmp.Compare(r.Start, page) })
+				func(r model.Range, page uint64) int { return cmp.Compare(r.Start, page) })
 			pl.there = slices.Insert(pl.there, i, one)
 		}
 		return nil
@@ -212,7 +213,7 @@ func walkRobust(head uint64, read func(uint64, []uint64) error, bring func(addr,
 }
 
 // dataIn is how many data pages a mapping has. runs begin at or before it.
-func dataIn(runs []image.Run, v *image.VMA) (pages uint64) {
+func dataIn(runs []image.Run, v *model.VMA) (pages uint64) {
 	for _, r := range runs {
 		if r.Addr >= v.End {
 			break

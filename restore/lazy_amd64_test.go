@@ -6,27 +6,28 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // What comes at once and what comes later are all pages, each once; what threads are about to use comes at once.
 func TestPlanLazy(t *testing.T) {
 	const mib = 1 << 20
-	anon := func(at, size uint64, flags ...string) image.VMA {
-		return image.VMA{Start: at, End: at + size, Kind: image.VMAAnon, Flags: append([]string{"rd", "wr"}, flags...)}
+	anon := func(at, size uint64, flags ...string) model.VMA {
+		return model.VMA{Start: at, End: at + size, Kind: model.VMAAnon, Flags: append([]string{"rd", "wr"}, flags...)}
 	}
 	guarded := anon(7*mib, mib)
-	guarded.Guards = []image.Range{{Start: 7 * mib, End: 7*mib + pageSize}}
+	guarded.Guards = []model.Range{{Start: 7 * mib, End: 7*mib + pageSize}}
 	shared := anon(9*mib, mib)
 	shared.Shared = true
 	file := anon(11*mib, mib)
-	file.Kind = image.VMAFile
+	file.Kind = model.VMAFile
 	regs := ptrace.Regs{Rsp: 2*mib - 8, FsBase: mib + pageSize}
-	rec := &image.Process{
-		VMAs: []image.VMA{
+	rec := &model.Process{
+		VMAs: []model.VMA{
 			anon(mib, mib), anon(3*mib, mib), anon(5*mib, mib, "lo"), guarded, shared, file,
 			anon(13*mib, mib, "gd"), anon(15*mib, 2*mib, "nh"),
 		},
-		Threads: []image.Thread{{Regs: regs.Bytes(), Rseq: image.Rseq{Ptr: 15*mib + pageSize - 16, Size: 32}}},
+		Threads: []model.Thread{{Regs: regs.Bytes(), Rseq: model.Rseq{Ptr: 15*mib + pageSize - 16, Size: 32}}},
 	}
 	var runs []image.Run
 	for i, v := range rec.VMAs {
@@ -45,7 +46,7 @@ func TestPlanLazy(t *testing.T) {
 		t.Errorf("there %s, want %s", got, want)
 	}
 	for page := uint64(0); page < 20*mib; page += pageSize {
-		in := func(list []image.Range) (n int) {
+		in := func(list []model.Range) (n int) {
 			for _, r := range list {
 				if page >= r.Start && page < r.End {
 					n++

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -47,6 +47,6 @@ func (r *restorer) raiseOwn() error {
 	return nil
 }
 
-func limitBytes(l image.Limit) []byte {
+func limitBytes(l model.Limit) []byte {
 	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.Cur), l.Max)
 }

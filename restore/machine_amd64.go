@@ -7,13 +7,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // startsAt are addresses that a thread is about to use: its stack, and what its FS base points to.
-func startsAt(t *image.Thread) []uint64 {
+func startsAt(t *model.Thread) []uint64 {
 	regs, err := ptrace.RegsFrom(t.Regs)
 	if err != nil {
 		return nil // it is reported when the registers are set
@@ -24,7 +24,7 @@ func startsAt(t *image.Thread) []uint64 {
 const archSetCPUID = 0x1012 // ARCH_SET_CPUID (arch_prctl(2))
 
 // setMachine restores what only a thread on this architecture has registered with the kernel.
-func setMachine(b *batch, t *image.Thread) {
+func setMachine(b *batch, t *model.Thread) {
 	if t.CPUIDFault {
 		b.call("forbid cpuid", unix.SYS_ARCH_PRCTL, archSetCPUID, 0)
 	}
@@ -60,7 +60,7 @@ const (
 // reenter brings the thread into the system call that it was interrupted in, with the time that was left, so that the
 // kernel itself keeps what restart_syscall(2) goes on with. If the call does not block any more its result is the one
 // the thread gets.
-func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
+func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
 	rs := rec.Restart
 	at := p.boot + bootData
 	var nr uint64

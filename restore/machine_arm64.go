@@ -3,13 +3,13 @@ package restore
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // startsAt are addresses that a thread is about to use: its stack. That of the thread pointer comes with a fault.
-func startsAt(t *image.Thread) []uint64 {
+func startsAt(t *model.Thread) []uint64 {
 	regs, err := ptrace.RegsFrom(t.Regs)
 	if err != nil {
 		return nil // it is reported when the registers are set
@@ -18,15 +18,15 @@ func startsAt(t *image.Thread) []uint64 {
 }
 
 // setMachine restores what only a thread on this architecture has registered with the kernel: nothing.
-func setMachine(b *batch, t *image.Thread) {}
+func setMachine(b *batch, t *model.Thread) {}
 
 // fitXState checks that this CPU has the register sets of an extended state of the image, in the same sizes.
 func fitXState(saved, have []byte) ([]byte, error) {
-	want, err := image.RegisterSets(saved)
+	want, err := model.RegisterSets(saved)
 	if err != nil {
 		return nil, err
 	}
-	here, err := image.RegisterSets(have)
+	here, err := model.RegisterSets(have)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +44,6 @@ func fitXState(saved, have []byte) ([]byte, error) {
 }
 
 // reenter would bring the thread into the system call that it was interrupted in.
-func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
+func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
 	return arch.Lacks(arch.InterruptedCalls)
 }

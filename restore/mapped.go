@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -33,7 +33,7 @@ type mappedFile struct {
 
 type inode struct{ dev, ino uint64 }
 
-func exeKey(rec *image.Process) plan.FileKey {
+func exeKey(rec *model.Process) plan.FileKey {
 	switch {
 	case rec.Exe.Ghost > 0:
 		return plan.FileKey{Ghost: rec.Exe.Ghost}
@@ -65,7 +65,7 @@ func (m *mappedFiles) close() {
 
 // openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew
 // through /proc/self/fd, so that each mapping has it open as it needs.
-func (r *restorer) openMapped(key plan.FileKey, want *image.MappedFile) error {
+func (r *restorer) openMapped(key plan.FileKey, want *model.MappedFile) error {
 	if r.mapped.files[key] != nil {
 		return nil
 	}
@@ -162,7 +162,7 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 // mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message,
 // maps them wherever they belong, and closes them before the next ones come.
 func (r *restorer) mapFiles(p *process) error {
-	users := map[plan.FileKey][]*image.VMA{}
+	users := map[plan.FileKey][]*model.VMA{}
 	var keys []plan.FileKey
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
@@ -186,7 +186,7 @@ func (r *restorer) mapFiles(p *process) error {
 }
 
 // mapPortion hands files over and makes their mappings.
-func (r *restorer) mapPortion(p *process, keys []plan.FileKey, users map[plan.FileKey][]*image.VMA) error {
+func (r *restorer) mapPortion(p *process, keys []plan.FileKey, users map[plan.FileKey][]*model.VMA) error {
 	if err := r.handOverFiles(p, keys); err != nil {
 		return err
 	}

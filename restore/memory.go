@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -42,7 +43,7 @@ func (r *restorer) fillMemory(p *process) error {
 		return err
 	}
 	defer f.close()
-	missing := image.Subtract(outside(blocks), r.inPlace(p))
+	missing := model.Subtract(outside(blocks), r.inPlace(p))
 	if err := r.img.LoadParts(r.ctx, p.rec.Space, missing, workers(), f.write); err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ type filler struct {
 	mem *os.File // /proc/PID/mem, which heeds no protection of private mappings
 
 	fd    int           // a userfaultfd, -1 for none
-	areas []image.Range // mappings registered with it, ascending
+	areas []model.Range // mappings registered with it, ascending
 }
 
 // write puts data at addr, mapping by mapping: through the userfaultfd if it is registered there, with
@@ -84,9 +85,9 @@ func (f *filler) write(addr uint64, data []byte) error {
 	return nil
 }
 
-func (f *filler) vmaAt(addr uint64) *image.VMA {
+func (f *filler) vmaAt(addr uint64) *model.VMA {
 	list := f.p.rec.VMAs
-	i, _ := slices.BinarySearchFunc(list, addr, func(v image.VMA, a uint64) int {
+	i, _ := slices.BinarySearchFunc(list, addr, func(v model.VMA, a uint64) int {
 		if v.End <= a {
 			return -1
 		}
@@ -112,7 +113,7 @@ func (f *filler) zero(runs []image.Run) error {
 					"the image has zeros at %#x, where nothing is mapped", at)
 			}
 			stop := min(end, v.End)
-			for v.Kind != image.VMAAnon && at < stop {
+			for v.Kind != model.VMAAnon && at < stop {
 				n := min(uint64(len(zeros)), stop-at)
 				if err := f.write(at, zeros[:n]); err != nil {
 					return err

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // namedMemory is a file of State.Named: it is opened by its name as any other, but what is in it is that of the image.
 type namedMemory struct {
-	rec  *image.Ghost
+	rec  *model.Ghost
 	file *os.File
 	want *os.File // the content it is to have; nil if it has it
 }
@@ -137,7 +137,7 @@ func (r *restorer) createNamed(n *namedMemory) error {
 }
 
 // contentOf returns a file of ours with the content that named memory is to have.
-func (r *restorer) contentOf(g *image.Ghost) (*os.File, error) {
+func (r *restorer) contentOf(g *model.Ghost) (*os.File, error) {
 	fd, err := unix.MemfdCreate("content", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the content of %s: %w", g.Path, err)
@@ -173,13 +173,13 @@ func equal(a, b *os.File) (bool, error) {
 
 // adoptNamed replaces the state by one in which everything that led to named memory leads to what it is now.
 func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
-	now := map[inode]image.MappedFile{}
+	now := map[inode]model.MappedFile{}
 	for key, n := range was {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 		}
-		now[key] = image.MappedFile{
+		now[key] = model.MappedFile{
 			Path: n.rec.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(),
 			CTime: st.Ctim.Nano(),
 		}
@@ -191,7 +191,7 @@ func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
 		p.VMAs = slices.Clone(p.VMAs)
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
-			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == image.VMAFile && v.File.Ghost == 0 {
+			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == model.VMAFile && v.File.Ghost == 0 {
 				v.File = to
 			}
 		}

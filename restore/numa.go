@@ -5,13 +5,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // bindMemory sets the NUMA policy of a mapping with mbind(2) from its text, for example "bind=static:0-1".
-func bindMemory(b *batch, v *image.VMA) {
+func bindMemory(b *batch, v *model.VMA) {
 	mode, mask, bits, err := policyArguments(v.NUMA)
 	if err != nil {
 		b.err = fault.New(fault.RestoreState, fmt.Sprintf("mapping %#x-%#x", v.Start, v.End), "%w", err)
@@ -22,7 +22,7 @@ func bindMemory(b *batch, v *image.VMA) {
 }
 
 // setPolicy gives a thread its memory policy with set_mempolicy(2); "" is the default one, whatever we have.
-func setPolicy(b *batch, t *image.Thread) {
+func setPolicy(b *batch, t *model.Thread) {
 	if t.NUMA == "" {
 		b.callWant(except(unix.ENOSYS), "take the default memory policy", unix.SYS_SET_MEMPOLICY, 0, 0, 0)
 		return

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // shmem makes and fills a shared memory object.
@@ -37,7 +37,7 @@ func (r *restorer) ghost(i int) error {
 	return nil
 }
 
-func (r *restorer) makeShmem(s *image.Shmem) (*os.File, error) {
+func (r *restorer) makeShmem(s *model.Shmem) (*os.File, error) {
 	if s.Kind == "anon" {
 		return r.makeSharedAnon(s)
 	}
@@ -77,7 +77,7 @@ func (r *restorer) sealLate() error {
 
 // makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one
 // and open it through map_files (proc_pid_map_files(5)), which needs CAP_CHECKPOINT_RESTORE.
-func (r *restorer) makeSharedAnon(s *image.Shmem) (*os.File, error) {
+func (r *restorer) makeSharedAnon(s *model.Shmem) (*os.File, error) {
 	size := (s.Size + pageSize - 1) &^ (pageSize - 1)
 	f, err := sharedAnon(int(size))
 	if err != nil {
@@ -88,7 +88,7 @@ func (r *restorer) makeSharedAnon(s *image.Shmem) (*os.File, error) {
 }
 
 // fillFile writes the content of a space to a file. What the image does not hold stays a hole.
-func (r *restorer) fillFile(f *os.File, space image.Space, size int64) error {
+func (r *restorer) fillFile(f *os.File, space model.Space, size int64) error {
 	return r.img.Load(r.ctx, space, workers(), func(off uint64, data []byte) error {
 		if int64(off) >= size {
 			return fmt.Errorf("content at %d of %d bytes: %w", off, size, unix.EFBIG)

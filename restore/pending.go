@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send
@@ -48,7 +48,7 @@ func (r *restorer) queueSignals(p *process) error {
 }
 
 // queues reports whether queueSignals is to queue a pending signal.
-func (p *process) queues(info image.SigInfo) bool {
+func (p *process) queues(info model.SigInfo) bool {
 	sig := signalOf(info)
 	return sig != unix.SIGTRAP && sig != unix.SIGSTOP && !p.comesAgain(info)
 }
@@ -64,7 +64,7 @@ func (p *process) queueVerdict(result int64) error {
 }
 
 // signalOf reads si_signo.
-func signalOf(info image.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
+func signalOf(info model.SigInfo) unix.Signal { return unix.Signal(sigs.Number(info)) }
 
 // firstRealTime is the first signal that is queued as often as it is sent, see signal(7).
 const firstRealTime = unix.Signal(32)
@@ -91,7 +91,7 @@ func (r *restorer) settleChildren(p *process) error {
 // continued by a SIGCONT, which is then taken back.
 func (r *restorer) continueAgain(p *process) error {
 	if !p.rec.Continued || !slices.ContainsFunc(r.st.Processes,
-		func(o image.Process) bool { return o.Pid == p.rec.PPid }) {
+		func(o model.Process) bool { return o.Pid == p.rec.PPid }) {
 		return nil
 	}
 	if err := ptrace.StopGroup(p.threads, unix.SIGSTOP); err != nil {
@@ -114,7 +114,7 @@ func (b *batch) takeBack(sig unix.Signal, want func(int64) error, what string) {
 // childSignals is what the making of the dead and stopped children of pid queues for it, in the order of the processes:
 // SIGCHLD for a stop, its exit signal for a death (clone(2)). A standard signal is queued once, however many send it; a
 // real-time one each time.
-func childSignals(processes []image.Process, pid int, stopped bool) []unix.Signal {
+func childSignals(processes []model.Process, pid int, stopped bool) []unix.Signal {
 	var signals []unix.Signal
 	add := func(sig unix.Signal) {
 		if sig != 0 && (sig >= firstRealTime || !slices.Contains(signals, sig)) {
@@ -151,7 +151,7 @@ func (r *restorer) stop(p *process) error {
 
 // stopSignal is the signal that leaves a process in a job-control stop, 0 if it is to run. One that stopped the process
 // although it has an action of its own, as it can have under a debugger, does not do so again.
-func stopSignal(rec *image.Process, stopped bool) unix.Signal {
+func stopSignal(rec *model.Process, stopped bool) unix.Signal {
 	if rec.Stopped == 0 && !stopped {
 		return 0
 	}

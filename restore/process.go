@@ -12,16 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // process is one process being built.
 type process struct {
 	r       *restorer
-	rec     *image.Process
+	rec     *model.Process
 	pid     int              // as we see it; in a pid namespace of its own it differs from rec.Pid
 	boot    uint64           // where the boot area is, 0 before buildSpace
 	socket  int              // the number of the socket that descriptors come through
@@ -149,7 +149,7 @@ func (r *restorer) startStub() error {
 	if err != nil {
 		return err
 	}
-	r.stub = &process{r: r, rec: &image.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
+	r.stub = &process{r: r, rec: &model.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
 	if err := lead.SetSigMask(blockAll); err != nil {
 		return err
 	}

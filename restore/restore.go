@@ -42,6 +42,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -112,7 +113,7 @@ const (
 type restorer struct {
 	ctx   context.Context
 	img   *image.Reader
-	st    *image.State
+	st    *model.State
 	o     Options
 	plan  *plan.Plan
 	pidNS bool

@@ -10,11 +10,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -53,7 +53,7 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 	if err := r.lastCalls(p, i); err != nil {
 		return err
 	}
-	if rec.Restart != nil && rec.Restart.Kind == image.RestartWait {
+	if rec.Restart != nil && rec.Restart.Kind == model.RestartWait {
 		if err := r.goOn(p, rec, &regs); err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 
 // lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we
 // work.
-func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *image.Thread, regs *ptrace.Regs) error {
+func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
 	if err := r.step("set registers"); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ const rseqCS = 8
 // restoreCriticalSection writes the thread's rseq_cs again. The kernel cleared it when our code ran outside of the
 // section; with it back, the kernel finds on the way to user space that the section was interrupted and starts its
 // abort handler, as it would have.
-func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *image.Thread) error {
+func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *model.Thread) error {
 	cs := r.criticalSection[rec.Tid]
 	if cs == 0 {
 		return nil
@@ -203,7 +203,7 @@ const sizeofTimespec = 16
 
 // goOn makes the registers of a call with a timeout, which the snapshot would have ended, ones that make it again with
 // the time that was left.
-func (r *restorer) goOn(p *process, rec *image.Thread, regs *ptrace.Regs) error {
+func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error {
 	if !regs.InTimedWait() {
 		return fault.New(fault.RestoreState, p.object(), "thread %d is to go on waiting, and is in no call that waits",
 			rec.Tid)

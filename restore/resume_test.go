@@ -4,13 +4,13 @@ import (
 	"encoding/binary"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-func procOf(pid, ppid, sid int, vmas ...image.VMA) image.Process {
-	return image.Process{ExitSignal: 17, Pid: pid, PPid: ppid, Pgid: pid, Sid: sid, VMAs: vmas}
+func procOf(pid, ppid, sid int, vmas ...model.VMA) model.Process {
+	return model.Process{ExitSignal: 17, Pid: pid, PPid: ppid, Pgid: pid, Sid: sid, VMAs: vmas}
 }
 
 // The plan keeps the boot area away from the stub.
@@ -44,8 +44,8 @@ func TestFitXState(t *testing.T) {
 }
 
 func TestVMALookup(t *testing.T) {
-	rec := procOf(1, 0, 0, image.VMA{Start: 0x1000, End: 0x3000}, image.VMA{Start: 0x3000, End: 0x4000},
-		image.VMA{Start: 0x8000, End: 0x9000})
+	rec := procOf(1, 0, 0, model.VMA{Start: 0x1000, End: 0x3000}, model.VMA{Start: 0x3000, End: 0x4000},
+		model.VMA{Start: 0x8000, End: 0x9000})
 	f := filler{p: &process{rec: &rec}}
 	for addr, want := range map[uint64]int{
 		0x1000: 0, 0x2fff: 0, 0x3000: 1, 0x4000: -1, 0xfff: -1, 0x8fff: 2,

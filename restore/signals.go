@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // setProcessState gives a process what belongs to all its threads and needs our rights: directories, handlers, flags of
@@ -64,7 +64,7 @@ func (r *restorer) setProcessState(p *process) error {
 const sigsetSize = 8
 
 // actionBytes is the kernel's struct sigaction on x86-64: handler, flags, restorer, mask.
-func actionBytes(a *image.SigAction) []byte {
+func actionBytes(a *model.SigAction) []byte {
 	var s []byte
 	for _, v := range []uint64{a.Handler, a.Flags, a.Restorer, a.Mask} {
 		s = binary.LittleEndian.AppendUint64(s, v)
@@ -72,7 +72,7 @@ func actionBytes(a *image.SigAction) []byte {
 	return s
 }
 
-func setMMFlags(b *batch, mm *image.MM) {
+func setMMFlags(b *batch, mm *model.MM) {
 	for bits := mm.Membarrier; bits != 0; bits &= bits - 1 {
 		b.call("register for membarrier", unix.SYS_MEMBARRIER, bits&-bits, 0, 0)
 	}
@@ -110,7 +110,7 @@ func (r *restorer) setAfterCreds(p *process) error {
 			if err := unix.Getrlimit(i, &own); err != nil {
 				return fmt.Errorf("read our limit of pending signals: %w", err)
 			}
-			l = image.Limit{Cur: own.Max, Max: own.Max} // until limitPending
+			l = model.Limit{Cur: own.Max, Max: own.Max} // until limitPending
 		}
 		b.callWant(r.limitVerdict(p, i), fmt.Sprintf("set limit %d", i), unix.SYS_PRLIMIT64, 0, i,
 			inBytes(limitBytes(l)), 0)
@@ -136,7 +136,7 @@ func (r *restorer) limitPending(p *process) error {
 // manyPending reports whether a process has anything that counts as a pending signal.
 func (p *process) manyPending() bool {
 	return len(p.rec.Pending) > 0 || len(p.rec.Timers) > 0 ||
-		slices.ContainsFunc(p.rec.Threads, func(t image.Thread) bool { return len(t.Pending) > 0 })
+		slices.ContainsFunc(p.rec.Threads, func(t model.Thread) bool { return len(t.Pending) > 0 })
 }
 
 func stepArguments(s fdtable.Step) []any {
@@ -190,7 +190,7 @@ func (r *restorer) setTimers(p *process) error {
 			return err
 		}
 	}
-	taken := map[*image.PosixTimer]bool{}
+	taken := map[*model.PosixTimer]bool{}
 	for i := range p.rec.Timers {
 		t := &p.rec.Timers[i]
 		if !countsOverruns(p.rec, t) {
@@ -227,7 +227,7 @@ func (r *restorer) setTimers(p *process) error {
 // startTimer starts a timer such that it runs out at a time, ns from now, or from the freeze if it has a date. One that
 // is in the past is for a timer whose signal was pending: the signal is queued by the kernel, which then counts the
 // overruns as it would have.
-func (r *restorer) startTimer(b *batch, t *image.PosixTimer, in int64) error {
+func (r *restorer) startTimer(b *batch, t *model.PosixTimer, in int64) error {
 	now, err := r.timerNow(t)
 	if err != nil {
 		return err
@@ -240,7 +240,7 @@ func (r *restorer) startTimer(b *batch, t *image.PosixTimer, in int64) error {
 }
 
 // timerNow is the time of a timer's clock from which it goes on: that of the snapshot if it has a date.
-func (r *restorer) timerNow(t *image.PosixTimer) (int64, error) {
+func (r *restorer) timerNow(t *model.PosixTimer) (int64, error) {
 	switch {
 	case t.Date != 0 && t.Expired != 0:
 		return t.Date + t.Expired, nil
@@ -256,13 +256,13 @@ func (r *restorer) timerNow(t *image.PosixTimer) (int64, error) {
 	return now.Nano() + r.shiftOf(int32(t.Clock)), nil
 }
 
-func countsCPU(t *image.PosixTimer) bool {
+func countsCPU(t *model.PosixTimer) bool {
 	return t.Clock < 0 || t.Clock == unix.CLOCK_PROCESS_CPUTIME_ID || t.Clock == unix.CLOCK_THREAD_CPUTIME_ID
 }
 
 // countsOverruns tells whether a timer has overruns that timer_getoverrun(2) still tells, and that can be made again:
 // it runs, on a clock that goes by itself, and no other timer has its signal, which would be taken in its place.
-func countsOverruns(p *image.Process, t *image.PosixTimer) bool {
+func countsOverruns(p *model.Process, t *model.PosixTimer) bool {
 	const signal, threadID = 0, 4 // SIGEV_SIGNAL, SIGEV_THREAD_ID
 	if t.Overrun == 0 || t.Interval == 0 || t.Left == 0 || t.Expired != 0 || countsCPU(t) ||
 		t.Signo == int(unix.SIGTRAP) ||
@@ -279,7 +279,7 @@ func countsOverruns(p *image.Process, t *image.PosixTimer) bool {
 
 // overrun starts a timer as many periods ago as it has overruns, and takes its signal, with which the kernel counts
 // them. It does nothing for a timer that cannot have run for so long, and returns false.
-func (r *restorer) overrun(p *process, t *image.PosixTimer) (bool, error) {
+func (r *restorer) overrun(p *process, t *model.PosixTimer) (bool, error) {
 	periods := int64(t.Overrun) + 1
 	if t.Interval > math.MaxInt64/2/periods {
 		return false, nil
@@ -306,9 +306,9 @@ func (r *restorer) overrun(p *process, t *image.PosixTimer) (bool, error) {
 }
 
 // comesAgain reports that a pending signal is one that fireTimer makes the kernel queue.
-func (p *process) comesAgain(info image.SigInfo) bool {
+func (p *process) comesAgain(info model.SigInfo) bool {
 	for i := range p.rec.Timers {
-		if t := &p.rec.Timers[i]; t.Expired != 0 && sigs.OfTimer([]image.SigInfo{info}, t.ID) {
+		if t := &p.rec.Timers[i]; t.Expired != 0 && sigs.OfTimer([]model.SigInfo{info}, t.ID) {
 			return true
 		}
 	}
@@ -317,7 +317,7 @@ func (p *process) comesAgain(info image.SigInfo) bool {
 
 // itimerval is struct itimerval: interval, then value, each in seconds and microseconds. A value below one microsecond
 // becomes one: zero would disarm the timer.
-func itimerval(t image.ITimer) []byte {
+func itimerval(t model.ITimer) []byte {
 	var b []byte
 	for _, ns := range []int64{t.Interval, t.Value} {
 		us := (ns + 999) / 1000
@@ -369,7 +369,7 @@ func (r *restorer) makeTimers(p *process) error {
 	return nil
 }
 
-func (r *restorer) makeTimer(p *process, t *image.PosixTimer) (int, error) {
+func (r *restorer) makeTimer(p *process, t *model.PosixTimer) (int, error) {
 	b := r.newBatch(p, p.lead)
 	event := make([]byte, 64) // struct sigevent: value, signo, notify, tid
 	binary.LittleEndian.PutUint64(event, t.Value)

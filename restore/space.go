@@ -9,13 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/stub"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -40,8 +40,8 @@ func (r *restorer) buildSpace(p *process) error {
 	if err != nil {
 		return err
 	}
-	stay := image.Union(kept.ranges(p), []image.Range{bootArea(p.boot)})
-	for _, gap := range image.Subtract([]image.Range{{Start: 0, End: arch.Host.AddressEnd}}, stay) {
+	stay := model.Union(kept.ranges(p), []model.Range{bootArea(p.boot)})
+	for _, gap := range model.Subtract([]model.Range{{Start: 0, End: arch.Host.AddressEnd}}, stay) {
 		b.call(fmt.Sprintf("unmap %#x-%#x", gap.Start, gap.End), unix.SYS_MUNMAP, gap.Start, gap.End-gap.Start)
 	}
 	r.adapt(p, b, kept)
@@ -161,27 +161,27 @@ const (
 )
 
 // mapOne makes one mapping. file is the descriptor, in the process, of what is mapped, -1 for none.
-func mapOne(b *batch, v *image.VMA, file int) error {
+func mapOne(b *batch, v *model.VMA, file int) error {
 	what := fmt.Sprintf("map %#x-%#x %s", v.Start, v.End, v.Name)
 	flags := uint64(unix.MAP_FIXED_NOREPLACE)
 	for _, name := range v.Flags {
-		if f, ok := image.VMAFlagOf(name); ok && f.How == image.FlagMapped {
+		if f, ok := model.VMAFlagOf(name); ok && f.How == model.FlagMapped {
 			flags |= f.Arg
 		}
 	}
 	switch {
 	case v.Shared:
 		flags |= unix.MAP_SHARED
-	case flags&image.MapDroppable == 0:
+	case flags&model.MapDroppable == 0:
 		flags |= unix.MAP_PRIVATE
 	}
 	fd, offset := ^uint64(0), uint64(0)
 	switch v.Kind {
-	case image.VMAVDSO, image.VMAVVar:
+	case model.VMAVDSO, model.VMAVVar:
 		return nil
-	case image.VMAAnon:
+	case model.VMAAnon:
 		flags |= unix.MAP_ANONYMOUS
-	case image.VMAFile, image.VMAShmem:
+	case model.VMAFile, model.VMAShmem:
 		fd, offset = uint64(file), v.Offset
 	default:
 		return fault.New(fault.RestoreState, fmt.Sprintf("mapping %#x-%#x", v.Start, v.End), "kind %q", v.Kind)
@@ -194,7 +194,7 @@ func mapOne(b *batch, v *image.VMA, file int) error {
 func (r *restorer) finishSpace(p *process) error {
 	b := r.newBatch(p, p.lead)
 	for i := range p.rec.VMAs {
-		if v := &p.rec.VMAs[i]; v.Kind != image.VMAVDSO && v.Kind != image.VMAVVar {
+		if v := &p.rec.VMAs[i]; v.Kind != model.VMAVDSO && v.Kind != model.VMAVVar {
 			finishOne(b, v)
 		}
 	}
@@ -204,14 +204,14 @@ func (r *restorer) finishSpace(p *process) error {
 	return r.setMM(p)
 }
 
-func finishOne(b *batch, v *image.VMA) {
+func finishOne(b *batch, v *model.VMA) {
 	at, size := v.Start, v.End-v.Start
 	place := fmt.Sprintf("%#x-%#x", v.Start, v.End)
 	if first := plan.FirstProt(v); first != v.Prot {
 		b.call("protect "+place, unix.SYS_MPROTECT, at, size, v.Prot)
 	}
 	for _, name := range v.Flags {
-		if f, ok := image.VMAFlagOf(name); ok && f.How == image.FlagAdvised {
+		if f, ok := model.VMAFlagOf(name); ok && f.How == model.FlagAdvised {
 			b.call("advise "+name+" "+place, unix.SYS_MADVISE, at, size, f.Arg)
 		}
 	}
@@ -229,10 +229,10 @@ func finishOne(b *batch, v *image.VMA) {
 
 // lockMapping locks a mapping in memory as mlock2(2) did. One that is locked when touched has the flag of those that
 // are locked, too.
-func lockMapping(b *batch, v *image.VMA) {
+func lockMapping(b *batch, v *model.VMA) {
 	arg, locked := uint64(0), false
 	for _, name := range v.Flags {
-		if f, ok := image.VMAFlagOf(name); ok && f.How == image.FlagLocked {
+		if f, ok := model.VMAFlagOf(name); ok && f.How == model.FlagLocked {
 			arg, locked = arg|f.Arg, true
 		}
 	}
@@ -244,12 +244,12 @@ func lockMapping(b *batch, v *image.VMA) {
 }
 
 // givenName is the name that PR_SET_VMA_ANON_NAME gave a mapping.
-func givenName(v *image.VMA) (string, bool) {
-	if v.Kind == image.VMAShmem {
+func givenName(v *model.VMA) (string, bool) {
+	if v.Kind == model.VMAShmem {
 		return strings.CutPrefix(v.Name, "anon_shmem:")
 	}
 	name, ok := strings.CutPrefix(v.Name, "anon:")
-	return name, ok && v.Kind == image.VMAAnon
+	return name, ok && v.Kind == model.VMAAnon
 }
 
 // sealMappings does what must come after all else that touches mappings.
@@ -259,7 +259,7 @@ func (r *restorer) sealMappings(p *process) error {
 		b.call("lock mappings to come", unix.SYS_MLOCKALL, f)
 	}
 	for i := range p.rec.VMAs {
-		if v := &p.rec.VMAs[i]; v.Has("sl") && v.Kind != image.VMAVDSO && v.Kind != image.VMAVVar {
+		if v := &p.rec.VMAs[i]; v.Has("sl") && v.Kind != model.VMAVDSO && v.Kind != model.VMAVVar {
 			b.call(fmt.Sprintf("seal %#x-%#x", v.Start, v.End), sysMseal, v.Start, v.End-v.Start, 0)
 		}
 	}
@@ -292,7 +292,7 @@ func (r *restorer) setMM(p *process) error {
 
 // executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel
 // wants that of what becomes the exe link.
-func (r *restorer) executable(exe *image.MappedFile, do func() error) error {
+func (r *restorer) executable(exe *model.MappedFile, do func() error) error {
 	var f *os.File
 	var mode uint32
 	switch {

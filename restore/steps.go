@@ -3,8 +3,8 @@ package restore
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -81,7 +81,7 @@ func (r *restorer) execute(s plan.Step) error {
 }
 
 // record is the record of a process that lives.
-func (r *restorer) record(pid int) *image.Process {
+func (r *restorer) record(pid int) *model.Process {
 	for i := range r.st.Processes {
 		if r.st.Processes[i].Pid == pid {
 			return &r.st.Processes[i]

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // takeTerminal gives the leader of a session its controlling terminal, its foreground group and its modes again, where
@@ -35,7 +35,7 @@ func (r *restorer) takeTerminal(b *batch, p *process) {
 }
 
 // ownTerminal finds a descriptor of the controlling terminal of a process, if ours stands in for it.
-func (r *restorer) ownTerminal(rec *image.Process) (fd int, term *image.Terminal) {
+func (r *restorer) ownTerminal(rec *model.Process) (fd int, term *model.Terminal) {
 	ours, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return 0, nil

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // makeThreads makes the threads of a process with their old ids. Each stops before its first instruction.
@@ -93,7 +93,7 @@ func (r *restorer) setThreadState(p *process) error {
 }
 
 // setOne restores what a thread registers with the kernel.
-func setOne(b *batch, t *image.Thread) {
+func setOne(b *batch, t *model.Thread) {
 	setPolicy(b, t)
 	b.call("set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, inString(t.Comm))
 	b.call("set personality", unix.SYS_PERSONALITY, t.Personality)
@@ -134,7 +134,7 @@ func setOne(b *batch, t *image.Thread) {
 }
 
 // schedule sets a thread's policy, priorities and CPUs from outside, where they differ from what it has inherited.
-func schedule(t *image.Thread, tid int) error {
+func schedule(t *model.Thread, tid int) error {
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(tid, &cpus); err != nil {
 		return fmt.Errorf("read the CPUs of thread %d: %w", t.Tid, err)
@@ -180,7 +180,7 @@ func schedule(t *image.Thread, tid int) error {
 }
 
 // clamp sets the range of a thread's utilization where it differs from what the policy brought.
-func clamp(t *image.Thread, tid int) error {
+func clamp(t *model.Thread, tid int) error {
 	c := t.Sched.Clamp
 	if c == nil {
 		return nil

@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // arena is memory for the copy of the target's pages, outside the Go heap: it is filled with pages before the freeze,
@@ -71,7 +71,7 @@ func (a *arena) free() {
 	}
 }
 
-func roundUp(n int) int { return (n + image.PageSize - 1) &^ (image.PageSize - 1) }
+func roundUp(n int) int { return (n + model.PageSize - 1) &^ (model.PageSize - 1) }
 
 // memoryAvailable returns what the machine can still give, bytes (MemAvailable, proc_meminfo(5)).
 func memoryAvailable() (int64, error) {

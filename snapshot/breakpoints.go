@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Uprobes are breakpoints that the kernel writes into the code of every process that maps a file; the page becomes the
@@ -18,8 +18,8 @@ import (
 const maxBreakpoints = 64
 
 // isCode tells whether uprobes can be in a mapping: it is private, of a file, and may be executed, but not written to.
-func isCode(v *image.VMA) bool {
-	return v.Kind == image.VMAFile && !v.Shared && v.Prot&unix.PROT_EXEC != 0 && v.Prot&unix.PROT_WRITE == 0
+func isCode(v *model.VMA) bool {
+	return v.Kind == model.VMAFile && !v.Shared && v.Prot&unix.PROT_EXEC != 0 && v.Prot&unix.PROT_WRITE == 0
 }
 
 // onlyBreakpoints tells whether a page is its file's but for some breakpoints.
@@ -52,7 +52,7 @@ func (c *codeFiles) close() {
 }
 
 // file returns the file of a mapping, nil if its name does not lead to it any more.
-func (c *codeFiles) file(m *image.MappedFile) *os.File {
+func (c *codeFiles) file(m *model.MappedFile) *os.File {
 	if m.Ghost > 0 && m.Ghost <= len(c.ghosts) {
 		return c.ghosts[m.Ghost-1]
 	}
@@ -72,11 +72,11 @@ func (c *codeFiles) file(m *image.MappedFile) *os.File {
 }
 
 // write hands the pages of a part of code to the image, without those that are the file's.
-func (c *codeFiles) write(to pageSink, space image.Space, p part, data []byte) error {
+func (c *codeFiles) write(to pageSink, space model.Space, p part, data []byte) error {
 	f := c.file(&p.code.File)
-	original := make([]byte, image.PageSize)
-	for at := 0; at < p.size; at += image.PageSize {
-		page := data[at : at+image.PageSize]
+	original := make([]byte, model.PageSize)
+	for at := 0; at < p.size; at += model.PageSize {
+		page := data[at : at+model.PageSize]
 		addr := p.addr + uint64(at)
 		if f != nil {
 			n, _ := f.ReadAt(original, int64(p.code.Offset+addr-p.code.Start)) // short in the file's last page
@@ -94,7 +94,7 @@ func (c *codeFiles) write(to pageSink, space image.Space, p part, data []byte) e
 }
 
 // restore takes the known breakpoints out of a page at an offset of a file, which has original there.
-func (c *codeFiles) restore(m *image.MappedFile, offset int64, page, original []byte) {
+func (c *codeFiles) restore(m *model.MappedFile, offset int64, page, original []byte) {
 	for _, point := range c.points[inode{m.Dev, m.Ino}] {
 		if at := point - offset; at >= 0 && at+breakpointSize <= int64(len(page)) {
 			for i := int(at); i < int(at)+breakpointSize && isBreakpoint(page, i); i++ {

@@ -6,15 +6,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // addBuildIDs completes the mapped files that still have their names. It reads the files, so it is to run after the
 // thaw; a file that was replaced meanwhile gets none, and size and time tell restore about it.
-func addBuildIDs(st *image.State) {
+func addBuildIDs(st *model.State) {
 	known := map[inode]string{}
-	add := func(f *image.MappedFile) {
+	add := func(f *model.MappedFile) {
 		if f.Path == "" || f.Ghost != 0 || f.Size == 0 {
 			return
 		}
@@ -30,14 +30,14 @@ func addBuildIDs(st *image.State) {
 		p := &st.Processes[i]
 		add(&p.Exe)
 		for j := range p.VMAs {
-			if p.VMAs[j].Kind == image.VMAFile {
+			if p.VMAs[j].Kind == model.VMAFile {
 				add(&p.VMAs[j].File)
 			}
 		}
 	}
 }
 
-func fileBuildID(m *image.MappedFile) string {
+func fileBuildID(m *model.MappedFile) string {
 	f, err := openSame(m)
 	if err != nil {
 		return ""
@@ -47,7 +47,7 @@ func fileBuildID(m *image.MappedFile) string {
 }
 
 // openSame opens a mapped file by its name, and fails if that no longer leads to the same, unchanged file.
-func openSame(m *image.MappedFile) (*os.File, error) {
+func openSame(m *model.MappedFile) (*os.File, error) {
 	f, err := os.OpenFile(m.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // parallelFrom is how much there must be to copy for a second worker to pay, bytes.
@@ -110,7 +111,7 @@ func (j *job) copyParts(mem *ptrace.Shared, parts []ptrace.Range, buf []byte, fo
 		if err == nil {
 			return nil
 		}
-		done &^= image.PageSize - 1
+		done &^= model.PageSize - 1
 		for len(parts) > 0 && done >= parts[0].Len {
 			buf, done, parts = buf[parts[0].Len:], done-parts[0].Len, parts[1:]
 		}
@@ -130,7 +131,7 @@ func (j *job) copyFile(buf []byte) error {
 	at := 0
 	for _, p := range j.parts {
 		n, err := j.from.file.ReadAt(buf[at:at+p.size], int64(p.addr))
-		if err != nil && (!errors.Is(err, io.EOF) || n <= p.size-image.PageSize) {
+		if err != nil && (!errors.Is(err, io.EOF) || n <= p.size-model.PageSize) {
 			return fault.New(fault.PageRead, j.from.name, "read %d bytes at %d: %w", p.size, p.addr, err)
 		}
 		if rest := buf[at+n : at+p.size]; len(rest) > 0 &&
@@ -144,8 +145,8 @@ func (j *job) copyFile(buf []byte) error {
 
 // pageSink takes pages; image.Writer is one.
 type pageSink interface {
-	Write(space image.Space, addr uint64, data []byte) error
-	Compare(space image.Space, addr uint64, data []byte, from image.Space, at uint64) error
+	Write(space model.Space, addr uint64, data []byte) error
+	Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error
 }
 
 // lender is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given back
@@ -155,11 +156,11 @@ type lender struct {
 	from *arena
 }
 
-func (l lender) Write(space image.Space, addr uint64, data []byte) error {
+func (l lender) Write(space model.Space, addr uint64, data []byte) error {
 	return l.to.Lend(space, addr, data, func() { l.from.release(data) })
 }
 
-func (l lender) Compare(space image.Space, addr uint64, data []byte, from image.Space, at uint64) error {
+func (l lender) Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error {
 	defer l.from.release(data)
 	return l.to.Compare(space, addr, data, from, at)
 }

@@ -7,10 +7,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // DontDump in Options.Exclude stands for all memory that the program marked with MADV_DONTDUMP (madvise(2)). It has to
@@ -67,7 +67,7 @@ func (e *excluder) named(name string) bool {
 }
 
 // excludes reports whether the private pages of a mapping are left out. Code never is.
-func (e *excluder) excludes(v *image.VMA) bool {
+func (e *excluder) excludes(v *model.VMA) bool {
 	if v.Shared || v.Prot&unix.PROT_EXEC != 0 || v.Name == "[stack]" {
 		return false
 	}
@@ -75,7 +75,7 @@ func (e *excluder) excludes(v *image.VMA) bool {
 }
 
 // mark notes in the mappings of a process what is left out.
-func (e *excluder) mark(p *image.Process) {
+func (e *excluder) mark(p *model.Process) {
 	for i := range p.VMAs {
 		if v := &p.VMAs[i]; holdsContent(v) && e.excludes(v) {
 			v.Excluded = true
@@ -96,9 +96,9 @@ func (e *excluder) before(pid int) ([]dirty.Span, error) {
 	var out []dirty.Span
 	for i := range maps {
 		m := &maps[i]
-		v := image.VMA{
+		v := model.VMA{
 			Prot: m.Prot, Shared: m.Shared, Name: plainName(m.Name), Flags: m.Flags,
-			File: image.MappedFile{Path: m.Name},
+			File: model.MappedFile{Path: m.Name},
 		}
 		if e.excludes(&v) {
 			out = append(out, dirty.Span{Start: m.Start, End: m.End})

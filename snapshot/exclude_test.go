@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func TestExcluder(t *testing.T) {
@@ -15,21 +15,21 @@ func TestExcluder(t *testing.T) {
 	}
 	const rw = unix.PROT_READ | unix.PROT_WRITE
 	for name, c := range map[string]struct {
-		v    image.VMA
+		v    model.VMA
 		want bool
 	}{
-		"by name":      {image.VMA{Prot: rw, Name: "anon:cache"}, true},
-		"another name": {image.VMA{Prot: rw, Name: "anon:cached"}, false},
-		"by pattern":   {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin"}}, true},
-		"no match":     {image.VMA{Prot: rw, File: image.MappedFile{Path: "/data/a/b.bin.1"}}, false},
-		"shared":       {image.VMA{Prot: rw, Shared: true, Name: "anon:cache"}, false},
-		"code": {image.VMA{
+		"by name":      {model.VMA{Prot: rw, Name: "anon:cache"}, true},
+		"another name": {model.VMA{Prot: rw, Name: "anon:cached"}, false},
+		"by pattern":   {model.VMA{Prot: rw, File: model.MappedFile{Path: "/data/a/b.bin"}}, true},
+		"no match":     {model.VMA{Prot: rw, File: model.MappedFile{Path: "/data/a/b.bin.1"}}, false},
+		"shared":       {model.VMA{Prot: rw, Shared: true, Name: "anon:cache"}, false},
+		"code": {model.VMA{
 			Prot: unix.PROT_READ | unix.PROT_EXEC,
-			File: image.MappedFile{Path: "/data/a.bin"},
+			File: model.MappedFile{Path: "/data/a.bin"},
 		}, false},
-		"marked":         {image.VMA{Prot: rw, Flags: []string{"rd", "dd"}}, true},
-		"a marked stack": {image.VMA{Prot: rw, Name: "[stack]", Flags: []string{"dd"}}, false},
-		"nothing":        {image.VMA{Prot: rw}, false},
+		"marked":         {model.VMA{Prot: rw, Flags: []string{"rd", "dd"}}, true},
+		"a marked stack": {model.VMA{Prot: rw, Name: "[stack]", Flags: []string{"dd"}}, false},
+		"nothing":        {model.VMA{Prot: rw}, false},
 	} {
 		if got := e.excludes(&c.v); got != c.want {
 			t.Errorf("%s: %v", name, got)

@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any
 // more: once the tree runs on it may unmap them, and then nothing leads to them.
 type identifier struct {
-	st       *image.State
-	known    map[image.MappedFile]image.MappedFile // as a source gave it -> complete
+	st       *model.State
+	known    map[model.MappedFile]model.MappedFile // as a source gave it -> complete
 	shmems   map[inode]int                         // 1-based index into st.Shmems
 	ghosts   map[inode]int                         // 1-based index into st.Ghosts
 	linked   map[int]bool                          // those of them that have a name somewhere
@@ -46,9 +46,9 @@ func (c *contents) close() {
 	c.shmems, c.ghosts, c.named = nil, nil, nil
 }
 
-func newIdentifier(st *image.State) *identifier {
+func newIdentifier(st *model.State) *identifier {
 	id := &identifier{
-		st: st, known: map[image.MappedFile]image.MappedFile{}, shmems: map[inode]int{},
+		st: st, known: map[model.MappedFile]model.MappedFile{}, shmems: map[inode]int{},
 		ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{},
 	}
 	for i := range st.Shmems {
@@ -72,18 +72,18 @@ func (id *identifier) identify() error {
 		}
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
-			if v.Kind != image.VMAFile && v.Kind != image.VMAShmem {
+			if v.Kind != model.VMAFile && v.Kind != model.VMAShmem {
 				continue
 			}
 			link := fmt.Sprintf("/proc/%d/map_files/%x-%x", p.Pid, v.Start, v.End)
-			if v.Kind == image.VMAShmem && anonymousObject(&v.File) {
+			if v.Kind == model.VMAShmem && anonymousObject(&v.File) {
 				var err error
 				if v.Shmem, err = id.shmem(&v.File, link, vmaName(p.Pid, v)); err != nil {
 					return err
 				}
 				continue
 			}
-			v.Kind = image.VMAFile // a deleted file of a tmpfs is a file: descriptors of it are treated alike
+			v.Kind = model.VMAFile // a deleted file of a tmpfs is a file: descriptors of it are treated alike
 			if err := id.file(&v.File, link, vmaName(p.Pid, v)); err != nil {
 				return err
 			}
@@ -125,7 +125,7 @@ func (id *identifier) attributes() (err error) {
 	return nil
 }
 
-func attributesOf(files []*os.File, i int) (*image.Attributes, error) {
+func attributesOf(files []*os.File, i int) (*model.Attributes, error) {
 	if i >= len(files) || files[i] == nil {
 		return nil, nil
 	}
@@ -133,12 +133,12 @@ func attributesOf(files []*os.File, i int) (*image.Attributes, error) {
 }
 
 // anonymousObject tells whether a file is an object that never had a name: shared anonymous memory or a memfd.
-func anonymousObject(f *image.MappedFile) bool {
+func anonymousObject(f *model.MappedFile) bool {
 	return strings.HasPrefix(f.Path, "/memfd:") || strings.HasPrefix(f.Path, "/dev/zero")
 }
 
 // file completes f, which is open or mapped through link in /proc.
-func (id *identifier) file(f *image.MappedFile, link, object string) error {
+func (id *identifier) file(f *model.MappedFile, link, object string) error {
 	asked := *f
 	if done, ok := id.known[asked]; ok {
 		*f = done
@@ -164,14 +164,14 @@ func (id *identifier) file(f *image.MappedFile, link, object string) error {
 }
 
 // setFacts records what restore compares. A device node's size and time say nothing about it.
-func setFacts(f *image.MappedFile, st *unix.Stat_t) {
+func setFacts(f *model.MappedFile, st *unix.Stat_t) {
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		f.Size, f.MTime, f.CTime = st.Size, st.Mtim.Nano(), st.Ctim.Nano()
 	}
 }
 
 // ghost records a mapped file whose name is gone or leads to another one.
-func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, object string, st *unix.Stat_t) error {
+func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, object string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		id.blockers = append(id.blockers,
 			fault.New(fault.Mapping, object, "it maps %s, which is no regular file and has lost its name", f.Path))
@@ -187,7 +187,7 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 	}
 	key := inode{st.Dev, st.Ino}
 	if id.ghosts[key] == 0 {
-		id.st.Ghosts = append(id.st.Ghosts, image.Ghost{
+		id.st.Ghosts = append(id.st.Ghosts, model.Ghost{
 			Path: f.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		})
 		id.ghosts[key] = len(id.st.Ghosts)
@@ -201,7 +201,7 @@ func (id *identifier) ghost(f *image.MappedFile, asked image.MappedFile, link, o
 }
 
 // executable completes the executable of a process.
-func (id *identifier) executable(p *image.Process) error {
+func (id *identifier) executable(p *model.Process) error {
 	link, object := fmt.Sprintf("/proc/%d/exe", p.Pid), "executable of "+pidName(p.Pid)
 	var named unix.Stat_t
 	if !strings.HasPrefix(p.Exe.Path, "/memfd:") || unix.Stat(p.Exe.Path, &named) == nil {
@@ -213,7 +213,7 @@ func (id *identifier) executable(p *image.Process) error {
 }
 
 // shmem records a shared memory object that is mapped or executed, and returns its 1-based index.
-func (id *identifier) shmem(f *image.MappedFile, link, object string) (int, error) {
+func (id *identifier) shmem(f *model.MappedFile, link, object string) (int, error) {
 	var st unix.Stat_t
 	key := inode{f.Dev, f.Ino}
 	if id.shmems[key] == 0 {
@@ -223,7 +223,7 @@ func (id *identifier) shmem(f *image.MappedFile, link, object string) (int, erro
 		key = inode{st.Dev, st.Ino}
 	}
 	if id.shmems[key] == 0 {
-		s := image.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid}
+		s := model.Shmem{Kind: "anon", Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid}
 		if name, ok := strings.CutPrefix(f.Path, "/memfd:"); ok {
 			// sources have taken the kernel's " (deleted)" off; the name may end like that
 			s.Kind, s.Name = "memfd", name
@@ -273,7 +273,7 @@ func (id *identifier) openRest() error {
 
 // fileOf finds the description of a descriptor. Sources number descriptions in order, so it is nearly always at its
 // place.
-func (id *identifier) fileOf(fd image.FD) *image.File {
+func (id *identifier) fileOf(fd model.FD) *model.File {
 	if i := fd.File - 1; i >= 0 && i < len(id.st.Files) && id.st.Files[i].ID == fd.File {
 		return &id.st.Files[i]
 	}
@@ -308,7 +308,7 @@ func openInto(list *[]*os.File, i int, link, object string) error {
 
 // changing tells whether the tree itself can write to a ghost: then its content must be copied while the tree stands
 // still.
-func changing(st *image.State, ghost int) bool {
+func changing(st *model.State, ghost int) bool {
 	for i := range st.Files {
 		if f := &st.Files[i]; f.Ghost == ghost && f.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return true
@@ -327,7 +327,7 @@ func changing(st *image.State, ghost int) bool {
 
 // dirBlockers lists working and root directories that their name no longer leads to: restore enters them by name. A
 // working directory that was removed is recorded, to be made again.
-func dirBlockers(st *image.State) fault.List {
+func dirBlockers(st *model.State) fault.List {
 	var list fault.List
 	for i := range st.Processes {
 		p := &st.Processes[i]
@@ -344,7 +344,7 @@ func dirBlockers(st *image.State) fault.List {
 			}
 			if d.link == "cwd" && real.Nlink == 0 && p.Root == "/" {
 				p.Cwd = strings.TrimSuffix(p.Cwd, procfs.Deleted)
-				p.CwdGone = &image.GoneDir{Dev: real.Dev, Ino: real.Ino, Mode: real.Mode, UID: real.Uid, GID: real.Gid}
+				p.CwdGone = &model.GoneDir{Dev: real.Dev, Ino: real.Ino, Mode: real.Mode, UID: real.Uid, GID: real.Gid}
 				continue
 			}
 			list = append(list, fault.New(fault.ProcessState, pidName(p.Pid),

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/pagemap"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file finds memory that processes share since fork(2): pages that have the same page frame in several.
@@ -27,25 +27,25 @@ import (
 
 // forked is what is known of shared pages.
 type forked struct {
-	shared map[int][]image.Range // by pid, of those that were searched: pages that it shares with anybody
+	shared map[int][]model.Range // by pid, of those that were searched: pages that it shares with anybody
 	again  map[int]bool          // pids that were searched again, under the freeze
 	spans  map[int][]kinSpan     // by pid: pages that may be those of another process of the tree
 	owns   map[int]bool          // pids that others may have pages of
 	given  map[int]shares        // by pid: pages that pre-copy has left to others
-	wrote  map[int][]image.Range // by pid, of those that own: what was written before this round of pre-copy
+	wrote  map[int][]model.Range // by pid, of those that own: what was written before this round of pre-copy
 	// By pid, of those that own, under the freeze: pages that the image has; and of these the ones that were not
 	// written since pre-copy armed them.
-	stored, clean map[int][]image.Range
-	spaces        map[int]image.Space  // by pid, under the freeze
+	stored, clean map[int][]model.Range
+	spaces        map[int]model.Space  // by pid, under the freeze
 	maps          map[int]*pagemap.Map // open for the moment
 }
 
 // shares are pages of a process by who has the same, ascending and disjoint.
-type shares map[int][]image.Range
+type shares map[int][]model.Range
 
 // kinSpan is pages that a process has in common with another one.
 type kinSpan struct {
-	image.Range
+	model.Range
 	of int
 }
 
@@ -57,29 +57,29 @@ func inside(spans []kinSpan, start, end uint64) []kinSpan {
 		if s.Start >= end {
 			break
 		}
-		out = append(out, kinSpan{image.Range{Start: max(s.Start, start), End: min(s.End, end)}, s.of})
+		out = append(out, kinSpan{model.Range{Start: max(s.Start, start), End: min(s.End, end)}, s.of})
 	}
 	return out
 }
 
 // clip returns the parts of an ascending, disjoint list that lie in r.
-func clip(list []image.Range, r image.Range) []image.Range {
-	first, _ := slices.BinarySearchFunc(list, r.Start, func(s image.Range, at uint64) int { return cmp.Compare(s.End, at+1) })
+func clip(list []model.Range, r model.Range) []model.Range {
+	first, _ := slices.BinarySearchFunc(list, r.Start, func(s model.Range, at uint64) int { return cmp.Compare(s.End, at+1) })
 	last := first
 	for last < len(list) && list[last].Start < r.End {
 		last++
 	}
-	return image.Intersect(list[first:last], []image.Range{r})
+	return model.Intersect(list[first:last], []model.Range{r})
 }
 
 // findForked looks for pages that processes share. Who ends meanwhile has none.
 func findForked(pids []int) (*forked, error) {
 	f := &forked{
-		shared: map[int][]image.Range{}, again: map[int]bool{}, spans: map[int][]kinSpan{}, owns: map[int]bool{}, given: map[int]shares{},
-		maps: map[int]*pagemap.Map{}, stored: map[int][]image.Range{}, clean: map[int][]image.Range{},
-		spaces: map[int]image.Space{},
+		shared: map[int][]model.Range{}, again: map[int]bool{}, spans: map[int][]kinSpan{}, owns: map[int]bool{}, given: map[int]shares{},
+		maps: map[int]*pagemap.Map{}, stored: map[int][]model.Range{}, clean: map[int][]model.Range{},
+		spaces: map[int]model.Space{},
 	}
-	maps, private := map[int][]procfs.Map{}, map[int][]image.Range{}
+	maps, private := map[int][]procfs.Map{}, map[int][]model.Range{}
 	for _, pid := range pids {
 		list, err := procfs.Pid(pid).Maps()
 		if err != nil && !ended(err) {
@@ -91,7 +91,7 @@ func findForked(pids []int) (*forked, error) {
 	defer f.closeMaps()
 	first := map[uint64]holder{}
 	for i, pid := range pids {
-		err := f.search(pids, i, maps[pid], image.Intersect(private[pid], several), first)
+		err := f.search(pids, i, maps[pid], model.Intersect(private[pid], several), first)
 		if err != nil && !ended(err) {
 			return nil, err
 		}
@@ -135,23 +135,23 @@ func (f *forked) findNewcomers(pids []int, parent func(pid int) int) error {
 
 // privateMemory lists the mappings of which pages may be shared again by a restore. Code is left out: others set
 // breakpoints in it for a while.
-func privateMemory(maps []procfs.Map) []image.Range {
-	var out []image.Range
+func privateMemory(maps []procfs.Map) []model.Range {
+	var out []model.Range
 	for i := range maps {
 		if m := &maps[i]; !m.HasFile() && !m.Shared && m.Prot&unix.PROT_EXEC == 0 {
-			out = append(out, image.Range{Start: m.Start, End: m.End})
+			out = append(out, model.Range{Start: m.Start, End: m.End})
 		}
 	}
 	return out
 }
 
 // mayBeShared is what privateMemory looks for, of a mapping whose content is in the image.
-func mayBeShared(v *image.VMA) bool {
-	return v.Kind == image.VMAAnon && !v.Shared && v.Prot&unix.PROT_EXEC == 0
+func mayBeShared(v *model.VMA) bool {
+	return v.Kind == model.VMAAnon && !v.Shared && v.Prot&unix.PROT_EXEC == 0
 }
 
 // inSeveral returns the addresses that more than one process has private memory at.
-func inSeveral(private map[int][]image.Range) []image.Range {
+func inSeveral(private map[int][]model.Range) []model.Range {
 	type border struct {
 		at   uint64
 		step int
@@ -163,7 +163,7 @@ func inSeveral(private map[int][]image.Range) []image.Range {
 		}
 	}
 	slices.SortFunc(borders, func(a, b border) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.step, b.step)) })
-	var out []image.Range
+	var out []model.Range
 	depth := 0
 	for _, b := range borders {
 		before := depth
@@ -173,7 +173,7 @@ func inSeveral(private map[int][]image.Range) []image.Range {
 			if n := len(out); n > 0 && out[n-1].End == b.at {
 				continue // one ends where another begins
 			}
-			out = append(out, image.Range{Start: b.at})
+			out = append(out, model.Range{Start: b.at})
 		case before == 2 && depth == 1:
 			out[len(out)-1].End = b.at
 		}
@@ -187,18 +187,18 @@ type holder uint64
 
 // search notes which pages of process i have a page frame that somebody else maps, too, and which of those in parts,
 // are pages of a process looked at before.
-func (f *forked) search(pids []int, i int, maps []procfs.Map, parts []image.Range, first map[uint64]holder) error {
+func (f *forked) search(pids []int, i int, maps []procfs.Map, parts []model.Range, first map[uint64]holder) error {
 	m, err := f.open(pids[i])
 	if err != nil {
 		return err
 	}
-	var shared []image.Range
+	var shared []model.Range
 	var spans []kinSpan
 	sink := func(addr, frame uint64) {
 		if n := len(shared); n > 0 && shared[n-1].End == addr {
-			shared[n-1].End += image.PageSize
+			shared[n-1].End += model.PageSize
 		} else {
-			shared = append(shared, image.Range{Start: addr, End: addr + image.PageSize})
+			shared = append(shared, model.Range{Start: addr, End: addr + model.PageSize})
 		}
 		for len(parts) > 0 && parts[0].End <= addr {
 			parts = parts[1:]
@@ -208,14 +208,14 @@ func (f *forked) search(pids []int, i int, maps []procfs.Map, parts []image.Rang
 		}
 		before, ok := first[frame]
 		switch n := len(spans); {
-		case !ok && i < image.PageSize: // beyond that many processes some pages are stored more than once
+		case !ok && i < model.PageSize: // beyond that many processes some pages are stored more than once
 			first[frame] = holder(addr | uint64(i))
-		case !ok || uint64(before)&^(image.PageSize-1) != addr:
-		case n > 0 && spans[n-1].End == addr && spans[n-1].of == pids[before%image.PageSize]:
-			spans[n-1].End += image.PageSize
+		case !ok || uint64(before)&^(model.PageSize-1) != addr:
+		case n > 0 && spans[n-1].End == addr && spans[n-1].of == pids[before%model.PageSize]:
+			spans[n-1].End += model.PageSize
 		default:
-			of := pids[before%image.PageSize]
-			spans = append(spans, kinSpan{image.Range{Start: addr, End: addr + image.PageSize}, of})
+			of := pids[before%model.PageSize]
+			spans = append(spans, kinSpan{model.Range{Start: addr, End: addr + model.PageSize}, of})
 			f.owns[of] = true
 		}
 	}
@@ -232,8 +232,8 @@ func (f *forked) search(pids []int, i int, maps []procfs.Map, parts []image.Rang
 }
 
 // privateWalks are the parts of an address space that private mappings lie in, without the wide gaps between them.
-func privateWalks(maps []procfs.Map) []image.Range {
-	var out []image.Range
+func privateWalks(maps []procfs.Map) []model.Range {
+	var out []model.Range
 	for i := range maps {
 		m := &maps[i]
 		if m.Shared || m.Name == "[vsyscall]" {
@@ -242,7 +242,7 @@ func privateWalks(maps []procfs.Map) []image.Range {
 		if n := len(out); n > 0 && m.Start-out[n-1].End < spanGap {
 			out[n-1].End = m.End
 		} else {
-			out = append(out, image.Range{Start: m.Start, End: m.End})
+			out = append(out, model.Range{Start: m.Start, End: m.End})
 		}
 	}
 	return out
@@ -282,7 +282,7 @@ func (f *forked) bytes(pids []int) int64 {
 
 // divide hands [start, end) of a process to same where it has the page of another process that may says to have it, and
 // the rest to other, in ascending order.
-func (f *forked) divide(pid int, start, end uint64, may func(of int) []image.Range, same func(kinSpan) error,
+func (f *forked) divide(pid int, start, end uint64, may func(of int) []model.Range, same func(kinSpan) error,
 	other func(start, end uint64),
 ) error {
 	at := start
@@ -293,7 +293,7 @@ func (f *forked) divide(pid int, start, end uint64, may func(of int) []image.Ran
 					other(at, from)
 				}
 				at = to
-				return same(kinSpan{image.Range{Start: from, End: to}, s.of})
+				return same(kinSpan{model.Range{Start: from, End: to}, s.of})
 			})
 			if err != nil {
 				return err
@@ -307,7 +307,7 @@ func (f *forked) divide(pid int, start, end uint64, may func(of int) []image.Ran
 }
 
 // common calls sink with those pages of r that two processes have in common now: none if one of them has ended.
-func (f *forked) common(pid, of int, r image.Range, sink func(start, end uint64) error) error {
+func (f *forked) common(pid, of int, r model.Range, sink func(start, end uint64) error) error {
 	mine, err := f.open(pid)
 	if err == nil {
 		var theirs *pagemap.Map
@@ -327,7 +327,7 @@ func ended(err error) bool {
 }
 
 // noteWritten remembers what a process that others have pages of has written.
-func (f *forked) noteWritten(pid int, r image.Range) {
+func (f *forked) noteWritten(pid int, r model.Range) {
 	if f.owns[pid] {
 		f.wrote[pid] = append(f.wrote[pid], r)
 	}
@@ -343,28 +343,28 @@ func (f *forked) give(pid int, s kinSpan) {
 
 // due takes back what pre-copy has left to others of a process, where those have written since the round before. It is
 // for the rounds after the first: what they wrote before the pages were seen to be one says nothing.
-func (f *forked) due(pid int) []image.Range {
-	var out []image.Range
+func (f *forked) due(pid int) []model.Range {
+	var out []model.Range
 	for of, list := range f.given[pid] {
-		list, wrote := image.Merge(list), image.Merge(f.wrote[of])
-		out = append(out, image.Intersect(list, wrote)...)
-		f.given[pid][of] = image.Subtract(list, wrote)
+		list, wrote := model.Merge(list), model.Merge(f.wrote[of])
+		out = append(out, model.Intersect(list, wrote)...)
+		f.given[pid][of] = model.Subtract(list, wrote)
 	}
-	return image.Merge(out)
+	return model.Merge(out)
 }
 
 // lost returns what pre-copy has left to others of a process and the image does not have of them, unchanged, under the
 // freeze.
-func (f *forked) lost(pid int) []image.Range {
-	var out []image.Range
+func (f *forked) lost(pid int) []model.Range {
+	var out []model.Range
 	for of, list := range f.given[pid] {
-		out = append(out, image.Subtract(image.Merge(list), f.clean[of])...)
+		out = append(out, model.Subtract(model.Merge(list), f.clean[of])...)
 	}
-	return image.Merge(out)
+	return model.Merge(out)
 }
 
 // noteStored remembers, under the freeze, that the image has pages of a process.
-func (f *forked) noteStored(pid int, v *image.VMA, r image.Range, clean bool) {
+func (f *forked) noteStored(pid int, v *model.VMA, r model.Range, clean bool) {
 	if !f.owns[pid] || !mayBeShared(v) {
 		return
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // driven is the program of package dirty that does to its memory what it is told.
@@ -134,7 +135,7 @@ func (d *driven) step(r *rand.Rand) {
 		if how := pick("anon", "file", "shared", "anon", "much"); how != "much" {
 			d.do("map %d %d 0 %s", s, 1+r.IntN(60), how)
 		} else { // page tables of it are walked by themselves
-			d.do("map %d %d 0 anon", s, anonWalk/image.PageSize+r.IntN(500))
+			d.do("map %d %d 0 anon", s, anonWalk/model.PageSize+r.IntN(500))
 			d.do("write %d %d 300", s, r.IntN(1200))
 		}
 	case 2:

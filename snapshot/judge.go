@@ -8,18 +8,18 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // survey is what can be told of a running tree, which it does not stop or disturb.
 type survey struct {
-	st       *image.State
+	st       *model.State
 	host     *plan.Host
 	refusals fault.List
 	notes    []string
@@ -33,11 +33,11 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
 	}
-	v := &survey{st: &image.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
+	v := &survey{st: &model.State{Root: root, Processes: got.Processes, Files: got.Files}, refusals: got.Blockers}
 	if err := v.addDead(m.zombies); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(v.st.Processes, func(p image.Process) bool { return p.Pid == root && !p.Zombie }) {
+	if !slices.ContainsFunc(v.st.Processes, func(p model.Process) bool { return p.Pid == root && !p.Zombie }) {
 		// It has ended since the tree was listed.
 		return nil, cmp.Or(preflight(root), error(fault.New(fault.TreeMoves, pidName(root), "it is ending")))
 	}
@@ -162,7 +162,7 @@ func (s *session) members(ctx context.Context) (members, error) {
 
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so
 // before anything is killed.
-func (s *session) accept(st *image.State) error {
+func (s *session) accept(st *model.State) error {
 	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap, Kill: s.opts.Kill})
 	s.res.Notes = append(s.res.Notes, p.Notes...)
 	return p.Refusals.OrNil()

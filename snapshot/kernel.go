@@ -8,23 +8,23 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // readKernel describes the machine, except for what only the moment of the freeze tells.
-func readKernel() (image.Kernel, error) {
+func readKernel() (model.Kernel, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return image.Kernel{}, fmt.Errorf("read the kernel's name: %w", err)
+		return model.Kernel{}, fmt.Errorf("read the kernel's name: %w", err)
 	}
 	boot, err := procid.Boot()
 	if err != nil {
-		return image.Kernel{}, err
+		return model.Kernel{}, err
 	}
-	return image.Kernel{
+	return model.Kernel{
 		Release: unix.ByteSliceToString(u.Release[:]), Machine: unix.ByteSliceToString(u.Machine[:]),
 		BootID: boot, CPUModel: cpuModel(),
 	}, nil
@@ -46,7 +46,7 @@ func cpuModel() string {
 
 // readMoment adds what belongs to the moment of the freeze: the clocks, the vDSO and the register sets of the root
 // process.
-func readMoment(k *image.Kernel, root *image.Process) error {
+func readMoment(k *model.Kernel, root *model.Process) error {
 	var wall unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
 		return fmt.Errorf("read the wall clock: %w", err)
@@ -65,7 +65,7 @@ func readMoment(k *image.Kernel, root *image.Process) error {
 		k.XFeatures = xfeatures(root.Threads[0].XState)
 	}
 	for _, v := range root.VMAs {
-		if v.Kind != image.VMAVDSO {
+		if v.Kind != model.VMAVDSO {
 			continue
 		}
 		pages := make([]byte, v.End-v.Start)

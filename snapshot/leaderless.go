@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // leaderless lists the sessions and process groups of a tree whose leader has ended and which nobody else is in: nobody
 // outside keeps them, so a restore has to make them again. The tree may run; what it made since is its own.
-func leaderless(st *image.State) []int {
+func leaderless(st *model.State) []int {
 	tree := st.Tree()
 	ids := map[int]bool{}
 	for i := range st.Processes {
@@ -37,7 +37,7 @@ func leaderless(st *image.State) []int {
 
 // heldOutside tells of processes outside a tree that are in a session or process group which one of the tree leads:
 // while they are there, the kernel does not give that id to a new process.
-func heldOutside(st *image.State) []string {
+func heldOutside(st *model.State) []string {
 	tree := st.Tree()
 	var notes []string
 	for _, s := range othersThan(tree) {

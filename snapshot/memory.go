@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/pagemap"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // memory decides which pages to save and copies them, under the freeze.
@@ -66,8 +66,8 @@ func (s *session) parentOf(pid int) int {
 
 // number gives each content in the image its space. Processes that pre-copy has seen have theirs.
 func (s *session) number() {
-	next := image.Space(len(s.track.spaces) + 1)
-	take := func() image.Space { next++; return next - 1 }
+	next := model.Space(len(s.track.spaces) + 1)
+	take := func() model.Space { next++; return next - 1 }
 	for i := range s.st.Processes {
 		p := &s.st.Processes[i]
 		if space, ok := s.track.spaces[p.Pid]; ok && !p.Zombie {
@@ -89,7 +89,7 @@ func (s *session) number() {
 
 // addProcess plans the private pages of a process and notes its guard regions in the VMAs. What files still have, and
 // the zero page, a new mapping brings by itself.
-func (s *session) addProcess(p *image.Process, parent image.Space) error {
+func (s *session) addProcess(p *model.Process, parent model.Space) error {
 	if len(p.VMAs) == 0 {
 		return nil
 	}
@@ -100,13 +100,13 @@ func (s *session) addProcess(p *image.Process, parent image.Space) error {
 	defer m.Close()
 	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: parent}
 	var failed error
-	c := cutter{vmas: p.VMAs, sink: func(v *image.VMA, start, end uint64, guard bool) {
+	c := cutter{vmas: p.VMAs, sink: func(v *model.VMA, start, end uint64, guard bool) {
 		switch {
 		case guard:
-			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
+			v.Guards = append(v.Guards, model.Range{Start: start, End: end})
 		case holdsContent(v) && failed == nil:
 			failed = s.addPages(from, v, start, end, false)
-			s.forked.noteStored(p.Pid, v, image.Range{Start: start, End: end}, false)
+			s.forked.noteStored(p.Pid, v, model.Range{Start: start, End: end}, false)
 		}
 	}}
 	for _, span := range walks(p.VMAs) {
@@ -123,9 +123,9 @@ func (s *session) addProcess(p *image.Process, parent image.Space) error {
 
 // addPages plans pages of a mapping, and leaves those to others that it shares with them since fork(2). Pages that the
 // process has written since pre-copy armed them are its own, unless it has forked again.
-func (s *session) addPages(from *origin, v *image.VMA, start, end uint64, written bool) error {
+func (s *session) addPages(from *origin, v *model.VMA, start, end uint64, written bool) error {
 	f := s.forked
-	own := written && v.Kind == image.VMAAnon && !f.again[from.pid]
+	own := written && v.Kind == model.VMAAnon && !f.again[from.pid]
 	add := func(start, end uint64) {
 		p := part{addr: start, size: int(end - start), forced: v.Prot&unix.PROT_READ == 0}
 		if isCode(v) {
@@ -141,8 +141,8 @@ func (s *session) addPages(from *origin, v *image.VMA, start, end uint64, writte
 		add(start, end)
 		return nil
 	}
-	return f.divide(from.pid, start, end, func(of int) []image.Range { return f.stored[of] }, func(k kinSpan) error {
-		return s.writer.Same(from.space, k.Start, (k.End-k.Start)/image.PageSize, f.spaces[k.of])
+	return f.divide(from.pid, start, end, func(of int) []model.Range { return f.stored[of] }, func(k kinSpan) error {
+		return s.writer.Same(from.space, k.Start, (k.End-k.Start)/model.PageSize, f.spaces[k.of])
 	}, add)
 }
 
@@ -152,7 +152,7 @@ func (s *session) forgetEnded() error {
 		if slices.Contains(s.pids, pid) {
 			continue
 		}
-		if err := s.writer.Discard(space, 0, s.track.tops[pid]/image.PageSize); err != nil {
+		if err := s.writer.Discard(space, 0, s.track.tops[pid]/model.PageSize); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (s *session) addObjects() error {
 }
 
 // addObject plans one object, the i-th of files. Its size is read again: it is what counts together with the content.
-func (s *session) addObject(space image.Space, name string, size *int64, i int, files []*os.File) error {
+func (s *session) addObject(space model.Space, name string, size *int64, i int, files []*os.File) error {
 	if i >= len(files) || files[i] == nil {
 		return fault.New(fault.MappedRead, name, "no descriptor or mapping leads to it")
 	}

@@ -10,14 +10,14 @@ import (
 	"os"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // addPolicies adds the memory policies of threads (set_mempolicy(2)) that have one. The kernel tells them in numa_maps
 // only, as those of mappings that have none of their own.
-func addPolicies(processes []image.Process) error {
+func addPolicies(processes []model.Process) error {
 	for i := range processes {
 		p := &processes[i]
 		for j := range p.Threads {
@@ -40,7 +40,7 @@ const policyBytes = 64
 
 // threadPolicy returns the policy that a thread gives to the first mapping that has none of its own, "" for the default
 // and where there is no NUMA.
-func threadPolicy(tid int, vmas []image.VMA) (string, error) {
+func threadPolicy(tid int, vmas []model.VMA) (string, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/numa_maps", tid)) // of a thread, too
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +60,7 @@ func threadPolicy(tid int, vmas []image.VMA) (string, error) {
 			return "", err
 		}
 		i, found := slices.BinarySearchFunc(vmas, list[0].Start,
-			func(v image.VMA, start uint64) int { return cmp.Compare(v.Start, start) })
+			func(v model.VMA, start uint64) int { return cmp.Compare(v.Start, start) })
 		if !found || vmas[i].NUMA != "" {
 			continue
 		}

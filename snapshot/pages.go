@@ -6,19 +6,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // origin is where the content of a space is read: the memory of a process, or a file that holds a shared object.
 type origin struct {
-	space image.Space
+	space model.Space
 	pid   int      // of a process
 	file  *os.File // of an object
 	name  string   // for messages
 
-	parent image.Space // what to compare it with in the parent image, 0 for nothing
+	parent model.Space // what to compare it with in the parent image, 0 for nothing
 }
 
 // part is a run of pages to copy.
@@ -26,7 +26,7 @@ type part struct {
 	addr   uint64
 	size   int
 	forced bool       // to be read through /proc/PID/mem: not readable by the process itself, or shared since fork(2)
-	code   *image.VMA // the mapping, if it is one of code that may hold breakpoints
+	code   *model.VMA // the mapping, if it is one of code that may hold breakpoints
 }
 
 // job is what one worker copies at a time: parts of one origin, into one buffer.
@@ -72,12 +72,12 @@ func (pl *planner) add(from *origin, p part) {
 
 // addPrivate plans a run of private pages, of which those in shared are others' too since fork(2). shared is ascending
 // and disjoint.
-func (pl *planner) addPrivate(from *origin, p part, shared []image.Range) {
+func (pl *planner) addPrivate(from *origin, p part, shared []model.Range) {
 	if p.forced || len(shared) == 0 {
 		pl.add(from, p)
 		return
 	}
-	whole := image.Range{Start: p.addr, End: p.addr + uint64(p.size)}
+	whole := model.Range{Start: p.addr, End: p.addr + uint64(p.size)}
 	piece := func(start, end uint64, forced bool) {
 		if start < end {
 			q := p
@@ -117,7 +117,7 @@ const anonWalk = 4 << 20
 
 // walks are the parts of the address space that mappings lie in, without the wide gaps between them, and cut where much
 // anonymous memory begins and ends.
-func walks(vmas []image.VMA) []dirty.Span {
+func walks(vmas []model.VMA) []dirty.Span {
 	var out []dirty.Span
 	// add appends a span, or joins it to the one before.
 	add := func(s dirty.Span) {
@@ -128,8 +128,8 @@ func walks(vmas []image.VMA) []dirty.Span {
 		out = append(out, s)
 	}
 	for i := 0; i < len(vmas); {
-		s := dirty.Span{Start: vmas[i].Start, End: vmas[i].End, Anon: vmas[i].Kind == image.VMAAnon}
-		for i++; i < len(vmas) && s.Anon && vmas[i].Kind == image.VMAAnon && vmas[i].Start-s.End < spanGap; i++ {
+		s := dirty.Span{Start: vmas[i].Start, End: vmas[i].End, Anon: vmas[i].Kind == model.VMAAnon}
+		for i++; i < len(vmas) && s.Anon && vmas[i].Kind == model.VMAAnon && vmas[i].Start-s.End < spanGap; i++ {
 			s.End = vmas[i].End
 		}
 		s.Anon = s.Anon && s.End-s.Start >= anonWalk
@@ -145,12 +145,12 @@ func memoryFault(pid int, err error) error {
 // holdsContent tells whether private pages of a mapping belong into the image. Those of a droppable one (MAP_DROPPABLE,
 // Linux 6.11) do not, nor what the user wants left out: the kernel may drop them at any time, and it is where
 // vgetrandom(2) keeps random numbers that must not come twice.
-func holdsContent(v *image.VMA) bool {
+func holdsContent(v *model.VMA) bool {
 	if v.Excluded {
 		return false
 	}
 	switch v.Kind {
-	case image.VMAAnon, image.VMAFile, image.VMAShmem:
+	case model.VMAAnon, model.VMAFile, model.VMAShmem:
 		return !v.Has("dp")
 	}
 	return false
@@ -158,9 +158,9 @@ func holdsContent(v *image.VMA) bool {
 
 // cutter cuts ascending page runs at the borders of ascending mappings.
 type cutter struct {
-	vmas []image.VMA
+	vmas []model.VMA
 	next int // first mapping that does not end before the current run
-	sink func(v *image.VMA, start, end uint64, guard bool)
+	sink func(v *model.VMA, start, end uint64, guard bool)
 }
 
 // cut hands each part of [start, end) that lies in a mapping to the sink.
@@ -198,7 +198,7 @@ func dataRuns(f *os.File, size int64, sink func(start, end int64) error) error {
 		if err != nil {
 			return fmt.Errorf("find a hole after %d in %s: %w", start, f.Name(), err)
 		}
-		start = max(at, start&^(image.PageSize-1)) // blocks may be smaller than pages
+		start = max(at, start&^(model.PageSize-1)) // blocks may be smaller than pages
 		end = int64(roundUp(int(min(end, size))))
 		if err := sink(start, end); err != nil {
 			return err

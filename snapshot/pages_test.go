@@ -9,18 +9,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func TestCutterCutsAtMappings(t *testing.T) {
-	vmas := []image.VMA{{Start: 0x1000, End: 0x4000}, {Start: 0x4000, End: 0x6000}, {Start: 0x9000, End: 0xa000}}
+	vmas := []model.VMA{{Start: 0x1000, End: 0x4000}, {Start: 0x4000, End: 0x6000}, {Start: 0x9000, End: 0xa000}}
 	type cut struct {
 		vma        int
 		start, end uint64
 	}
 	var got []cut
-	c := cutter{vmas: vmas, sink: func(v *image.VMA, start, end uint64, _ bool) {
-		got = append(got, cut{slices.IndexFunc(vmas, func(w image.VMA) bool { return w.Start == v.Start }), start, end})
+	c := cutter{vmas: vmas, sink: func(v *model.VMA, start, end uint64, _ bool) {
+		got = append(got, cut{slices.IndexFunc(vmas, func(w model.VMA) bool { return w.Start == v.Start }), start, end})
 	}}
 	c.cut(0x0, 0x1000, false)    // before all
 	c.cut(0x2000, 0x5000, false) // two mappings

@@ -7,11 +7,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Bounds of pre-copy.
@@ -100,7 +100,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 func (s *session) roundOfAll(ctx context.Context, first bool) error {
 	t := &s.track
 	t.rest = 0
-	s.forked.wrote = map[int][]image.Range{}
+	s.forked.wrote = map[int][]model.Range{}
 	for _, pid := range t.take {
 		n, err := s.round(ctx, pid, first)
 		t.rest += n
@@ -217,7 +217,7 @@ type liveCopy struct {
 // add takes a run of pages that were just armed.
 func (c *liveCopy) add(r dirty.Run) error {
 	if !c.first {
-		c.s.forked.noteWritten(c.pid, image.Range{Start: r.Start, End: r.End})
+		c.s.forked.noteWritten(c.pid, model.Range{Start: r.Start, End: r.End})
 	}
 	return c.copyRun(r.Start, r.End)
 }
@@ -270,15 +270,15 @@ func (c *liveCopy) take(m *procfs.Map, start, end uint64) error {
 		add(start, end)
 		return nil
 	}
-	tracked := func(of int) []image.Range {
+	tracked := func(of int) []model.Range {
 		if s.track.covers[of] {
-			return []image.Range{{Start: 0, End: ^uint64(0)}}
+			return []model.Range{{Start: 0, End: ^uint64(0)}}
 		}
 		return nil
 	}
 	return s.forked.divide(c.pid, start, end, tracked, func(k kinSpan) error {
 		s.forked.give(c.pid, k)
-		return s.writer.Same(c.from.space, k.Start, (k.End-k.Start)/image.PageSize, s.track.space(k.of))
+		return s.writer.Same(c.from.space, k.Start, (k.End-k.Start)/model.PageSize, s.track.space(k.of))
 	}, add)
 }
 
@@ -364,7 +364,7 @@ func (s *session) tooMuch(need int64) error {
 
 // planProcess decides which pages of a process are copied under the freeze, and which of those that are in the image
 // are no longer true.
-func (s *session) planProcess(p *image.Process) error {
+func (s *session) planProcess(p *model.Process) error {
 	t := &s.track
 	if t.tr == nil {
 		return s.addProcess(p, t.parent[p.Pid].space)
@@ -382,16 +382,16 @@ func (s *session) planProcess(p *image.Process) error {
 		if !early {
 			return nil // nothing was written for it
 		}
-		return s.writer.Discard(p.Space, start, (end-start)/image.PageSize)
+		return s.writer.Discard(p.Space, start, (end-start)/model.PageSize)
 	}}
 	owed, lost := t.owed[p.Pid], s.forked.lost(p.Pid)
 	var failed error
 	c := cutter{vmas: p.VMAs}
 	state := dirty.Clean
-	c.sink = func(v *image.VMA, start, end uint64, guard bool) {
+	c.sink = func(v *model.VMA, start, end uint64, guard bool) {
 		switch {
 		case guard:
-			v.Guards = append(v.Guards, image.Range{Start: start, End: end})
+			v.Guards = append(v.Guards, model.Range{Start: start, End: end})
 			return
 		case !holdsContent(v):
 			return
@@ -400,7 +400,7 @@ func (s *session) planProcess(p *image.Process) error {
 			failed = err
 		}
 		what := from
-		if v.Kind == image.VMAFile {
+		if v.Kind == model.VMAFile {
 			what = files
 		}
 		fresh := state == dirty.Written || !covers
@@ -409,7 +409,7 @@ func (s *session) planProcess(p *image.Process) error {
 				failed = err
 			}
 		})
-		s.forked.noteStored(p.Pid, v, image.Range{Start: start, End: end}, !fresh)
+		s.forked.noteStored(p.Pid, v, model.Range{Start: start, End: end}, !fresh)
 	}
 	err := t.tr.Dirty(p.Pid, walks(p.VMAs), func(r dirty.Run) error {
 		if state = r.State; state == dirty.Written {
@@ -426,7 +426,7 @@ func (s *session) planProcess(p *image.Process) error {
 
 // spanWalk is how far apart two runs are, bytes, that are better armed one by one: walking over as many pages takes as
 // long as a call.
-const spanWalk = 64 * image.PageSize
+const spanWalk = 64 * model.PageSize
 
 // widen adds a run to ascending spans.
 func widen(spans []dirty.Span, r dirty.Run) []dirty.Span {
@@ -439,7 +439,7 @@ func widen(spans []dirty.Span, r dirty.Run) []dirty.Span {
 
 // split calls sink with the parts of [start, end) that are to be copied: all, or those that are owed, or that another
 // process was to have and has not; these are ascending and disjoint.
-func split(start, end uint64, all bool, owed []dirty.Span, lost []image.Range, sink func(start, end uint64)) {
+func split(start, end uint64, all bool, owed []dirty.Span, lost []model.Range, sink func(start, end uint64)) {
 	if all {
 		sink(start, end)
 		return
@@ -449,7 +449,7 @@ func split(start, end uint64, all bool, owed []dirty.Span, lost []image.Range, s
 			sink(a, b)
 		}
 	}
-	for _, r := range clip(lost, image.Range{Start: start, End: end}) {
+	for _, r := range clip(lost, model.Range{Start: start, End: end}) {
 		sink(r.Start, r.End)
 	}
 }

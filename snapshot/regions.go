@@ -12,11 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/regions"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // A program can mark regions in which no snapshot may be taken (include/bpfckpt.h). A watch sees its threads enter and
@@ -299,7 +299,7 @@ func (s *session) refuseLateRegions() error {
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
 			key := inode{v.File.Dev, v.File.Ino}
-			if v.Kind != image.VMAFile || v.Prot&unix.PROT_EXEC == 0 || s.looked.files[key] {
+			if v.Kind != model.VMAFile || v.Prot&unix.PROT_EXEC == 0 || s.looked.files[key] {
 				continue
 			}
 			s.looked.files[key] = true
@@ -311,7 +311,7 @@ func (s *session) refuseLateRegions() error {
 	return nil
 }
 
-func (s *session) lateRegions(m *image.MappedFile) error {
+func (s *session) lateRegions(m *model.MappedFile) error {
 	f := s.code.file(m)
 	switch {
 	case f != nil:

@@ -6,13 +6,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // addScheduling adds what is the same question whoever the source is: the autogroups of sessions and, where the kernel
 // has them, utilization clamps.
-func addScheduling(processes []image.Process) error {
+func addScheduling(processes []model.Process) error {
 	clamps := hasClamps()
 	for i := range processes {
 		p := &processes[i]
@@ -33,7 +33,7 @@ func addScheduling(processes []image.Process) error {
 			if err != nil {
 				return fmt.Errorf("read the utilization clamp of thread %d: %w", p.Threads[j].Tid, err)
 			}
-			p.Threads[j].Sched.Clamp = &image.Clamp{Min: attr.Util_min, Max: attr.Util_max}
+			p.Threads[j].Sched.Clamp = &model.Clamp{Min: attr.Util_min, Max: attr.Util_max}
 		}
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -55,7 +56,7 @@ type session struct {
 	ids      map[int]procid.ID // names of the processes, to tell them from later ones with the same pid
 	pids     []int             // the tree, parents first
 	zombies  []int
-	st       *image.State
+	st       *model.State
 	contents contents
 	code     codeFiles
 	pages    planner
@@ -216,7 +217,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 		return m, allBlockers(ctx, s.pid, list)
 	}
 	s.own = holders.Here()
-	s.st = &image.State{Root: s.pid}
+	s.st = &model.State{Root: s.pid}
 	if s.st.Kernel, err = readKernel(); err != nil {
 		return m, err
 	}
@@ -463,7 +464,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	list = append(list, more...)
 	list = append(list, plan.Build(s.st, nil, plan.Policy{Side: plan.Snap}).Refusals...)
 	list = append(list, s.around.frozenBlockers(s.source, s.pids)...)
-	root := slices.IndexFunc(s.st.Processes, func(p image.Process) bool { return p.Pid == s.pid })
+	root := slices.IndexFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == s.pid })
 	if root < 0 {
 		return nil, fmt.Errorf("source %s says nothing about pid %d", s.source.Name(), s.pid)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // What a program that is copied while it runs writes after the last round has room, though pre-copy foresaw next to
@@ -74,8 +75,8 @@ func TestPanicLetsGo(t *testing.T) {
 
 func TestCopyStopsAtDeadline(t *testing.T) {
 	var pl planner
-	pl.add(&origin{space: 1, pid: 1}, part{size: image.PageSize})
-	pl.jobs[0].buf = make([]byte, image.PageSize)
+	pl.add(&origin{space: 1, pid: 1}, part{size: model.PageSize})
+	pl.jobs[0].buf = make([]byte, model.PageSize)
 	wantFault(t, copyJobs(context.Background(), pl.jobs, time.Now().Add(-time.Second)), fault.MaxFreeze)
 }
 
@@ -86,7 +87,7 @@ func TestUsageOfEarlierLives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := image.Usage{UTime: 3e9, STime: 1e9, Wall: 7e9}
+	want := model.Usage{UTime: 3e9, STime: 1e9, Wall: 7e9}
 	if err := carry.Put(id, carry.Record{Usage: want}); err != nil {
 		t.Fatal(err)
 	}

@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // namedMemory records a file that a mapping can change if it is memory in all but name: one of tmpfs, as shm_open(3)
 // and sem_open(3) make them. Its content belongs to the moment of the freeze as other memory does. A file under locks
 // is left alone: it belongs together with others (a database with its log).
-func (id *identifier) namedMemory(v *image.VMA, link, object string) error {
+func (id *identifier) namedMemory(v *model.VMA, link, object string) error {
 	key := inode{v.File.Dev, v.File.Ino}
 	if !fdtable.WritesFile(v) || id.named[key] {
 		return nil
@@ -27,7 +27,7 @@ func (id *identifier) namedMemory(v *image.VMA, link, object string) error {
 	if unix.Statfs(v.File.Path, &fs) != nil || fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
 		return nil
 	}
-	if slices.ContainsFunc(id.st.Files, func(f image.File) bool {
+	if slices.ContainsFunc(id.st.Files, func(f model.File) bool {
 		return f.Dev == key.dev && f.Ino == key.ino &&
 			len(f.Locks) > 0
 	}) {
@@ -40,7 +40,7 @@ func (id *identifier) namedMemory(v *image.VMA, link, object string) error {
 	if err := unix.Fstat(int(id.contents.named[len(id.st.Named)].Fd()), &st); err != nil {
 		return id.unreadable(object, v.File.Path, err)
 	}
-	id.st.Named = append(id.st.Named, image.Ghost{
+	id.st.Named = append(id.st.Named, model.Ghost{
 		Path: v.File.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 	})
 	return nil
@@ -54,7 +54,7 @@ type sharedObject struct {
 
 // heldObjects lists what of the tree would be two things if somebody outside had it too: shared memory and files
 // without a name, mapped or open.
-func heldObjects(st *image.State) map[holders.File]*sharedObject {
+func heldObjects(st *model.State) map[holders.File]*sharedObject {
 	all := map[holders.File]*sharedObject{}
 	get := func(dev, ino uint64, object, path string) *sharedObject {
 		key := holders.File{Dev: dev, Ino: ino}
@@ -67,7 +67,7 @@ func heldObjects(st *image.State) map[holders.File]*sharedObject {
 		p := &st.Processes[i]
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
-			if v.Kind == image.VMAShmem || v.Kind == image.VMAFile && v.File.Ghost != 0 {
+			if v.Kind == model.VMAShmem || v.Kind == model.VMAFile && v.File.Ghost != 0 {
 				o := get(v.File.Dev, v.File.Ino, vmaName(p.Pid, v), v.File.Path)
 				o.writes = o.writes || v.Shared && (v.Prot&unix.PROT_WRITE != 0 || v.Has("mw"))
 			}
@@ -89,7 +89,7 @@ func heldObjects(st *image.State) map[holders.File]*sharedObject {
 
 // sharedBlockers lists the memory that the tree shares with somebody outside: each of the two would go on with one of
 // its own.
-func sharedBlockers(ctx context.Context, st *image.State, outside *holders.Outside) (fault.List, error) {
+func sharedBlockers(ctx context.Context, st *model.State, outside *holders.Outside) (fault.List, error) {
 	objects := heldObjects(st)
 	found, err := outsideHolders(ctx, outside, objects, nil)
 	if err != nil {
@@ -125,15 +125,15 @@ func (s *session) sharedOutside(ctx context.Context, outside *holders.Outside) (
 }
 
 // leaveOut takes a content out of the image again.
-func (s *session) leaveOut(space image.Space, size int64) error {
+func (s *session) leaveOut(space model.Space, size int64) error {
 	s.pages.jobs = slices.DeleteFunc(s.pages.jobs, func(j job) bool { return j.from.space == space })
 	// what found no room in the arena is written
-	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/image.PageSize)
+	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/model.PageSize)
 }
 
 // outsideHolders finds out who outside has shared or named memory.
 func outsideHolders(ctx context.Context, outside *holders.Outside, objects map[holders.File]*sharedObject,
-	named []image.Ghost,
+	named []model.Ghost,
 ) (map[holders.File][]holders.Holder, error) {
 	files := map[holders.File]string{}
 	for file, o := range objects {

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Snap saves the tree of processes below and including pid to an image.
@@ -177,7 +177,7 @@ func (s *session) finish() error {
 
 // jobStopped tells whether a process was in a job-control stop at the freeze.
 func (s *session) jobStopped(pid int) bool {
-	return slices.ContainsFunc(s.st.Processes, func(p image.Process) bool { return p.Pid == pid && p.Stopped != 0 })
+	return slices.ContainsFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == pid && p.Stopped != 0 })
 }
 
 // endTimeout is how long killed processes may take to end.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func snap(t *testing.T, pid int, o Options) (*Result, *image.Reader) {
@@ -36,19 +37,19 @@ type content struct {
 	pages map[uint64][]byte // of data; nil for a page recorded as zero
 }
 
-func load(t *testing.T, r *image.Reader, space image.Space) content {
+func load(t *testing.T, r *image.Reader, space model.Space) content {
 	t.Helper()
 	c := content{pages: map[uint64][]byte{}}
 	for _, run := range r.Runs(space) {
 		if run.Kind == image.Zero {
 			for i := range run.Pages {
-				c.pages[run.Addr+i*image.PageSize] = nil
+				c.pages[run.Addr+i*model.PageSize] = nil
 			}
 		}
 	}
 	err := r.Load(context.Background(), space, 1, func(addr uint64, data []byte) error {
-		for i := 0; i < len(data); i += image.PageSize {
-			c.pages[addr+uint64(i)] = bytes.Clone(data[i : i+image.PageSize])
+		for i := 0; i < len(data); i += model.PageSize {
+			c.pages[addr+uint64(i)] = bytes.Clone(data[i : i+model.PageSize])
 		}
 		return nil
 	})
@@ -66,13 +67,13 @@ func (c content) page(addr uint64, below func() []byte) []byte {
 	case ok && p != nil:
 		return p
 	case ok || below == nil:
-		return make([]byte, image.PageSize)
+		return make([]byte, model.PageSize)
 	}
 	return below()
 }
 
 // sameMemory compares the memory of a stopped process, byte for byte, with what the image would bring back.
-func sameMemory(t *testing.T, r *image.Reader, p *image.Process) {
+func sameMemory(t *testing.T, r *image.Reader, p *model.Process) {
 	t.Helper()
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", p.Pid))
 	if err != nil {
@@ -84,11 +85,11 @@ func sameMemory(t *testing.T, r *image.Reader, p *image.Process) {
 	compared := 0
 	for i := range p.VMAs {
 		v := &p.VMAs[i]
-		if v.Kind == image.VMAVDSO || v.Kind == image.VMAVVar || v.End-v.Start > 1<<30 {
+		if v.Kind == model.VMAVDSO || v.Kind == model.VMAVVar || v.End-v.Start > 1<<30 {
 			continue
 		}
-		for addr := v.Start; addr < v.End; addr += image.PageSize {
-			have := make([]byte, image.PageSize)
+		for addr := v.Start; addr < v.End; addr += model.PageSize {
+			have := make([]byte, model.PageSize)
 			if _, err := mem.ReadAt(have, int64(addr)); err != nil {
 				continue // a guard, or beyond the end of the file
 			}
@@ -106,10 +107,10 @@ func sameMemory(t *testing.T, r *image.Reader, p *image.Process) {
 }
 
 // below returns how to read the page of the object that v maps at addr.
-func below(t *testing.T, r *image.Reader, v *image.VMA, addr uint64, objects map[int]content) func() []byte {
+func below(t *testing.T, r *image.Reader, v *model.VMA, addr uint64, objects map[int]content) func() []byte {
 	off := v.Offset + addr - v.Start
 	switch {
-	case v.Kind == image.VMAShmem:
+	case v.Kind == model.VMAShmem:
 		c, ok := objects[v.Shmem]
 		if !ok {
 			c = load(t, r, r.State().Shmems[v.Shmem-1].Space)
@@ -123,14 +124,14 @@ func below(t *testing.T, r *image.Reader, v *image.VMA, addr uint64, objects map
 			objects[-v.File.Ghost] = c
 		}
 		return func() []byte { return c.page(off, nil) }
-	case v.Kind == image.VMAFile:
+	case v.Kind == model.VMAFile:
 		return func() []byte {
 			f, err := os.Open(v.File.Path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			b := make([]byte, image.PageSize)
+			b := make([]byte, model.PageSize)
 			_, _ = f.ReadAt(b, int64(off)) // short at the end of the file
 			return b
 		}

@@ -4,13 +4,13 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Without PAGEMAP_SCAN (before Linux 6.7) a walk over the whole address space would read 256 GiB of entries.
 func TestSpansLeaveOutWideGaps(t *testing.T) {
-	vmas := []image.VMA{
+	vmas := []model.VMA{
 		{Start: 0x400000, End: 0x401000},
 		{Start: 0x401000, End: 0x402000},
 		{Start: 0x402000 + spanGap - 4096, End: 0x402000 + spanGap},
@@ -33,23 +33,23 @@ func TestSpansLeaveOutWideGaps(t *testing.T) {
 // A walk that need not ask of each page whether it is of a file is for much anonymous memory only.
 func TestWalks(t *testing.T) {
 	const page, much = 4096, anonWalk
-	var vmas []image.VMA
+	var vmas []model.VMA
 	at := uint64(0x400000)
-	add := func(kind image.VMAKind, size uint64) {
-		vmas = append(vmas, image.VMA{Start: at, End: at + size, Kind: kind})
+	add := func(kind model.VMAKind, size uint64) {
+		vmas = append(vmas, model.VMA{Start: at, End: at + size, Kind: kind})
 		at += size
 	}
-	add(image.VMAFile, page)
-	add(image.VMAAnon, page) // little: walked over with its neighbours
-	add(image.VMAFile, page)
-	add(image.VMAAnon, much/2) // much in two pieces
+	add(model.VMAFile, page)
+	add(model.VMAAnon, page) // little: walked over with its neighbours
+	add(model.VMAFile, page)
+	add(model.VMAAnon, much/2) // much in two pieces
 	at += page
-	add(image.VMAAnon, much/2)
-	add(image.VMAShmem, page)
+	add(model.VMAAnon, much/2)
+	add(model.VMAShmem, page)
 	at += spanGap
-	add(image.VMAAnon, much)
+	add(model.VMAAnon, much)
 	at += spanGap
-	add(image.VMAAnon, much)
+	add(model.VMAAnon, much)
 	got := walks(vmas)
 	want := []dirty.Span{
 		{Start: vmas[0].Start, End: vmas[2].End},

@@ -7,11 +7,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // told is what ptrace tells of a stopped thread and no other source knows.
@@ -20,11 +20,11 @@ type told struct {
 	regs     []byte
 	xstate   []byte
 	mask     uint64
-	pending  []image.SigInfo
-	shared   []image.SigInfo // of the process; read from its first thread only
-	rseq     image.Rseq
-	sud      image.SUD
-	wait     *image.Restart // the call with a timeout that it goes on with, nil if it is in none
+	pending  []model.SigInfo
+	shared   []model.SigInfo // of the process; read from its first thread only
+	rseq     model.Rseq
+	sud      model.SUD
+	wait     *model.Restart // the call with a timeout that it goes on with, nil if it is in none
 	blockers fault.List
 }
 
@@ -40,7 +40,7 @@ func readThreads(g *ptrace.Group) ([]told, error) {
 				return err
 			}
 			if left, room, ok := g.Wait(th); ok {
-				all[i].wait = &image.Restart{Kind: image.RestartWait, Left: max(left, 0), Addr: room, Exact: true}
+				all[i].wait = &model.Restart{Kind: model.RestartWait, Left: max(left, 0), Addr: room, Exact: true}
 			}
 		}
 		return nil
@@ -78,12 +78,12 @@ func (t *told) read(th *ptrace.Thread, first bool, scratch []byte) error {
 	if err != nil {
 		return err
 	}
-	t.rseq = image.Rseq{Ptr: rseq.Ptr, Size: rseq.Size, Sig: rseq.Sig}
+	t.rseq = model.Rseq{Ptr: rseq.Ptr, Size: rseq.Size, Sig: rseq.Sig}
 	sud, err := th.SUD()
 	if err != nil && !errors.Is(err, unix.EIO) { // Linux before 6.4 cannot tell
 		return err
 	}
-	t.sud = image.SUD{Mode: sud.Mode, Selector: sud.Selector, Offset: sud.Offset, Len: sud.Len}
+	t.sud = model.SUD{Mode: sud.Mode, Selector: sud.Selector, Offset: sud.Offset, Len: sud.Len}
 	return t.readHardware()
 }
 
@@ -106,12 +106,12 @@ func (t *told) readHardware() error {
 	return nil
 }
 
-func pending(th *ptrace.Thread, shared bool) ([]image.SigInfo, error) {
+func pending(th *ptrace.Thread, shared bool) ([]model.SigInfo, error) {
 	infos, err := th.Pending(shared)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]image.SigInfo, len(infos))
+	list := make([]model.SigInfo, len(infos))
 	for i, info := range infos {
 		list[i] = info
 	}
@@ -151,7 +151,7 @@ func (s *session) ranOut(all []told) (news bool, err error) {
 }
 
 // mergeThreads puts what ptrace told into the processes of a source. Both must know the same threads.
-func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
+func mergeThreads(processes []model.Process, all []told) (fault.List, error) {
 	byTid := make(map[int]*told, len(all))
 	for i := range all {
 		byTid[all[i].th.Tid] = &all[i]
@@ -202,7 +202,7 @@ func mergeThreads(processes []image.Process, all []told) (fault.List, error) {
 // stopTold finds out whether the parent of a stopped process has waited for the stop. While a group is stopped the
 // kernel keeps what it will tell the parent where the exit status will be, and clears it when it has
 // (wait_task_stopped, kernel/exit.c; do_task_stat, fs/proc/array.c).
-func stopTold(p *image.Process) error {
+func stopTold(p *model.Process) error {
 	if p.Stopped == 0 {
 		return nil
 	}
@@ -213,14 +213,14 @@ func stopTold(p *image.Process) error {
 
 const seccompFilter = 2 // SECCOMP_MODE_FILTER
 
-func readFilters(from *ptrace.Thread, th *image.Thread) error {
+func readFilters(from *ptrace.Thread, th *model.Thread) error {
 	progs, flags, err := from.SeccompFilters()
 	if err != nil {
 		return fmt.Errorf("seccomp filters: %w", err)
 	}
-	th.Seccomp.Filters = make([]image.SeccompFilter, len(progs))
+	th.Seccomp.Filters = make([]model.SeccompFilter, len(progs))
 	for i := range progs {
-		th.Seccomp.Filters[i] = image.SeccompFilter{Prog: progs[i], Flags: flags[i]}
+		th.Seccomp.Filters[i] = model.SeccompFilter{Prog: progs[i], Flags: flags[i]}
 	}
 	return nil
 }

@@ -8,10 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // lateSource is a source that is slow: before it first reads a stopped process the alarm of that runs out.
@@ -52,7 +52,7 @@ func TestTimerRunsOutMeanwhile(t *testing.T) {
 	_, r := snap(t, tg.pid(), Options{Live: &lateSource{Source: src, t: t}})
 	p := r.State().Processes[0]
 	waits := slices.ContainsFunc(p.Pending,
-		func(info image.SigInfo) bool { return unix.Signal(info[0]) == unix.SIGALRM })
+		func(info model.SigInfo) bool { return unix.Signal(info[0]) == unix.SIGALRM })
 	if !waits && p.ITimers[0].Value == 0 {
 		t.Error("neither the alarm nor its signal is in the image")
 	}

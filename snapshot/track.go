@@ -16,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // precopyFrom is how much memory a tree must have for pre-copy to pay, bytes: a copy of less is a few milliseconds, and
@@ -32,7 +33,7 @@ type tracking struct {
 	own    bool   // made for this snapshot: nothing outlives it
 	base   string // id of the image whose pages may be kept unseen, "" for none
 	take   []int  // processes of which pre-copy copies while they run
-	spaces map[int]image.Space
+	spaces map[int]model.Space
 	covers map[int]bool         // processes whose clean pages are in the image already: copied, or kept from the base
 	skip   map[int][]dirty.Span // what pre-copy leaves alone because the user wants it left out
 	owed   map[int][]dirty.Span // pages that are clean and could not be read when they were armed
@@ -42,14 +43,14 @@ type tracking struct {
 	// What Dirty reported as written, with what lies close between.
 	written map[int][]dirty.Span
 	tops    map[int]uint64            // the end of what is in the image of a process before the freeze
-	inodes  map[[2]uint64]image.Space // the same of objects, by device and inode
+	inodes  map[[2]uint64]model.Space // the same of objects, by device and inode
 	rest    int64                     // bytes written during the last round of pre-copy
 	aside   int64                     // bytes in running processes that are not tracked
 }
 
 // former is a process in the parent image.
 type former struct {
-	space    image.Space
+	space    model.Space
 	ranges   []dirty.Span // where its mappings were
 	excluded []dirty.Span // what was left out of the image
 }
@@ -57,7 +58,7 @@ type former struct {
 // chooseTracking decides how writes are tracked, and which image the new one continues.
 func (s *session) chooseTracking(live []int) (parent string, err error) {
 	t := &s.track
-	t.spaces, t.covers, t.owed = map[int]image.Space{}, map[int]bool{}, map[int][]dirty.Span{}
+	t.spaces, t.covers, t.owed = map[int]model.Space{}, map[int]bool{}, map[int][]dirty.Span{}
 	t.skip = map[int][]dirty.Span{}
 	t.tops, t.written = map[int]uint64{}, map[int][]dirty.Span{}
 	if parent, err = s.parent(); err != nil {
@@ -175,7 +176,7 @@ func (s *session) openParent(parent string) error {
 		return err
 	}
 	t := &s.track
-	t.parent, t.inodes = map[int]former{}, map[[2]uint64]image.Space{}
+	t.parent, t.inodes = map[int]former{}, map[[2]uint64]model.Space{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
 			t.parent[p.Pid] = former{p.Space, walks(p.VMAs), excludedIn(p)}
@@ -224,9 +225,9 @@ func (s *session) attachStopped() error {
 }
 
 // space returns the space of a process that has none yet.
-func (t *tracking) space(pid int) image.Space {
+func (t *tracking) space(pid int) model.Space {
 	if t.spaces[pid] == 0 {
-		t.spaces[pid] = image.Space(len(t.spaces) + 1)
+		t.spaces[pid] = model.Space(len(t.spaces) + 1)
 	}
 	return t.spaces[pid]
 }
@@ -241,7 +242,7 @@ func (s *session) keep(pid int) (kept bool, err error) {
 		return false, nil
 	}
 	for _, r := range from.ranges {
-		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/image.PageSize, from.space,
+		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/model.PageSize, from.space,
 			r.Start); err != nil {
 			return false, err
 		}
@@ -253,7 +254,7 @@ func (s *session) keep(pid int) (kept bool, err error) {
 }
 
 // excludedIn are the mappings of a process whose content is not in its image.
-func excludedIn(p *image.Process) []dirty.Span {
+func excludedIn(p *model.Process) []dirty.Span {
 	var out []dirty.Span
 	for i := range p.VMAs {
 		if v := &p.VMAs[i]; v.Excluded {
@@ -322,7 +323,7 @@ func direct(pid int) bool {
 
 // withoutTracking takes the mark of our own tracking, or that of a watch, off the mappings: a restored process is not
 // tracked.
-func withoutTracking(st *image.State) {
+func withoutTracking(st *model.State) {
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {
 			v := &st.Processes[i].VMAs[j]

@@ -7,16 +7,16 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func pidName(pid int) string { return fmt.Sprintf("pid %d", pid) }
 
 func threadName(pid, tid int) string { return fmt.Sprintf("thread %d of pid %d", tid, pid) }
 
-func vmaName(pid int, v *image.VMA) string {
+func vmaName(pid int, v *model.VMA) string {
 	return fmt.Sprintf("mapping %x-%x of pid %d", v.Start, v.End, pid)
 }
 
@@ -111,12 +111,12 @@ func splitMembers(pids []int) (m members, err error) {
 }
 
 // zombieProcess is what is left of a process that has ended.
-func zombieProcess(pid int) (image.Process, error) {
+func zombieProcess(pid int) (model.Process, error) {
 	s, err := procfs.Pid(pid).Stat()
 	if err != nil {
-		return image.Process{}, err
+		return model.Process{}, err
 	}
-	return image.Process{
+	return model.Process{
 		Pid: pid, PPid: s.PPid, Pgid: s.Pgrp, Sid: s.Session,
 		ExitSignal: s.ExitSignal, Zombie: true, ExitCode: s.ExitCode, Args: []string{s.Comm},
 	}, nil

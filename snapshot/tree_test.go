@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func TestTreeWithZombie(t *testing.T) {
@@ -52,7 +53,7 @@ func TestTreeWithZombie(t *testing.T) {
 	tg.finish()
 }
 
-func requireFreeOrZombie(t *testing.T, p image.Process) {
+func requireFreeOrZombie(t *testing.T, p model.Process) {
 	t.Helper()
 	if !p.Zombie {
 		requireFree(t, p.Pid)

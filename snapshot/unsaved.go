@@ -6,13 +6,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // notSaved tells what of processes an image does not hold, where it is another than ours: a restored process has what
 // the restore command has.
-func notSaved(st *image.State) []string {
+func notSaved(st *model.State) []string {
 	var notes []string
 	for _, a := range []struct{ file, what string }{
 		{"cgroup", "control groups"},

@@ -8,9 +8,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate/proc"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // TestSourcesAgree freezes each case of the test programs and holds the two sources against each other, field by field.
@@ -57,10 +57,10 @@ func tolerant() []cmp.Option {
 			}))
 	}
 	options := []cmp.Option{
-		cmpopts.IgnoreFields(image.Usage{}, "UTime", "STime", "Wall", "NVCSw", "NIvCSw", "MaxRSS"),
+		cmpopts.IgnoreFields(model.Usage{}, "UTime", "STime", "Wall", "NVCSw", "NIvCSw", "MaxRSS"),
 		cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".MinFlt" },
 			cmp.Comparer(func(a, b uint64) bool { return max(a, b)-min(a, b) < 128 })),
-		cmp.Comparer(func(a, b image.Restart) bool {
+		cmp.Comparer(func(a, b model.Restart) bool {
 			// What the kernel wrote for a sleeper is as of its interruption; the iterators count from a moment later.
 			sameLeft := math.Abs(float64(a.Left-b.Left)) <= 1e9 || !a.Exact || !b.Exact
 			a.Left, a.Exact = b.Left, b.Exact
@@ -68,13 +68,13 @@ func tolerant() []cmp.Option {
 		}),
 		near("Left", 1e9), near("Value", 1e9), cmpopts.EquateEmpty(),
 		// /proc does not tell since when a timer's signal is pending, nor that a timer was set to a date.
-		cmpopts.IgnoreFields(image.PosixTimer{}, "Expired", "Date"),
-		cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"), // a hint, as good as each can give it
+		cmpopts.IgnoreFields(model.PosixTimer{}, "Expired", "Date"),
+		cmpopts.IgnoreFields(model.File{}, "Unlocked", "Expiry"), // a hint, as good as each can give it
 		cmp.Comparer(func(a, b *fault.Error) bool { return a.Error() == b.Error() }),
 	}
 	// Linux 6.1 does not tell whether a process is registered for the global membarrier; then proc assumes it
 	if guest() {
-		options = append(options, cmpopts.IgnoreFields(image.MM{}, "Membarrier"))
+		options = append(options, cmpopts.IgnoreFields(model.MM{}, "Membarrier"))
 	}
 	return options
 }

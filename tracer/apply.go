@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // apply brings one record of the ring into the table.
@@ -57,7 +57,7 @@ func (w *Watcher) apply(b []byte) {
 		w.tellAction(e)
 	case bpf.WatchEvKindEV_LIMIT:
 		e := view[bpf.WatchEvLimit](b)
-		g.limits[e.Resource] = image.Limit{Cur: e.Limit.Cur, Max: e.Limit.Max}
+		g.limits[e.Resource] = model.Limit{Cur: e.Limit.Cur, Max: e.Limit.Max}
 		g.versions.Rest++
 		w.tellLimit(e)
 	case bpf.WatchEvKindEV_CALL:
@@ -173,7 +173,7 @@ func (w *Watcher) changedDir(g *group, given string) {
 func (g *group) thread(tid int) *thread {
 	t := g.threads[tid]
 	if t == nil {
-		t = &thread{altStack: image.AltStack{Flags: ssDisable}}
+		t = &thread{altStack: model.AltStack{Flags: ssDisable}}
 		g.threads[tid] = t
 	}
 	return t
@@ -192,7 +192,7 @@ func (w *Watcher) applyTask(e *bpf.WatchEvTask) {
 			g.comm = cstring(e.Comm[:])
 			w.code.forked(pid, int(e.ChildPid))
 			if parent != nil {
-				g.libs = append([]image.Library(nil), parent.libs...)
+				g.libs = append([]model.Library(nil), parent.libs...)
 			}
 		} else if parent != nil && parent.threads[int(e.Head.Tid)] != nil {
 			g.thread(int(e.ChildTid)).mask = parent.threads[int(e.Head.Tid)].mask
@@ -206,7 +206,7 @@ func (w *Watcher) applyTask(e *bpf.WatchEvTask) {
 		w.code.executed(pid)
 		g.stale = partAll
 		g.libs, g.comm = nil, cstring(e.Comm[:])
-		g.threads = map[int]*thread{pid: {altStack: image.AltStack{Flags: ssDisable}}}
+		g.threads = map[int]*thread{pid: {altStack: model.AltStack{Flags: ssDisable}}}
 		g.versions.Tasks++
 	case bpf.WatchEvKindEV_EXIT:
 		if g := tb.groups[pid]; g != nil {

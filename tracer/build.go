@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // builder turns records into image state, over all processes of one collection.
@@ -36,9 +36,9 @@ const (
 )
 
 // process builds everything but mappings and descriptors.
-func (b *builder) process(raw *rawProcess) (*image.Process, error) {
+func (b *builder) process(raw *rawProcess) (*model.Process, error) {
 	r := raw.process
-	p := &image.Process{
+	p := &model.Process{
 		Pid: raw.pid, PPid: int(r.Ppid), Pgid: int(r.Pgid), Sid: int(r.Sid),
 		ExitSignal: int(r.ExitSignal), OOMScoreAdj: int(r.OomScoreAdj), Subreaper: r.Subreaper != 0,
 		Umask: r.Umask, TTY: uint32(userDev(r.Tty)),
@@ -65,7 +65,7 @@ func (b *builder) process(raw *rawProcess) (*image.Process, error) {
 	if err := places(p); err != nil {
 		return nil, err
 	}
-	for _, f := range []func(*rawProcess, *image.Process) error{b.mm, b.exe, b.shared, b.timers, b.threads} {
+	for _, f := range []func(*rawProcess, *model.Process) error{b.mm, b.exe, b.shared, b.timers, b.threads} {
 		if err := f(raw, p); err != nil {
 			return nil, err
 		}
@@ -75,15 +75,15 @@ func (b *builder) process(raw *rawProcess) (*image.Process, error) {
 }
 
 // shared builds what struct signal_struct and struct sighand_struct hold.
-func (b *builder) shared(raw *rawProcess, p *image.Process) error {
+func (b *builder) shared(raw *rawProcess, p *model.Process) error {
 	for i, a := range raw.actions.Action {
 		if a != (bpf.IterActionRec{}) {
 			p.Actions = append(p.Actions,
-				image.SigAction{Signal: i + 1, Handler: a.Handler, Flags: a.Flags, Restorer: a.Restorer, Mask: a.Mask})
+				model.SigAction{Signal: i + 1, Handler: a.Handler, Flags: a.Flags, Restorer: a.Restorer, Mask: a.Mask})
 		}
 	}
 	for i, l := range raw.process.Limits {
-		p.Limits[i] = image.Limit{Cur: l.Cur, Max: l.Max}
+		p.Limits[i] = model.Limit{Cur: l.Cur, Max: l.Max}
 	}
 	p.PendingSet = raw.process.Pending
 	p.Continued = raw.process.SignalFlags&signalContinued != 0
@@ -103,9 +103,9 @@ const (
 
 const futexGlobal = 1 // FUTEX_GLOBAL, bpf/abi.h
 
-func (b *builder) mm(raw *rawProcess, p *image.Process) error {
+func (b *builder) mm(raw *rawProcess, p *model.Process) error {
 	r := raw.mm
-	p.MM = image.MM{
+	p.MM = model.MM{
 		StartCode: r.StartCode, EndCode: r.EndCode, StartData: r.StartData, EndData: r.EndData,
 		StartBrk: r.StartBrk, Brk: r.Brk, StartStack: r.StartStack,
 		ArgStart: r.ArgStart, ArgEnd: r.ArgEnd, EnvStart: r.EnvStart, EnvEnd: r.EnvEnd,
@@ -114,7 +114,7 @@ func (b *builder) mm(raw *rawProcess, p *image.Process) error {
 		FutexSlots: int(r.FutexSlots),
 	}
 	if r.FutexSlots == futexGlobal {
-		p.MM.FutexSlots = image.FutexGlobal
+		p.MM.FutexSlots = model.FutexGlobal
 	}
 	advised := r.Flags&mmfAdvised != 0 && advisedOnly()
 	if r.Flags&mmfSlow == 0 && !advised {
@@ -137,7 +137,7 @@ func lockFuture(def uint64) (mcl uint32) {
 }
 
 // rareFlags finds out what the flags of an mm mean that are not at the same place in every release.
-func rareFlags(raw *rawProcess, p *image.Process) error {
+func rareFlags(raw *rawProcess, p *model.Process) error {
 	status, err := procfs.Pid(raw.pid).Status()
 	if err != nil {
 		return fmt.Errorf("memory flags: %w", err)
@@ -203,7 +203,7 @@ func membarrier(state uint32) (registered uint32) {
 }
 
 // exe completes the executable, whose path places has read.
-func (b *builder) exe(raw *rawProcess, p *image.Process) error {
+func (b *builder) exe(raw *rawProcess, p *model.Process) error {
 	inode := &raw.mm.Exe
 	if inode.Ino == 0 {
 		return gone(raw.pid)
@@ -220,7 +220,7 @@ func (b *builder) exe(raw *rawProcess, p *image.Process) error {
 }
 
 // restat takes device and inode from stat(2) instead.
-func restat(pid int, name string, f *image.MappedFile) error {
+func restat(pid int, name string, f *model.MappedFile) error {
 	st, err := procfs.Pid(pid).Stat2(name)
 	if err != nil {
 		return fmt.Errorf("identity of a mapped file: %w", err)
@@ -231,7 +231,7 @@ func restat(pid int, name string, f *image.MappedFile) error {
 
 // usage adds up the threads that are gone and those that live, and scales the ticks to the run time as cputime_adjust
 // of kernel/sched/cputime.c does.
-func (b *builder) usage(raw *rawProcess) image.Usage {
+func (b *builder) usage(raw *rawProcess) model.Usage {
 	r := raw.process
 	u := r.Usage
 	runtime := r.DeadRuntime
@@ -268,15 +268,15 @@ func scaleTicks(utime, stime, runtime uint64) (user, system int64) {
 
 const pageSize = 4096
 
-func childUsage(u *bpf.IterUsageRec) image.Usage {
-	return image.Usage{
+func childUsage(u *bpf.IterUsageRec) model.Usage {
+	return model.Usage{
 		UTime: int64(u.Utime), STime: int64(u.Stime), MinFlt: u.Minflt, MajFlt: u.Majflt,
 		InBlock: u.Inblock, OuBlock: u.Oublock, NVCSw: u.Nvcsw, NIvCSw: u.Nivcsw, MaxRSS: u.Maxrss * pageSize,
 	}
 }
 
 // threads builds the threads, leader first.
-func (b *builder) threads(raw *rawProcess, p *image.Process) error {
+func (b *builder) threads(raw *rawProcess, p *model.Process) error {
 	for i := range raw.threads {
 		r := &raw.threads[i]
 		if r.ExitState != 0 {
@@ -292,7 +292,7 @@ func (b *builder) threads(raw *rawProcess, p *image.Process) error {
 			return gone(p.Pid)
 		} // else it has ended since it was read: the tree runs
 	}
-	if !slices.ContainsFunc(p.Threads, func(t image.Thread) bool { return t.Tid == p.Pid }) {
+	if !slices.ContainsFunc(p.Threads, func(t model.Thread) bool { return t.Tid == p.Pid }) {
 		b.block(fault.ThreadState, pidName(p.Pid), "its main thread has ended while others run on")
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // dlProbes are the uprobes on dlopen, dlmopen and dlclose of the libraries that followed processes map: the C library
@@ -136,11 +136,11 @@ func (w *Watcher) applyDL(g *group, e *bpf.WatchEvNamed) {
 		kind = "dlclose"
 	}
 	if kind == "dlclose" {
-		if i := slices.IndexFunc(g.libs, func(l image.Library) bool { return sameLibrary(l.Name, name) }); i >= 0 {
+		if i := slices.IndexFunc(g.libs, func(l model.Library) bool { return sameLibrary(l.Name, name) }); i >= 0 {
 			g.libs = slices.Delete(g.libs, i, i+1)
 		}
 	} else if name != "" {
-		g.libs = append(g.libs, image.Library{Name: name, Flags: int(e.Call.Args[1])})
+		g.libs = append(g.libs, model.Library{Name: name, Flags: int(e.Call.Args[1])})
 	}
 	g.versions.Rest++
 	if w.opts.OnEvent != nil {

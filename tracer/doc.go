@@ -6,7 +6,7 @@
 // later).
 //
 // How a collection goes: the programs are loaded by NewIter, before any freeze. Collect links them to one thread group
-// after the other, so that the kernel visits no other task, reads their records (bpf/abi.h), and builds image.Process
+// after the other, so that the kernel visits no other task, reads their records (bpf/abi.h), and builds model.Process
 // from them. Pointers in records only tell whether two things are the same. Time left is counted from one reading of
 // the clocks, taken before the pass. What iterators do not give is read from /proc or with system calls that do not
 // touch the target: see host.go.

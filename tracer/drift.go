@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Difference is one field in which the table and the kernel differ.
@@ -150,7 +150,7 @@ func (c *comparison) rest(g *group, raw *rawProcess) {
 		}
 	}
 	for i, l := range raw.process.Limits {
-		if real := (image.Limit{Cur: l.Cur, Max: l.Max}); g.limits[i] != real {
+		if real := (model.Limit{Cur: l.Cur, Max: l.Max}); g.limits[i] != real {
 			c.add("limit "+limitNames[i], g.limits[i], real)
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // fds builds the descriptors, and the open file descriptions they lead to.
-func (b *builder) fds(raw *rawProcess, p *image.Process) error {
-	p.FDs = make([]image.FD, 0, len(raw.fds))
+func (b *builder) fds(raw *rawProcess, p *model.Process) error {
+	p.FDs = make([]model.FD, 0, len(raw.fds))
 	for i := range raw.fds {
 		r := &raw.fds[i]
 		index, known := b.files[r.File]
@@ -26,13 +26,13 @@ func (b *builder) fds(raw *rawProcess, p *image.Process) error {
 			b.files[r.File] = index
 			b.out.Files = append(b.out.Files, f)
 		}
-		p.FDs = append(p.FDs, image.FD{Num: int(r.Fd), Cloexec: r.Cloexec != 0, File: index + 1})
+		p.FDs = append(p.FDs, model.FD{Num: int(r.Fd), Cloexec: r.Cloexec != 0, File: index + 1})
 	}
 	return nil
 }
 
-func (b *builder) file(pid int, r *rawFD) (image.File, error) {
-	f := image.File{
+func (b *builder) file(pid int, r *rawFD) (model.File, error) {
+	f := model.File{
 		Flags: cleanFlags(r.Flags), Pos: r.Pos, Mode: r.Inode.Mode, Dev: userDev(r.Inode.Dev), Ino: r.Inode.Ino,
 		Rdev: userDev(r.Inode.Rdev), Path: r.path,
 		Unlocked: r.Inode.Bits&uint32(bpf.IterInodeBitINODE_LOCKED) == 0,

@@ -8,16 +8,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file is what iterators do not give: links and names of /proc, and system calls that take the id of a thread.
 // None of it touches the target.
 
 // places reads the links and texts of a process that has memory.
-func places(p *image.Process) (err error) {
+func places(p *model.Process) (err error) {
 	dir := procfs.Pid(p.Pid)
 	if p.Cwd, err = dir.Link("cwd"); err != nil {
 		return fmt.Errorf("working directory: %w", err)

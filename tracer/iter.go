@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Iter is the source "iter": one pass of BPF iterators over the threads, mappings and descriptors of each thread group.
@@ -166,7 +166,7 @@ func (it *Iter) process(b *builder, pid int) error {
 }
 
 // memoryAndFiles reads the mappings and descriptors of one thread group.
-func (it *Iter) memoryAndFiles(b *builder, raw *rawProcess, p *image.Process) error {
+func (it *Iter) memoryAndFiles(b *builder, raw *rawProcess, p *model.Process) error {
 	if err := it.mappings(raw); err != nil {
 		return err
 	}

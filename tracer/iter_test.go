@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // stateful are the test programs whose cases each set up one kind of kernel state.
@@ -38,7 +38,7 @@ func TestAgainstProc(t *testing.T) {
 }
 
 // checkMaps compares with maps and smaps. What VmFlags say of a mapping and vm_flags do not is left out.
-func checkMaps(t *testing.T, p *image.Process) {
+func checkMaps(t *testing.T, p *model.Process) {
 	t.Helper()
 	smaps, err := procfs.Pid(p.Pid).Smaps()
 	if err != nil {
@@ -57,17 +57,17 @@ func checkMaps(t *testing.T, p *image.Process) {
 			name = ""
 		}
 		name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
-		want := image.VMA{
+		want := model.VMA{
 			Start: s.Start, End: s.End, Prot: s.Prot, Shared: s.Shared, Offset: s.Offset, Flags: flags,
 			Pkey: s.ProtectionKey,
 			Name: name,
 		}
 		have := v
-		have.Kind, have.File, have.NUMA = "", image.MappedFile{}, ""
+		have.Kind, have.File, have.NUMA = "", model.MappedFile{}, ""
 		have.Name = strings.TrimSuffix(strings.TrimPrefix(have.Name, "["), "]")
 		have.Flags = slices.DeleteFunc(slices.Clone(have.Flags),
 			func(f string) bool { return f == "lf" && !slices.Contains(flags, f) })
-		if v.Kind == image.VMASysV || v.Kind == image.VMADevice || v.Kind == image.VMAOther {
+		if v.Kind == model.VMASysV || v.Kind == model.VMADevice || v.Kind == model.VMAOther {
 			have.Name, want.Name = "", ""
 		}
 		if d := cmp.Diff(want, have); d != "" {
@@ -80,7 +80,7 @@ func checkMaps(t *testing.T, p *image.Process) {
 }
 
 // checkMapped compares the file of a mapping with what map_files leads to.
-func checkMapped(t *testing.T, pid int, s *procfs.Smap, v *image.VMA) {
+func checkMapped(t *testing.T, pid int, s *procfs.Smap, v *model.VMA) {
 	t.Helper()
 	dir := procfs.Pid(pid)
 	st, err := dir.Stat2("map_files/" + s.Key())
@@ -97,7 +97,7 @@ func checkMapped(t *testing.T, pid int, s *procfs.Smap, v *image.VMA) {
 }
 
 // checkFDs compares with fd and fdinfo.
-func checkFDs(t *testing.T, p *image.Process, files []image.File) {
+func checkFDs(t *testing.T, p *model.Process, files []model.File) {
 	t.Helper()
 	dir := procfs.Pid(p.Pid)
 	nums, err := dir.FDs()
@@ -120,7 +120,7 @@ func checkFDs(t *testing.T, p *image.Process, files []image.File) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := image.File{
+		want := model.File{
 			ID: fd.File, Flags: info.Flags &^ unix.O_CLOEXEC, Pos: info.Pos,
 			Path: link, Mode: st.Mode, Dev: st.Dev, Ino: st.Ino, Rdev: st.Rdev,
 		}
@@ -138,7 +138,7 @@ func checkFDs(t *testing.T, p *image.Process, files []image.File) {
 }
 
 // checkStatus compares with stat and status of every thread.
-func checkStatus(t *testing.T, p *image.Process) {
+func checkStatus(t *testing.T, p *model.Process) {
 	t.Helper()
 	tids, err := procfs.Pid(p.Pid).Tasks()
 	if err != nil {
@@ -154,7 +154,7 @@ func checkStatus(t *testing.T, p *image.Process) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := image.Creds{
+		want := model.Creds{
 			UID: status.UID[0], EUID: status.UID[1], SUID: status.UID[2], FSUID: status.UID[3],
 			GID: status.GID[0], EGID: status.GID[1], SGID: status.GID[2], FSGID: status.GID[3],
 			Groups: status.Groups, Securebits: th.Creds.Securebits,
@@ -200,7 +200,7 @@ func cmpEmptyGroups() cmp.Option {
 }
 
 // checkSmall compares with the small files: limits, timers, personality, auxv, oom_score_adj.
-func checkSmall(t *testing.T, p *image.Process) {
+func checkSmall(t *testing.T, p *model.Process) {
 	t.Helper()
 	dir := procfs.Pid(p.Pid)
 	limits, err := dir.Limits()
@@ -208,7 +208,7 @@ func checkSmall(t *testing.T, p *image.Process) {
 		t.Fatal(err)
 	}
 	for i, l := range limits {
-		if p.Limits[i] != (image.Limit{Cur: l.Soft, Max: l.Hard}) {
+		if p.Limits[i] != (model.Limit{Cur: l.Soft, Max: l.Hard}) {
 			t.Errorf("limit %d is %v instead of %v", i, p.Limits[i], l)
 		}
 	}
@@ -297,8 +297,8 @@ func TestTwoProcesses(t *testing.T) {
 	if len(c.Processes) != 2 {
 		t.Fatalf("%d processes", len(c.Processes))
 	}
-	fileOf := func(p *image.Process, fd int) int {
-		i := slices.IndexFunc(p.FDs, func(f image.FD) bool { return f.Num == fd })
+	fileOf := func(p *model.Process, fd int) int {
+		i := slices.IndexFunc(p.FDs, func(f model.FD) bool { return f.Num == fd })
 		return p.FDs[i].File
 	}
 	if one, two := fileOf(&c.Processes[0], 2), fileOf(&c.Processes[1], 2); one != two {
@@ -340,7 +340,7 @@ func TestThreadsThatEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		i := (c.index + len(raw.threads)) % len(raw.threads)
-		p := &image.Process{Pid: os.Getpid()}
+		p := &model.Process{Pid: os.Getpid()}
 		if i == 0 {
 			p.Pid = nobody // the leader of the image
 		}

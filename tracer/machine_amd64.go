@@ -4,8 +4,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // oldNames are the names of calls that architectures which came later have in a more general form only.
@@ -54,7 +54,7 @@ var layoutsTIF = []layoutTIF{
 // faulting finds whether rdtsc and cpuid fault in a stopped thread. The bits moved between releases, and only their
 // order is in BTF's reach: none. But a thread that does not run has its FPU registers in memory, so TIF_NEED_FPU_LOAD
 // tells the layout.
-func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *image.Thread) error {
+func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *model.Thread) error {
 	var found *layoutTIF
 	var any uint64
 	for i := range layoutsTIF {

@@ -2,8 +2,8 @@ package tracer
 
 import (
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // oldNames are the names of calls that this architecture has in a more general form only: it has none of them.
@@ -25,6 +25,6 @@ const (
 func wideMode(mode uint32) bool { return mode&0x10 == 0 }
 
 // faulting would find whether reading a clock register faults in a stopped thread, which no thread is yet.
-func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *image.Thread) error {
+func (b *builder) faulting(pid int, r *bpf.IterThreadRec, t *model.Thread) error {
 	return arch.Lacks(arch.InterruptedCalls)
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file keeps the table true: what events cannot tell, or were lost, is read from the kernel by iterators.
@@ -225,7 +225,7 @@ func (w *Watcher) readRest(g *group, raw *rawProcess) {
 	w.stats.Repairs++
 	g.actions = raw.actions.Action
 	for i, l := range raw.process.Limits {
-		g.limits[i] = image.Limit{Cur: l.Cur, Max: l.Max}
+		g.limits[i] = model.Limit{Cur: l.Cur, Max: l.Max}
 	}
 	g.umask, g.ppid = raw.process.Umask, int(raw.process.Ppid)
 	g.cwd = w.link(g.pid, "cwd")

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Source returns the source "watch": the table of w. It shares the watch, which outlives it.
@@ -133,7 +133,7 @@ func (w *Watcher) collectOne(b *builder, c *comparison, pid int) error {
 }
 
 // collectMaps takes the mappings as they were last built, if no turn came since, or reads them.
-func (w *Watcher) collectMaps(b *builder, c *comparison, g *group, raw *rawProcess, p *image.Process) error {
+func (w *Watcher) collectMaps(b *builder, c *comparison, g *group, raw *rawProcess, p *model.Process) error {
 	m := w.table.mms[g.mm]
 	if m != nil && !m.stale && m.built != nil && m.builtTurn == m.turn && m.builtPid == g.pid {
 		p.VMAs = slices.Clone(m.built)
@@ -150,7 +150,7 @@ func (w *Watcher) collectMaps(b *builder, c *comparison, g *group, raw *rawProce
 }
 
 // buildFrom makes the mappings of a pass, and keeps them.
-func (w *Watcher) buildFrom(b *builder, m *memory, raw *rawProcess, p *image.Process) error {
+func (w *Watcher) buildFrom(b *builder, m *memory, raw *rawProcess, p *model.Process) error {
 	before := len(b.out.Blockers)
 	if err := b.vmas(raw, p); err != nil {
 		return err
@@ -173,11 +173,11 @@ func (w *Watcher) build(b *builder, g *group) {
 		return // it is ending
 	}
 	// What fails here fails again in Collect, and is told there.
-	_ = w.buildFrom(b, m, raw, &image.Process{Pid: g.pid})
+	_ = w.buildFrom(b, m, raw, &model.Process{Pid: g.pid})
 }
 
 // addOpened adds to the descriptions how they came to be.
-func (w *Watcher) addOpened(b *builder, g *group, p *image.Process) {
+func (w *Watcher) addOpened(b *builder, g *group, p *model.Process) {
 	for _, fd := range p.FDs {
 		f := &b.out.Files[fd.File-1]
 		if f.Opened != nil {
@@ -185,7 +185,7 @@ func (w *Watcher) addOpened(b *builder, g *group, p *image.Process) {
 		}
 		if s, ok := g.fds[fd.Num]; ok {
 			if o := w.table.files[s.file]; o != nil && o.given != "" {
-				f.Opened = &image.Opened{Given: o.given, Resolved: o.resolved, Flags: o.how, Mode: o.create}
+				f.Opened = &model.Opened{Given: o.given, Resolved: o.resolved, Flags: o.how, Mode: o.create}
 			}
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // TestWatchSourceUnderChurn freezes a random workload again and again in the middle of its calls. Each time the table
@@ -71,8 +71,8 @@ func compareFrozen(t *testing.T, tg *target, w *Watcher, it *Iter, prepare bool)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := append(tolerant(), cmpopts.IgnoreFields(image.File{}, "Opened"),
-		cmpopts.IgnoreFields(image.Process{}, "Libraries"),
+	options := append(tolerant(), cmpopts.IgnoreFields(model.File{}, "Opened"),
+		cmpopts.IgnoreFields(model.Process{}, "Libraries"),
 		cmpopts.IgnoreFields(kstate.Collected{}, "Events", "Lost", "Drift"))
 	if d := cmp.Diff(want, have, options...); d != "" {
 		t.Errorf("iter (-) and watch (+) differ:\n%.4000s", d)
@@ -110,7 +110,7 @@ func TestWatchSourceKeepsMappings(t *testing.T) {
 }
 
 // checkBreakpoints requires that the probes the watch tells of are where it says, in the code of the process.
-func checkBreakpoints(t *testing.T, src *WatchSource, p *image.Process) {
+func checkBreakpoints(t *testing.T, src *WatchSource, p *model.Process) {
 	t.Helper()
 	points, err := src.Breakpoints(t.Context())
 	if err != nil || len(points) == 0 && !guest() { // the programs of the emulated machine have no library with dlopen
@@ -154,7 +154,7 @@ func TestOpenedAs(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := func(name string) string { return filepath.Join(tg.dir, name) }
-	for num, want := range map[int]*image.Opened{
+	for num, want := range map[int]*model.Opened{
 		50: {Given: "sub/../file", Resolved: path("file"), Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o640},
 		51: {
 			Given: "./below", Resolved: path("sub/below"), Flags: unix.O_RDWR | unix.O_CREAT | unix.O_APPEND,
@@ -162,7 +162,7 @@ func TestOpenedAs(t *testing.T) {
 		},
 		52: {Given: path("long"), Resolved: path("long"), Flags: unix.O_WRONLY | unix.O_CREAT, Mode: 0o600},
 	} {
-		i := slices.IndexFunc(c.Processes[0].FDs, func(fd image.FD) bool { return fd.Num == num })
+		i := slices.IndexFunc(c.Processes[0].FDs, func(fd model.FD) bool { return fd.Num == num })
 		if i < 0 {
 			t.Errorf("no descriptor %d", num)
 		} else if d := cmp.Diff(want, c.Files[c.Processes[0].FDs[i].File-1].Opened); d != "" {

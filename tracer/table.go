@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // part is a part of a thread group's state that has a version of its own and is read again by itself.
@@ -46,11 +46,11 @@ type group struct {
 	mm        uint64
 	fds       map[int]slot
 	actions   [64]bpf.IterActionRec
-	limits    [16]image.Limit
+	limits    [16]model.Limit
 	umask     uint32
 	cwd       string
 	threads   map[int]*thread
-	libs      []image.Library
+	libs      []model.Library
 	inotify   map[watchKey]string
 	stale     statePart // partFDs, partRest: what must be read again
 	lost      uint64    // records of it that were lost, as far as that has been taken care of
@@ -67,7 +67,7 @@ type Versions struct {
 
 type thread struct {
 	mask     uint64
-	altStack image.AltStack
+	altStack model.AltStack
 }
 
 // slot is one descriptor.
@@ -114,7 +114,7 @@ type memory struct {
 	tried    time.Time    // when it was last read again
 	known    map[mapKind]uint64
 
-	built         []image.VMA // what the last pass made
+	built         []model.VMA // what the last pass made
 	builtTurn     uint64
 	builtPid      int
 	builtBlockers fault.List

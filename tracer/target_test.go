@@ -12,10 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/testprog"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // programs are the C programs of this package and of package integration, each compiled once.
@@ -142,7 +142,7 @@ func newIter(t testing.TB) *Iter {
 }
 
 // collect reads the state of one process.
-func collect(t testing.TB, src kstate.Source, pid int, g *ptrace.Group) (*image.Process, *kstate.Collected) {
+func collect(t testing.TB, src kstate.Source, pid int, g *ptrace.Group) (*model.Process, *kstate.Collected) {
 	t.Helper()
 	c, err := src.Collect(context.Background(), []int{pid}, g)
 	if err != nil {

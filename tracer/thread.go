@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Task flags (include/linux/sched.h).
@@ -39,11 +39,11 @@ const (
 	deadlineSchedAll = 2 | 4                            // SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN
 )
 
-func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*image.Thread, error) {
+func (b *builder) thread(raw *rawProcess, r *bpf.IterThreadRec) (*model.Thread, error) {
 	tid := int(r.Tid)
-	t := &image.Thread{
+	t := &model.Thread{
 		Tid: tid, Comm: cstring(r.Comm[:]), AltStack: altStack(r), ClearChildTID: r.ClearChildTid, Sched: sched(r),
-		NoNewPrivs: r.AtomicFlags&pfaNoNewPrivs != 0, Seccomp: image.Seccomp{Mode: int(r.SeccompMode)},
+		NoNewPrivs: r.AtomicFlags&pfaNoNewPrivs != 0, Seccomp: model.Seccomp{Mode: int(r.SeccompMode)},
 		PDeathSig: int(r.PdeathSignal), TimerSlack: r.TimerSlack, Personality: r.Personality,
 		MCEKill: mceKill(r.TaskFlags), IOFlusher: r.TaskFlags&pfIOFlusher == pfIOFlusher,
 		SpecCtrl: specCtrl(r.AtomicFlags), PendingSet: r.Pending,
@@ -110,13 +110,13 @@ func (b *builder) noteKeyrings(raw *rawProcess, r *bpf.IterThreadRec) {
 	}
 }
 
-func altStack(r *bpf.IterThreadRec) image.AltStack {
+func altStack(r *bpf.IterThreadRec) model.AltStack {
 	return makeAltStack(r.SasSp, r.SasSize, r.SasFlags)
 }
 
 // makeAltStack is what sigaltstack(2) reports of these members of task_struct.
-func makeAltStack(sp, size uint64, flags uint32) image.AltStack {
-	s := image.AltStack{Sp: sp, Size: size, Flags: flags & ssAutodisarm}
+func makeAltStack(sp, size uint64, flags uint32) model.AltStack {
+	s := model.AltStack{Sp: sp, Size: size, Flags: flags & ssAutodisarm}
 	if size == 0 {
 		s.Flags |= ssDisable
 	}
@@ -124,8 +124,8 @@ func makeAltStack(sp, size uint64, flags uint32) image.AltStack {
 }
 
 // sched is what sched_getattr(2) reports; a run time of a fair thread only if it was asked for (Linux 6.12).
-func sched(r *bpf.IterThreadRec) image.Sched {
-	s := image.Sched{Policy: r.Policy, Nice: r.StaticPrio - nicePriority, Priority: r.RtPriority}
+func sched(r *bpf.IterThreadRec) model.Sched {
+	s := model.Sched{Policy: r.Policy, Nice: r.StaticPrio - nicePriority, Priority: r.RtPriority}
 	if r.ResetOnFork != 0 {
 		s.Flags |= flagResetOnFork
 	}
@@ -176,20 +176,20 @@ func specCtrl(flags uint64) []uint32 {
 }
 
 // credsOf finds the credentials of a thread: its own record, or the leader's, which it shares.
-func (r *rawProcess) credsOf(t *bpf.IterThreadRec) (image.Creds, error) {
+func (r *rawProcess) credsOf(t *bpf.IterThreadRec) (model.Creds, error) {
 	c, ok := r.creds[t.Cred]
 	if !ok {
-		return image.Creds{}, readFault(r.pid, fmt.Errorf("%w: no credentials of thread %d", errRecord, t.Tid))
+		return model.Creds{}, readFault(r.pid, fmt.Errorf("%w: no credentials of thread %d", errRecord, t.Tid))
 	}
 	groups := c.groups
 	if int(c.Ngroups) != len(groups) {
 		status, err := procfs.Task(r.pid, int(t.Tid)).Status()
 		if err != nil {
-			return image.Creds{}, fmt.Errorf("supplementary groups: %w", err)
+			return model.Creds{}, fmt.Errorf("supplementary groups: %w", err)
 		}
 		groups = status.Groups
 	}
-	return image.Creds{
+	return model.Creds{
 		UID: c.Uid, EUID: c.Euid, SUID: c.Suid, FSUID: c.Fsuid,
 		GID: c.Gid, EGID: c.Egid, SGID: c.Sgid, FSGID: c.Fsgid, Groups: groups,
 		CapInh: c.Inheritable, CapPrm: c.Permitted, CapEff: c.Effective, CapBnd: c.Bset, CapAmb: c.Ambient,
@@ -215,13 +215,13 @@ const (
 )
 
 // interrupted builds the restart block of a thread that stopped in a call that restart_syscall(2) continues.
-func (b *builder) interrupted(r *bpf.IterThreadRec, t *image.Thread) {
+func (b *builder) interrupted(r *bpf.IterThreadRec, t *model.Thread) {
 	w := &r.RestartRaw
 	switch fn := cstring(r.RestartFn[:]); fn {
 	case "", "do_no_restart_syscall":
 	case "hrtimer_nanosleep_restart", "alarm_timer_nsleep_restart", "posix_cpu_nsleep_restart":
 		clock := int32(w[restartNanoClock])
-		t.Restart = &image.Restart{Kind: "nanosleep", Clock: int(clock), Rmtp: w[restartNanoRmtp], Exact: true}
+		t.Restart = &model.Restart{Kind: "nanosleep", Clock: int(clock), Rmtp: w[restartNanoRmtp], Exact: true}
 		now, ok := b.now[clock]
 		if !ok {
 			b.block(fault.ThreadState, threadName(t.Tid), "it sleeps on clock %d, a CPU clock", clock)
@@ -230,13 +230,13 @@ func (b *builder) interrupted(r *bpf.IterThreadRec, t *image.Thread) {
 		t.Restart.Left = max(int64(w[restartNanoExpiry])-now, 0)
 	case "futex_wait_restart":
 		flags := uint32(w[restartFutexVal] >> 32)
-		t.Restart = &image.Restart{
+		t.Restart = &model.Restart{
 			Kind: "futex", Addr: w[restartFutexAddr], Val: uint32(w[restartFutexVal]), Flags: flags,
 			Bitset: uint32(w[restartFutexBitset]), Left: max(int64(w[restartFutexTime])-b.now[futexClock(flags)], 0),
 			Exact: true,
 		}
 	case "do_restart_poll":
-		t.Restart = &image.Restart{
+		t.Restart = &model.Restart{
 			Kind: "poll", Addr: w[restartPollFDs], Val: uint32(w[restartPollN]), Left: -1,
 			Exact: true,
 		}

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Which CPU time a CPU clock counts: the low bits of a dynamic clock id (include/linux/posix-timers_types.h).
@@ -23,7 +23,7 @@ const (
 )
 
 // timers builds the interval timers and the POSIX timers with the time left on them.
-func (b *builder) timers(raw *rawProcess, p *image.Process) error {
+func (b *builder) timers(raw *rawProcess, p *model.Process) error {
 	r := raw.process
 	if r.RealArmed != 0 || r.RealInterval != 0 {
 		p.ITimers[0].Interval = int64(r.RealInterval)
@@ -31,7 +31,7 @@ func (b *builder) timers(raw *rawProcess, p *image.Process) error {
 	}
 	for i, which := range []int32{cpuclockVirt, cpuclockProf} { // ITIMER_VIRTUAL, ITIMER_PROF
 		if t := r.It[which]; t.Expires != 0 {
-			p.ITimers[i+1] = image.ITimer{
+			p.ITimers[i+1] = model.ITimer{
 				Value:    left(int64(t.Expires), groupClock(r, which), int64(t.Incr)),
 				Interval: int64(t.Incr),
 			}
@@ -40,12 +40,12 @@ func (b *builder) timers(raw *rawProcess, p *image.Process) error {
 	for i := range raw.timers {
 		p.Timers = append(p.Timers, b.timer(raw, &raw.timers[i]))
 	}
-	slices.SortFunc(p.Timers, func(a, b image.PosixTimer) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(p.Timers, func(a, b model.PosixTimer) int { return cmp.Compare(a.ID, b.ID) })
 	return nil
 }
 
-func (b *builder) timer(raw *rawProcess, r *bpf.IterTimerRec) image.PosixTimer {
-	t := image.PosixTimer{
+func (b *builder) timer(raw *rawProcess, r *bpf.IterTimerRec) model.PosixTimer {
+	t := model.PosixTimer{
 		ID: int(r.Id), Clock: int(r.Clock), Notify: int(r.Notify), Signo: int(r.Signo), Value: r.Value,
 		Interval: int64(r.Interval), Overrun: int(r.Overrun),
 	}

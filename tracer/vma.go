@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/bpf"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Mapping flags (include/linux/mm.h). The lower 32 are at the same place in every release from 6.1 on.
@@ -36,14 +36,14 @@ var vmFlagNames = [32]string{
 }
 
 // vmas builds the mappings.
-func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
-	p.VMAs = make([]image.VMA, 0, len(raw.vmas))
+func (b *builder) vmas(raw *rawProcess, p *model.Process) error {
+	p.VMAs = make([]model.VMA, 0, len(raw.vmas))
 	names := flagNames{}
 	var high bool
 	var policies []uint64 // where mappings begin that have one
 	for i := range raw.vmas {
 		r := &raw.vmas[i]
-		v := image.VMA{
+		v := model.VMA{
 			Start: r.Start, End: r.End, Shared: r.Flags&vmMayShare != 0, Offset: r.Pgoff * pageSize,
 			Prot: uint32(r.Flags & (vmRead | vmWrite | vmExec)), Pkey: int(r.Flags >> pkeyShift & 15),
 			Flags: names.of(r.Flags),
@@ -77,14 +77,14 @@ func (b *builder) vmas(raw *rawProcess, p *image.Process) error {
 }
 
 // anonVMA tells the kind and name of a mapping without a file, as get_vma_name of fs/proc/task_mmu.c names it.
-func anonVMA(mm *bpf.IterMmRec, r *rawVMA, v *image.VMA) {
-	v.Kind = image.VMAAnon
+func anonVMA(mm *bpf.IterMmRec, r *rawVMA, v *model.VMA) {
+	v.Kind = model.VMAAnon
 	switch {
 	case r.Bits&uint32(bpf.IterVmaBitVMA_SPECIAL) != 0:
 		v.Name = r.name
 		v.Kind = specialKind(r.name)
 	case r.Bits&uint32(bpf.IterVmaBitVMA_OPS) != 0:
-		v.Kind = image.VMAOther
+		v.Kind = model.VMAOther
 		v.Name = "mapping of a driver"
 	case r.Start < mm.Brk && r.End > mm.StartBrk:
 		v.Name = "[heap]"
@@ -95,30 +95,30 @@ func anonVMA(mm *bpf.IterMmRec, r *rawVMA, v *image.VMA) {
 	}
 }
 
-func specialKind(name string) image.VMAKind {
+func specialKind(name string) model.VMAKind {
 	switch name {
 	case "[vdso]":
-		return image.VMAVDSO
+		return model.VMAVDSO
 	case "[vvar]", "[vvar_vclock]":
-		return image.VMAVVar
+		return model.VMAVVar
 	}
-	return image.VMAOther
+	return model.VMAOther
 }
 
 // mappedVMA tells the kind of a mapping with a file.
-func (b *builder) mappedVMA(pid int, r *rawVMA, m *rawMapped, v *image.VMA) error {
+func (b *builder) mappedVMA(pid int, r *rawVMA, m *rawMapped, v *model.VMA) error {
 	inode := &m.Inode
 	internal := inode.Sflags&sbKernMount != 0
 	path := m.path
 	if internal || inode.Bits&uint32(bpf.IterInodeBitINODE_UNLINKED) != 0 {
 		path = strings.TrimSuffix(path, procfs.Deleted)
 	}
-	v.File = image.MappedFile{Path: path, Dev: userDev(inode.Dev), Ino: inode.Ino}
+	v.File = model.MappedFile{Path: path, Dev: userDev(inode.Dev), Ino: inode.Ino}
 	v.Kind = fileKind(r, inode, path)
 	if r.Bits&uint32(bpf.IterVmaBitVMA_NAMED) != 0 {
 		v.Name = "anon_shmem:" + r.name
 	}
-	if v.Kind == image.VMAOther || v.Kind == image.VMASysV || v.Kind == image.VMADevice {
+	if v.Kind == model.VMAOther || v.Kind == model.VMASysV || v.Kind == model.VMADevice {
 		v.Name = path
 	}
 	if m.path != "" && (!doubtful(inode) || internal) {
@@ -142,27 +142,27 @@ func (b *builder) mappedVMA(pid int, r *rawVMA, m *rawMapped, v *image.VMA) erro
 const devZero = 1<<20 | 5 // MKDEV(1, 5)
 
 // fileKind tells how a mapping with a file is made again.
-func fileKind(r *rawVMA, inode *bpf.IterInodeRec, path string) image.VMAKind {
+func fileKind(r *rawVMA, inode *bpf.IterInodeRec, path string) model.VMAKind {
 	internal := inode.Sflags&sbKernMount != 0
 	switch {
 	case r.Flags&vmHugetlb != 0:
-		return image.VMAOther
+		return model.VMAOther
 	case inode.Mode&unix.S_IFMT == unix.S_IFCHR && (inode.Rdev != devZero || r.Flags&vmMayShare != 0):
-		return image.VMADevice
+		return model.VMADevice
 	case inode.Mode&unix.S_IFMT == unix.S_IFCHR:
-		return image.VMAFile
+		return model.VMAFile
 	case inode.Mode&unix.S_IFMT != unix.S_IFREG:
-		return image.VMAOther
+		return model.VMAOther
 	case internal && inode.Magic != magicTmpfs:
-		return image.VMAOther
+		return model.VMAOther
 	case internal && strings.HasPrefix(path, "/SYSV"):
-		return image.VMASysV
+		return model.VMASysV
 	case internal && path != "/dev/zero" && !strings.HasPrefix(path, "/memfd:"):
-		return image.VMAOther
+		return model.VMAOther
 	case internal || inode.Magic == magicTmpfs && inode.Nlink == 0:
-		return image.VMAShmem
+		return model.VMAShmem
 	}
-	return image.VMAFile
+	return model.VMAFile
 }
 
 // flagNames keeps the name lists of flag words: most mappings have one of a few.
@@ -190,14 +190,14 @@ func (f flagNames) of(flags uint64) []string {
 
 // numaPolicies reads the policies of the mappings that begin where the iterators saw one. Of other mappings numa_maps
 // prints that of the first thread.
-func numaPolicies(p *image.Process, at []uint64) error {
+func numaPolicies(p *model.Process, at []uint64) error {
 	list, err := procfs.Pid(p.Pid).NUMAMaps()
 	if err != nil {
 		return fmt.Errorf("memory policies: %w", err)
 	}
 	for _, n := range list {
 		i, found := slices.BinarySearchFunc(p.VMAs, n.Start,
-			func(v image.VMA, start uint64) int { return compare(v.Start, start) })
+			func(v model.VMA, start uint64) int { return compare(v.Start, start) })
 		if _, own := slices.BinarySearch(at, n.Start); found && own && n.Policy != "default" {
 			p.VMAs[i].NUMA = n.Policy
 		}
@@ -216,14 +216,14 @@ func compare(a, b uint64) int {
 }
 
 // highFlags asks smaps for the names of the flags whose place differs between releases (sl, dp, ss, ui ...).
-func (b *builder) highFlags(raw *rawProcess, p *image.Process) error {
+func (b *builder) highFlags(raw *rawProcess, p *model.Process) error {
 	list, err := procfs.Pid(raw.pid).Smaps()
 	if err != nil {
 		return fmt.Errorf("mapping flags: %w", err)
 	}
 	for _, s := range list {
 		i, found := slices.BinarySearchFunc(p.VMAs, s.Start,
-			func(v image.VMA, start uint64) int { return compare(v.Start, start) })
+			func(v model.VMA, start uint64) int { return compare(v.Start, start) })
 		if !found || raw.vmas[i].Flags>>vmHighest == 0 {
 			continue
 		}

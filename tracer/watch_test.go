@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // watchTarget watches a target for the rest of the test.
@@ -237,7 +237,7 @@ func checkTreeAgainstProc(t *testing.T, root int, w *Watcher) {
 }
 
 // checkHandlers compares which signals are caught and ignored with status.
-func checkHandlers(t *testing.T, p *image.Process) {
+func checkHandlers(t *testing.T, p *model.Process) {
 	t.Helper()
 	status, err := procfs.Pid(p.Pid).Status()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func diffVerb() *verb {
@@ -157,7 +158,7 @@ func (d *diffJSON) processes(c *call, a, b *image.Reader) error {
 }
 
 // onlyIn is a process that one of the images alone has.
-func onlyIn(which string, p *image.Process) processDiff {
+func onlyIn(which string, p *model.Process) processDiff {
 	return processDiff{Pid: p.Pid, Args: p.Args, In: which, Threads: []change{}, Maps: []change{}, FDs: []change{}}
 }
 
@@ -188,8 +189,8 @@ func pagesOf(p image.PageDiff) *pagesDiff {
 	return &pagesDiff{p.Same, p.Changed, p.Added, p.Removed, p.Bytes}
 }
 
-func findProcess(st *image.State, pid int) *image.Process {
-	i := slices.IndexFunc(st.Processes, func(p image.Process) bool { return p.Pid == pid })
+func findProcess(st *model.State, pid int) *model.Process {
+	i := slices.IndexFunc(st.Processes, func(p model.Process) bool { return p.Pid == pid })
 	if i < 0 {
 		return nil
 	}
@@ -202,7 +203,7 @@ type item struct {
 	key, text string
 }
 
-func threadItems(p *image.Process) []item {
+func threadItems(p *model.Process) []item {
 	var out []item
 	for i := range p.Threads {
 		out = append(out, item{uint64(p.Threads[i].Tid), itoa(p.Threads[i].Tid), p.Threads[i].Comm})
@@ -210,7 +211,7 @@ func threadItems(p *image.Process) []item {
 	return out
 }
 
-func vmaItems(p *image.Process) []item {
+func vmaItems(p *model.Process) []item {
 	var out []item
 	for i := range p.VMAs {
 		v := &p.VMAs[i]
@@ -224,7 +225,7 @@ func vmaItems(p *image.Process) []item {
 	return out
 }
 
-func fdItems(st *image.State, p *image.Process) []item {
+func fdItems(st *model.State, p *model.Process) []item {
 	var out []item
 	for _, d := range p.FDs {
 		text := ""

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -89,7 +89,7 @@ func descriptorsPage() string {
 	var b strings.Builder
 	b.WriteString(generated + "# Descriptors\n\nWhat happens to each kind of open descriptor. \"Refused\" means that `snap` stops before it saves anything and `check` lists it.\n\n" +
 		"| kind | saved as | restored as |\n|---|---|---|\n")
-	for _, k := range image.FDKinds() {
+	for _, k := range model.FDKinds() {
 		for _, r := range k.Rows {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", r.What, r.Saved, r.Restored)
 		}
@@ -114,7 +114,7 @@ func mappingsPage() string {
 	var b strings.Builder
 	b.WriteString(generated + "# Mappings\n\nWhat is known of the flags of mappings (`VmFlags` in proc_pid_smaps(5)). A flag that is not here is refused.\n\n" +
 		"| flag | stands for | comes back | may come later (`restore --lazy`) |\n|---|---|---|---|\n")
-	for _, f := range image.VMAFlags() {
+	for _, f := range model.VMAFlags() {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.Name, f.Title, f.How.Text(), yesNo(f.Lazy))
 	}
 	b.WriteString("\n## Kinds that are refused\n\n| kind | why | what to do |\n|---|---|---|\n")

@@ -8,6 +8,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func inspectVerb() *verb {
@@ -40,11 +41,11 @@ func inspect(c *call) error {
 func stateJSON(r *image.Reader) any {
 	type processTotal struct {
 		Pid   int         `json:"pid"`
-		Usage image.Usage `json:"usage"` // over all lives
+		Usage model.Usage `json:"usage"` // over all lives
 	}
 	obj := struct {
 		Image infoJSON `json:"image"`
-		*image.State
+		*model.State
 		Totals  []processTotal `json:"totals"`
 		Skipped []string       `json:"skipped,omitempty"` // records of a later version
 	}{Image: infoOf(r.Info()), State: r.State(), Totals: []processTotal{}, Skipped: r.Skipped()}
@@ -69,7 +70,7 @@ func inspectText(r *image.Reader) string {
 	return b.String()
 }
 
-func imageText(i image.Info, st *image.State, skipped []string) string {
+func imageText(i image.Info, st *model.State, skipped []string) string {
 	rows := [][]string{
 		{"image", i.Dir + "@" + imageName(i.Name, i.ID)},
 		{"id", i.ID},
@@ -98,7 +99,7 @@ func orNone(text string) string {
 // section is one table of a process.
 type section struct {
 	title string
-	rows  func(*image.Reader, *image.Process) [][]string // the first is the head; nothing else means nothing to show
+	rows  func(*image.Reader, *model.Process) [][]string // the first is the head; nothing else means nothing to show
 }
 
 func sections() []section {
@@ -114,7 +115,7 @@ func sections() []section {
 	}
 }
 
-func processText(r *image.Reader, p *image.Process) string {
+func processText(r *image.Reader, p *model.Process) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "PROCESS %d: %s\n", p.Pid, cmdline.Text(p.Args))
 	rows := [][]string{
@@ -156,7 +157,7 @@ func indent(text string) string {
 }
 
 // filesText lists the open file descriptions of all processes, which descriptors share.
-func filesText(st *image.State) string {
+func filesText(st *model.State) string {
 	if len(st.Files) == 0 {
 		return ""
 	}

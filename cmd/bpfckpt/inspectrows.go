@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
-func threadRows(_ *image.Reader, p *image.Process) [][]string {
+func threadRows(_ *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"TID", "NAME", "POLICY", "NICE", "CPUS", "BLOCKED", "PENDING", "ALTSTACK"}}
 	for i := range p.Threads {
 		th := &p.Threads[i]
@@ -27,7 +28,7 @@ func threadRows(_ *image.Reader, p *image.Process) [][]string {
 	return rows
 }
 
-func mappingRows(r *image.Reader, p *image.Process) [][]string {
+func mappingRows(r *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"ADDRESS", "SIZE", "STORED", "PROT", "KIND", "NAME"}}
 	runs := r.Runs(p.Space)
 	for i := range p.VMAs {
@@ -35,13 +36,13 @@ func mappingRows(r *image.Reader, p *image.Process) [][]string {
 		var stored uint64
 		for len(runs) > 0 && runs[0].Addr < v.End {
 			// a run of pages may reach over the end of a mapping into the next one
-			end := runs[0].Addr + runs[0].Pages*image.PageSize
+			end := runs[0].Addr + runs[0].Pages*model.PageSize
 			cut := min(end, v.End)
 			if runs[0].Kind == image.Data {
 				stored += cut - max(runs[0].Addr, v.Start)
 			}
 			if end > v.End {
-				runs[0].Addr, runs[0].Pages = v.End, (end-v.End)/image.PageSize
+				runs[0].Addr, runs[0].Pages = v.End, (end-v.End)/model.PageSize
 				break
 			}
 			runs = runs[1:]
@@ -58,7 +59,7 @@ func mappingRows(r *image.Reader, p *image.Process) [][]string {
 	return rows
 }
 
-func protText(v *image.VMA) string {
+func protText(v *model.VMA) string {
 	out := []byte("---p")
 	for i, bit := range []uint32{unix.PROT_READ, unix.PROT_WRITE, unix.PROT_EXEC} {
 		if v.Prot&bit != 0 {
@@ -71,8 +72,8 @@ func protText(v *image.VMA) string {
 	return string(out)
 }
 
-func descriptorRows(r *image.Reader, p *image.Process) [][]string {
-	files := map[int]*image.File{}
+func descriptorRows(r *image.Reader, p *model.Process) [][]string {
+	files := map[int]*model.File{}
 	st := r.State()
 	for i := range st.Files {
 		files[st.Files[i].ID] = &st.Files[i]
@@ -118,7 +119,7 @@ func openFlags(flags uint32) string {
 	return strings.Join(out, ",")
 }
 
-func handlerRows(_ *image.Reader, p *image.Process) [][]string {
+func handlerRows(_ *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"SIGNAL", "HANDLER", "FLAGS", "MASK"}}
 	for _, a := range p.Actions {
 		handler := fmt.Sprintf("%x", a.Handler)
@@ -162,7 +163,7 @@ func actionFlags(flags uint64) string {
 	return strings.Join(out, ",")
 }
 
-func timerRows(_ *image.Reader, p *image.Process) [][]string {
+func timerRows(_ *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"TIMER", "LEFT", "INTERVAL", "NOTIFY"}}
 	for i, t := range p.ITimers {
 		if t.Value != 0 {
@@ -200,7 +201,7 @@ func limitNames() [16]string {
 	}
 }
 
-func limitRows(_ *image.Reader, p *image.Process) [][]string {
+func limitRows(_ *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"LIMIT", "SOFT", "HARD"}}
 	for i, l := range p.Limits {
 		rows = append(rows, []string{limitNames()[i], limitText(l.Cur), limitText(l.Max)})
@@ -216,7 +217,7 @@ func limitText(v uint64) string {
 }
 
 // credentialRows lists each set of credentials once, with the first thread that has it.
-func credentialRows(_ *image.Reader, p *image.Process) [][]string {
+func credentialRows(_ *image.Reader, p *model.Process) [][]string {
 	rows := [][]string{{"THREAD", "UID", "GID", "GROUPS", "EFFECTIVE", "PERMITTED", "NO NEW PRIVS", "SECCOMP"}}
 	last := ""
 	for i := range p.Threads {
@@ -249,7 +250,7 @@ func capText(set uint64) string {
 	return fmt.Sprintf("%#x (%d)", set, bits.OnesCount64(set))
 }
 
-func seccompText(s image.Seccomp) string {
+func seccompText(s model.Seccomp) string {
 	switch s.Mode {
 	case 0:
 		return "none"
@@ -259,23 +260,23 @@ func seccompText(s image.Seccomp) string {
 	return fmt.Sprintf("%d filters", len(s.Filters))
 }
 
-func usageRows(_ *image.Reader, p *image.Process) [][]string {
+func usageRows(_ *image.Reader, p *model.Process) [][]string {
 	total := sumUsage(p.Usage, p.Carried)
 	rows := [][]string{{"", "THIS LIFE", "EARLIER LIVES", "TOTAL", "CHILDREN"}}
 	for _, r := range []struct {
 		name string
-		text func(u image.Usage) string
+		text func(u model.Usage) string
 	}{
-		{"user time", func(u image.Usage) string { return nanosText(u.UTime) }},
-		{"system time", func(u image.Usage) string { return nanosText(u.STime) }},
-		{"elapsed", func(u image.Usage) string { return nanosText(u.Wall) }},
-		{"largest memory", func(u image.Usage) string { return bytesText(u.MaxRSS) }},
-		{"minor faults", func(u image.Usage) string { return fmt.Sprint(u.MinFlt) }},
-		{"major faults", func(u image.Usage) string { return fmt.Sprint(u.MajFlt) }},
-		{"read", func(u image.Usage) string { return bytesText(u.InBlock * 512) }},
-		{"written", func(u image.Usage) string { return bytesText(u.OuBlock * 512) }},
-		{"switches, own will", func(u image.Usage) string { return fmt.Sprint(u.NVCSw) }},
-		{"switches, forced", func(u image.Usage) string { return fmt.Sprint(u.NIvCSw) }},
+		{"user time", func(u model.Usage) string { return nanosText(u.UTime) }},
+		{"system time", func(u model.Usage) string { return nanosText(u.STime) }},
+		{"elapsed", func(u model.Usage) string { return nanosText(u.Wall) }},
+		{"largest memory", func(u model.Usage) string { return bytesText(u.MaxRSS) }},
+		{"minor faults", func(u model.Usage) string { return fmt.Sprint(u.MinFlt) }},
+		{"major faults", func(u model.Usage) string { return fmt.Sprint(u.MajFlt) }},
+		{"read", func(u model.Usage) string { return bytesText(u.InBlock * 512) }},
+		{"written", func(u model.Usage) string { return bytesText(u.OuBlock * 512) }},
+		{"switches, own will", func(u model.Usage) string { return fmt.Sprint(u.NVCSw) }},
+		{"switches, forced", func(u model.Usage) string { return fmt.Sprint(u.NIvCSw) }},
 	} {
 		rows = append(rows, []string{r.name, r.text(p.Usage), r.text(p.Carried), r.text(total), r.text(p.ChildUsage)})
 	}
@@ -283,8 +284,8 @@ func usageRows(_ *image.Reader, p *image.Process) [][]string {
 }
 
 // sumUsage adds what a process used in two lives; the largest memory is the larger one.
-func sumUsage(a, b image.Usage) image.Usage {
-	return image.Usage{
+func sumUsage(a, b model.Usage) model.Usage {
+	return model.Usage{
 		UTime: a.UTime + b.UTime, STime: a.STime + b.STime, Wall: a.Wall + b.Wall, MinFlt: a.MinFlt + b.MinFlt,
 		MajFlt:  a.MajFlt + b.MajFlt,
 		InBlock: a.InBlock + b.InBlock, OuBlock: a.OuBlock + b.OuBlock, NVCSw: a.NVCSw + b.NVCSw,

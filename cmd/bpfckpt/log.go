@@ -8,6 +8,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func logVerb() *verb {
@@ -103,7 +104,7 @@ func logText(nodes []image.Node) string {
 		memory := n.PagesWritten + n.PagesShared
 		rows = append(rows, []string{
 			line, n.ID, name, n.Taken().Format(time.DateTime), bytesText(n.BytesWritten),
-			bytesText(memory * image.PageSize), percentText(n.PagesShared, memory), freeze,
+			bytesText(memory * model.PageSize), percentText(n.PagesShared, memory), freeze,
 		})
 		for _, l := range below {
 			rows = append(rows, []string{l})

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 func TestTexts(t *testing.T) {
@@ -96,17 +96,17 @@ func TestExitCode(t *testing.T) {
 
 // Each kind of row, for a process that has everything.
 func TestRows(t *testing.T) {
-	p := &image.Process{
+	p := &model.Process{
 		Pid: 7,
-		Threads: []image.Thread{
-			{Tid: 7, Comm: "main", SigMask: 2, AltStack: image.AltStack{Sp: 0x1000, Size: 0x2000}},
+		Threads: []model.Thread{
+			{Tid: 7, Comm: "main", SigMask: 2, AltStack: model.AltStack{Sp: 0x1000, Size: 0x2000}},
 			{Tid: 8, Comm: "io"},
 		},
-		Actions: []image.SigAction{{Signal: 2, Handler: 1}, {Signal: 15, Handler: 0x400000, Flags: 4, Mask: 1}},
-		ITimers: [3]image.ITimer{{Value: 1e9, Interval: 2e9}},
-		Timers:  []image.PosixTimer{{ID: 3, Clock: 1, Signo: 34, Tid: 8}},
-		Usage:   image.Usage{UTime: 1e9, MaxRSS: 1 << 20},
-		Carried: image.Usage{UTime: 2e9, MaxRSS: 2 << 20},
+		Actions: []model.SigAction{{Signal: 2, Handler: 1}, {Signal: 15, Handler: 0x400000, Flags: 4, Mask: 1}},
+		ITimers: [3]model.ITimer{{Value: 1e9, Interval: 2e9}},
+		Timers:  []model.PosixTimer{{ID: 3, Clock: 1, Signo: 34, Tid: 8}},
+		Usage:   model.Usage{UTime: 1e9, MaxRSS: 1 << 20},
+		Carried: model.Usage{UTime: 2e9, MaxRSS: 2 << 20},
 	}
 	for _, c := range []struct {
 		rows [][]string

@@ -32,6 +32,7 @@ var excluded = map[string]string{
 var notCore = map[string]bool{
 	"image":          true,
 	"internal/bench": true,
+	"model":          true,
 }
 
 // coreTests are the tests of the core part where a package's others take long under emulation; of packages not named

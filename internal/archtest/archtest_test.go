@@ -39,25 +39,25 @@ func layer(pkg string) int {
 		return 4
 	case "internal":
 		return internalLayer(pkg)
-	case "plan":
+	case "plan", "image":
 		return 2
-	case "image":
+	case "model":
 		return 1
 	}
 	return 10 // integration, examples, scripts: they may import everything, and nobody imports them
 }
 
-// internalLayer is 3 for packages that may import image and plan (they describe or read kernel state), 0 for those
-// below them.
+// internalLayer is 3 for packages that may import image, plan and model (they describe or read kernel state), 0 for
+// those below them.
 func internalLayer(pkg string) int {
-	if slices.Contains(belowImage, strings.TrimPrefix(pkg, "internal/")) {
+	if slices.Contains(belowModel, strings.TrimPrefix(pkg, "internal/")) {
 		return 0
 	}
 	return 3
 }
 
-// belowImage are the internal packages that packages image and plan may import.
-var belowImage = []string{"fault", "stub", "arch"}
+// belowModel are the internal packages that packages image, plan and model may import.
+var belowModel = []string{"fault", "stub", "arch"}
 
 func TestImportsRunDownwards(t *testing.T) {
 	for file, tree := range goFiles(t) {
@@ -116,14 +116,19 @@ func TestToolchainIsKnown(t *testing.T) {
 	}
 }
 
-// image is readable without Linux, root or BPF: the standard library, zstd and the faults are all it needs.
+// image is readable without Linux, root or BPF: the standard library, zstd, the model and the faults are all it needs.
+// model needs the standard library alone.
 func TestImageStandsAlone(t *testing.T) {
-	ok := []string{
-		"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/",
-		module + "internal/fault",
+	needs := map[string][]string{
+		"image": {
+			"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/",
+			module + "internal/fault", module + "model",
+		},
+		"model": nil,
 	}
 	for file, tree := range goFiles(t) {
-		if filepath.Dir(file) != "image" || strings.HasSuffix(file, "_test.go") {
+		ok, alone := needs[filepath.Dir(file)]
+		if !alone || strings.HasSuffix(file, "_test.go") {
 			continue
 		}
 		for _, imp := range tree.Imports {
@@ -137,10 +142,10 @@ func TestImageStandsAlone(t *testing.T) {
 	}
 }
 
-// The plan is a pure function: it calls nothing of the system, not even for the time.
+// The plan is a pure function and the model plain data: they call nothing of the system, not even for the time.
 func TestPlanIsPure(t *testing.T) {
 	for file, tree := range goFiles(t) {
-		if filepath.Dir(file) != "plan" || strings.HasSuffix(file, "_test.go") {
+		if dir := filepath.Dir(file); dir != "plan" && dir != "model" || strings.HasSuffix(file, "_test.go") {
 			continue
 		}
 		for _, imp := range tree.Imports {

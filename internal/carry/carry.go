@@ -19,8 +19,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Dir is where the records of this machine are.
@@ -34,7 +34,7 @@ type Store struct{ Dir string }
 
 // Record is what is kept of a process.
 type Record struct {
-	image.Usage        // of its earlier lives
+	model.Usage        // of its earlier lives
 	Image       string `json:"image,omitempty"` // id of the image it was restored from: the next one continues it
 	// The boot id that goes with the identity, since the directory may outlive a run of the kernel; "" is that of now.
 	Boot string `json:"boot,omitempty"`

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // sweepEnv makes the test binary one that sweeps the directory it names, as the first process of a pid namespace.
@@ -44,7 +44,7 @@ func TestPutGetAndSweep(t *testing.T) {
 	if _, ok, err := s.Get(id); ok || err != nil {
 		t.Fatalf("a record before the first: %v, %v", ok, err)
 	}
-	want := Record{Usage: image.Usage{UTime: 5, Wall: 1 << 40, MaxRSS: 4096}, Image: "0123456789ab"}
+	want := Record{Usage: model.Usage{UTime: 5, Wall: 1 << 40, MaxRSS: 4096}, Image: "0123456789ab"}
 	earlier, beyond, elsewhere := id, id, id
 	earlier.Start -= 1000 // a process that had the pid
 	beyond.Pid = 1<<22 + 1

@@ -13,15 +13,15 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Read reads what a plan for st and pol has to know, but for what names lead to: see Look.
-func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
+func Read(st *model.State, pol plan.Policy) (*plan.Host, error) {
 	h := &plan.Host{XFeatures: xcr0(), Files: map[string]plan.File{}, Features: map[string]plan.Feature{}}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -48,7 +48,7 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 		if err := unix.Getrlimit(i, &lim); err != nil {
 			return nil, fmt.Errorf("read resource limit %d: %w", i, err)
 		}
-		h.Limits[i] = image.Limit{Cur: lim.Cur, Max: lim.Max}
+		h.Limits[i] = model.Limit{Cur: lim.Cur, Max: lim.Max}
 	}
 	if h.Caps, err = permitted(); err != nil {
 		return nil, err
@@ -66,8 +66,8 @@ func Read(st *image.State, pol plan.Policy) (*plan.Host, error) {
 }
 
 // facts is what an image remembers of a host.
-func facts(h *plan.Host) []image.Fact {
-	list := []image.Fact{
+func facts(h *plan.Host) []model.Fact {
+	list := []model.Fact{
 		{Name: "kernel", Value: h.Kernel},
 		{Name: "vdso", Value: h.VDSOHash},
 		{Name: "cpu.xfeatures", Value: fmt.Sprintf("%#x", h.XFeatures)},
@@ -80,8 +80,8 @@ func facts(h *plan.Host) []image.Fact {
 	return list
 }
 
-func sortFacts(list []image.Fact) {
-	slices.SortFunc(list, func(a, b image.Fact) int { return strings.Compare(a.Name, b.Name) })
+func sortFacts(list []model.Fact) {
+	slices.SortFunc(list, func(a, b model.Fact) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func sysctl(name string) (string, error) {
@@ -173,7 +173,7 @@ func permitted() (uint64, error) {
 
 // lowestOOM returns the lowest oom_score_adj of st that this process may have, or ours. The kernel does not tell the
 // minimum, below which only CAP_SYS_RESOURCE goes (proc_pid_oom_score_adj(5)): it is tried, and put back.
-func lowestOOM(st *image.State) int {
+func lowestOOM(st *model.State) int {
 	const name = "/proc/self/oom_score_adj"
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -201,7 +201,7 @@ func mayWrite(name string, value int) bool {
 
 // Look finds out what every name of the state leads to, as far as h does not know yet, and adds the mounts that they
 // are on to the facts.
-func Look(st *image.State, h *plan.Host) error {
+func Look(st *model.State, h *plan.Host) error {
 	wanted, exes := buildIDs(st), executables(st)
 	var fresh []string
 	for name, noFollow := range plan.Names(st) {
@@ -220,7 +220,7 @@ func Look(st *image.State, h *plan.Host) error {
 	return addMounts(h, fresh)
 }
 
-func executables(st *image.State) (names []string) {
+func executables(st *model.State) (names []string) {
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie && !p.Exe.Nameless() {
 			names = append(names, p.Exe.Path)
@@ -230,8 +230,8 @@ func executables(st *image.State) (names []string) {
 }
 
 // buildIDs are the mapped files for which a build-id decides if their time has changed.
-func buildIDs(st *image.State) map[string]*image.MappedFile {
-	out := map[string]*image.MappedFile{}
+func buildIDs(st *model.State) map[string]*model.MappedFile {
+	out := map[string]*model.MappedFile{}
 	for i := range st.Processes {
 		p := &st.Processes[i]
 		if p.Exe.BuildID != "" {
@@ -247,7 +247,7 @@ func buildIDs(st *image.State) map[string]*image.MappedFile {
 }
 
 // look stats one name. It opens the file only if that is needed to tell whether it is the wanted one.
-func look(name string, noFollow bool, want *image.MappedFile) plan.File {
+func look(name string, noFollow bool, want *model.MappedFile) plan.File {
 	stat := unix.Stat
 	if noFollow {
 		stat = unix.Lstat
@@ -301,7 +301,7 @@ func addMounts(h *plan.Host, names []string) error {
 	}
 	for _, name := range names {
 		at := mountOf(mounts, name)
-		fact := image.Fact{Name: "mount " + at, Value: mounts[at]}
+		fact := model.Fact{Name: "mount " + at, Value: mounts[at]}
 		if !slices.Contains(h.Facts, fact) {
 			h.Facts = append(h.Facts, fact)
 		}

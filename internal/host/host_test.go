@@ -9,12 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 func TestRead(t *testing.T) {
-	h, err := Read(&image.State{}, plan.Policy{})
+	h, err := Read(&model.State{}, plan.Policy{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,11 +43,11 @@ func TestLook(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	st := &image.State{
-		Processes: []image.Process{{Pid: 1, Cwd: dir, Root: "/", Exe: image.MappedFile{Path: file}, VMAs: []image.VMA{
-			{Kind: image.VMAFile, File: image.MappedFile{Path: fifo, BuildID: "00", Size: 0}},
+	st := &model.State{
+		Processes: []model.Process{{Pid: 1, Cwd: dir, Root: "/", Exe: model.MappedFile{Path: file}, VMAs: []model.VMA{
+			{Kind: model.VMAFile, File: model.MappedFile{Path: fifo, BuildID: "00", Size: 0}},
 		}}},
-		Files: []image.File{{ID: 1, Kind: "fifo", Path: fifo}, {ID: 2, Kind: "dir", Path: gone}},
+		Files: []model.File{{ID: 1, Kind: "fifo", Path: fifo}, {ID: 2, Kind: "dir", Path: gone}},
 	}
 	h := &plan.Host{Files: map[string]plan.File{}}
 	if err := Look(st, h); err != nil {
@@ -62,7 +62,7 @@ func TestLook(t *testing.T) {
 	if h.Files[gone].Gone == "" {
 		t.Error("what is not there is there")
 	}
-	if !slices.ContainsFunc(h.Facts, func(f image.Fact) bool {
+	if !slices.ContainsFunc(h.Facts, func(f model.Fact) bool {
 		return strings.HasPrefix(f.Name, "mount /") &&
 			f.Value != ""
 	}) {

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Source reads kernel state. Implementations are not safe for concurrent use.
@@ -32,27 +32,27 @@ type Source interface {
 	Close() error
 }
 
-// SomePolicy stands in image.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not
+// SomePolicy stands in model.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not
 // know: package snapshot reads it.
 const SomePolicy = "?"
 
 // Collected is what a Source found.
 type Collected struct {
-	Processes []image.Process
-	Files     []image.File // each open file description once, however many descriptors and processes share it
+	Processes []model.Process
+	Files     []model.File // each open file description once, however many descriptors and processes share it
 	Events    uint64       // records consumed since the watch began, 0 without one
 	Lost      uint64       // records the ring buffer dropped
 	Drift     uint64       // fields in which the table differed from the kernel
 	Held      Held         // of a Holder on guard: without Threads
 	// what the source saw that is not saved, and that does not keep the tree from being saved: a line each
 	Notes []string
-	// what the source saw that image.State cannot hold, and that therefore keeps the tree from being saved
+	// what the source saw that model.State cannot hold, and that therefore keeps the tree from being saved
 	Blockers fault.List
 }
 
 // Breakpoint is a probe of the source itself in the code that processes map: an int3 that is no part of them.
 type Breakpoint struct {
-	Dev, Ino uint64 // of the file, as in image.MappedFile
+	Dev, Ino uint64 // of the file, as in model.MappedFile
 	Offset   int64  // in the file
 }
 

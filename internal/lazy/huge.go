@@ -3,13 +3,13 @@ package lazy
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // hugeMemory is what of a process is to be of huge pages: userfaultfd brings small ones only.
 type hugeMemory struct {
 	pidfd int
-	areas []image.Range
+	areas []model.Range
 }
 
 // madvCollapse is MADV_COLLAPSE of include/uapi/asm-generic/mman-common.h (Linux 6.1).

@@ -23,8 +23,8 @@ package lazy
 import (
 	"errors"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // The hidden verbs that run Serve and Orphanage.
@@ -36,11 +36,11 @@ const (
 // Process is a process whose memory is to come.
 type Process struct {
 	Pid   int           `json:"pid"` // as the server sees it
-	Space image.Space   `json:"space"`
+	Space model.Space   `json:"space"`
 	FD    int           `json:"fd"`    // number of the userfaultfd in the process that does the restore
-	Areas []image.Range `json:"areas"` // the registered mappings, ascending
-	There []image.Range `json:"there"` // pages of them that have come already, ascending
-	Huge  []image.Range `json:"huge"`  // what is to be of huge pages when all has come, ascending
+	Areas []model.Range `json:"areas"` // the registered mappings, ascending
+	There []model.Range `json:"there"` // pages of them that have come already, ascending
+	Huge  []model.Range `json:"huge"`  // what is to be of huge pages when all has come, ascending
 }
 
 // request is one line from the restore to the server.

@@ -5,9 +5,10 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
-const pageSize = image.PageSize
+const pageSize = model.PageSize
 
 // content is the pages of one space of the image that did not come with the restore itself. It does not change.
 type content struct {
@@ -96,7 +97,7 @@ type memory struct {
 	misses int     // consecutive rounds without progress
 }
 
-func newMemory(fd, pid int, c *content, ranges []image.Range) *memory {
+func newMemory(fd, pid int, c *content, ranges []model.Range) *memory {
 	m := &memory{fd: fd, pid: pid, content: c, done: make([]uint64, (c.pages+63)/64), left: c.pages}
 	for _, r := range ranges {
 		m.areas = append(m.areas, area{start: r.Start, end: r.End, orig: r.Start})
@@ -197,7 +198,7 @@ func (m *memory) cut(start, end uint64) []area {
 // one, which the process had there when it began.
 func (m *memory) take(start, end uint64) []area {
 	var out, kept []area
-	gaps := []image.Range{{Start: start, End: end}}
+	gaps := []model.Range{{Start: start, End: end}}
 	for _, u := range m.under {
 		from, to := max(u.start, start), min(u.end, end)
 		if from >= to {
@@ -211,7 +212,7 @@ func (m *memory) take(start, end uint64) []area {
 		if u.end > to {
 			kept = append(kept, u.part(to, u.end))
 		}
-		gaps = without(gaps, image.Range{Start: from, End: to})
+		gaps = without(gaps, model.Range{Start: from, End: to})
 	}
 	m.under = kept
 	for _, g := range gaps {
@@ -221,14 +222,14 @@ func (m *memory) take(start, end uint64) []area {
 }
 
 // without takes a range out of a list of ranges.
-func without(list []image.Range, cut image.Range) []image.Range {
-	var out []image.Range
+func without(list []model.Range, cut model.Range) []model.Range {
+	var out []model.Range
 	for _, r := range list {
 		if r.Start < cut.Start {
-			out = append(out, image.Range{Start: r.Start, End: min(r.End, cut.Start)})
+			out = append(out, model.Range{Start: r.Start, End: min(r.End, cut.Start)})
 		}
 		if r.End > cut.End {
-			out = append(out, image.Range{Start: max(r.Start, cut.End), End: r.End})
+			out = append(out, model.Range{Start: max(r.Start, cut.End), End: r.End})
 		}
 	}
 	return out

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 const mib = 1 << 20
@@ -18,7 +19,7 @@ func sample() *memory {
 		pieces = append(pieces, image.Piece{Addr: at, Pages: 128, Frame: uint32(frame)})
 	}
 	return newMemory(3, 7, newContent(pieces),
-		[]image.Range{{Start: mib, End: 2 * mib}, {Start: 4 * mib, End: 5 * mib}})
+		[]model.Range{{Start: mib, End: 2 * mib}, {Start: 4 * mib, End: 5 * mib}})
 }
 
 // where lists what is missing, by the frame it comes from, as FRAME@ADDRESS+PAGES in pages.

@@ -3,8 +3,8 @@ package ptrace
 import (
 	"fmt"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // carried are the register sets beside the general ones that are saved and set as they are. What a kernel or processor
@@ -32,7 +32,7 @@ var wide = []uint32{
 // maxRegset bounds the size of a register set: that of SVE with vectors of 2,048 bits is 8.5 KiB.
 const maxRegset = 16 << 10
 
-// XState appends the register sets beside the general ones to buf, as image.RegisterSets reads them.
+// XState appends the register sets beside the general ones to buf, as model.RegisterSets reads them.
 func (th *Thread) XState(buf []byte) ([]byte, error) {
 	err := th.do("read the extended state", func() error {
 		room := make([]byte, maxRegset)
@@ -52,7 +52,7 @@ func (th *Thread) XState(buf []byte) ([]byte, error) {
 			if err != nil {
 				return err
 			}
-			buf = image.RegisterSet{Kind: kind, Data: room[:n]}.Append(buf)
+			buf = model.RegisterSet{Kind: kind, Data: room[:n]}.Append(buf)
 		}
 		return nil
 	})
@@ -62,7 +62,7 @@ func (th *Thread) XState(buf []byte) ([]byte, error) {
 // SetXState writes the register sets that XState read.
 func (th *Thread) SetXState(b []byte) error {
 	return th.do("write the extended state", func() error {
-		sets, err := image.RegisterSets(b)
+		sets, err := model.RegisterSets(b)
 		if err != nil {
 			return err
 		}

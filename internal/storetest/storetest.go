@@ -14,6 +14,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Run tests stores. open returns a new one, which is not made yet.
@@ -47,15 +48,15 @@ const pages = 16
 
 // heap is the content of one image: its pages differ from each other and from those of other numbers.
 func heap(n int) []byte {
-	b := make([]byte, pages*image.PageSize)
+	b := make([]byte, pages*model.PageSize)
 	for i := range pages {
-		copy(b[i*image.PageSize:], fmt.Sprintf("image %d, page %d", n, i))
+		copy(b[i*model.PageSize:], fmt.Sprintf("image %d, page %d", n, i))
 	}
 	return b
 }
 
 // state is that of an image: it has the number in its arguments.
-func state(n int) *image.State {
+func state(n int) *model.State {
 	st := imagetest.State()
 	p := &st.Processes[0]
 	p.Start, p.Args = 4711, []string{fmt.Sprint(n)}
@@ -85,7 +86,7 @@ func grow(im image.Images, n int, o image.WriteOptions) (image.Info, error) {
 	}
 	defer w.Abort()
 	if err := errors.Join(w.Keep(imagetest.Memory, imagetest.HeapAddr, pages),
-		w.Write(imagetest.Memory, imagetest.HeapAddr, heap(n)[:image.PageSize])); err != nil {
+		w.Write(imagetest.Memory, imagetest.HeapAddr, heap(n)[:model.PageSize])); err != nil {
 		return image.Info{}, err
 	}
 	return w.Commit(state(n))
@@ -115,7 +116,7 @@ func check(t *testing.T, r *image.Reader, n int, want []byte) {
 	if got := r.State().Processes[0].Args[0]; got != fmt.Sprint(n) {
 		t.Errorf("it is image %s, not %d", got, n)
 	}
-	got := make([]byte, pages*image.PageSize)
+	got := make([]byte, pages*model.PageSize)
 	if err := r.Load(context.Background(), imagetest.Memory, 1, func(addr uint64, data []byte) error {
 		copy(got[addr-imagetest.HeapAddr:], data)
 		return nil
@@ -130,7 +131,7 @@ func check(t *testing.T, r *image.Reader, n int, want []byte) {
 // grown is the pages of an image made by grow.
 func grown(n int, parent []byte) []byte {
 	b := slices.Clone(parent)
-	copy(b, heap(n)[:image.PageSize])
+	copy(b, heap(n)[:model.PageSize])
 	return b
 }
 

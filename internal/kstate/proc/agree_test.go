@@ -14,11 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -214,7 +214,7 @@ func tolerant(took time.Duration) []cmp.Option {
 				return math.Abs(float64(a-b)) <= by && (a == 0) == (b == 0)
 			}))
 	}
-	usage := cmp.Comparer(func(a, b image.Usage) bool {
+	usage := cmp.Comparer(func(a, b model.Usage) bool {
 		close64 := func(x, y int64, by float64) bool { return math.Abs(float64(x-y)) <= by }
 		count := func(x, y uint64) bool { return close64(int64(x), int64(y), 2000) }
 		return close64(a.UTime, b.UTime, by) && close64(a.STime, b.STime, by) && close64(a.Wall, b.Wall, by) &&
@@ -224,7 +224,7 @@ func tolerant(took time.Duration) []cmp.Option {
 			close64(int64(a.MaxRSS), int64(b.MaxRSS), 8<<20)
 	})
 	return []cmp.Option{
-		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry"),
+		usage, near("Left"), near("Value"), cmpopts.IgnoreFields(model.File{}, "Unlocked", "Expiry"),
 		cmpopts.EquateEmpty(),
 		cmp.Comparer(func(a, b *fault.Error) bool { return a.Error() == b.Error() }),
 	}

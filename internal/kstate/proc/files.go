@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // openFile is one descriptor of one process before it is known which others share its description.
@@ -18,16 +18,16 @@ type openFile struct {
 	process int // index in collection.out.Processes
 	index   int // index in its FDs
 	pid, fd int
-	file    image.File
+	file    model.File
 }
 
 // descriptors reads the descriptors of a process. FD.File and the Files come later, when all processes are known.
-func (c *collection) descriptors(dir procfs.Dir, p *image.Process) error {
+func (c *collection) descriptors(dir procfs.Dir, p *model.Process) error {
 	list, err := dir.FDs()
 	if err != nil {
 		return err
 	}
-	p.FDs = make([]image.FD, 0, len(list))
+	p.FDs = make([]model.FD, 0, len(list))
 	for _, fd := range list {
 		f, cloexec, err := descriptor(dir, fd)
 		if err != nil {
@@ -37,12 +37,12 @@ func (c *collection) descriptors(dir procfs.Dir, p *image.Process) error {
 			return err
 		}
 		c.open = append(c.open, openFile{process: len(c.out.Processes), index: len(p.FDs), pid: p.Pid, fd: fd, file: f})
-		p.FDs = append(p.FDs, image.FD{Num: fd, Cloexec: cloexec})
+		p.FDs = append(p.FDs, model.FD{Num: fd, Cloexec: cloexec})
 	}
 	return nil
 }
 
-func descriptor(dir procfs.Dir, fd int) (f image.File, cloexec bool, err error) {
+func descriptor(dir procfs.Dir, fd int) (f model.File, cloexec bool, err error) {
 	name := "fd/" + strconv.Itoa(fd)
 	if f.Path, err = dir.Link(name); err != nil {
 		return f, false, err

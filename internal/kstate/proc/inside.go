@@ -10,12 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/sigs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // query is one call made inside the target, and what to do with the answer.
@@ -71,7 +71,7 @@ func (b *batch) run(in *ptrace.Injector, th *ptrace.Thread) error {
 }
 
 // inside asks a stopped process for what only its own threads can be told.
-func (c *collection) inside(p *image.Process) error {
+func (c *collection) inside(p *model.Process) error {
 	timers, err := procfs.Pid(p.Pid).Timers()
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (c *collection) inside(p *image.Process) error {
 }
 
 // ownPolicies leaves to mappings only the policies of their own: of others numa_maps prints that of the first thread.
-func ownPolicies(in *ptrace.Injector, first *ptrace.Thread, p *image.Process) error {
+func ownPolicies(in *ptrace.Injector, first *ptrace.Thread, p *model.Process) error {
 	b := batch{pid: p.Pid, tid: first.Tid}
 	for i := range p.VMAs {
 		v := &p.VMAs[i]
@@ -164,8 +164,8 @@ func (c *collection) askChildren(b *batch) error {
 // overruns refuses repeating timers whose signal has been waiting for an unknown time: nothing tells how many periods
 // have gone by. A signal waits only since the freeze if the thread that it is for does not block it, or any thread does
 // not if it is for the process.
-func (c *collection) overruns(p *image.Process) error {
-	if !slices.ContainsFunc(p.Timers, func(t image.PosixTimer) bool { return t.Interval != 0 }) {
+func (c *collection) overruns(p *model.Process) error {
+	if !slices.ContainsFunc(p.Timers, func(t model.PosixTimer) bool { return t.Interval != 0 }) {
 		return nil
 	}
 	blocked := map[int]uint64{0: ^uint64(0)} // by thread, and 0 by all of them
@@ -197,8 +197,8 @@ func (c *collection) overruns(p *image.Process) error {
 	return nil
 }
 
-func posixTimer(t *procfs.Timer) image.PosixTimer {
-	out := image.PosixTimer{ID: t.ID, Clock: t.Clock, Notify: t.Notify, Signo: t.Signo, Value: t.Value}
+func posixTimer(t *procfs.Timer) model.PosixTimer {
+	out := model.PosixTimer{ID: t.ID, Clock: t.Clock, Notify: t.Notify, Signo: t.Signo, Value: t.Value}
 	if t.Notify&sigevThreadID != 0 {
 		out.Tid = t.Target
 	}
@@ -207,7 +207,7 @@ func posixTimer(t *procfs.Timer) image.PosixTimer {
 
 const sigevThreadID = 4 // SIGEV_THREAD_ID, include/uapi/asm-generic/siginfo.h
 
-func findThread(p *image.Process, tid int) *image.Thread {
+func findThread(p *model.Process, tid int) *model.Thread {
 	for i := range p.Threads {
 		if p.Threads[i].Tid == tid {
 			return &p.Threads[i]
@@ -241,9 +241,9 @@ func word(c *ptrace.Syscall, at int) uint64   { return binary.LittleEndian.Uint6
 func word32(c *ptrace.Syscall, at int) uint32 { return binary.LittleEndian.Uint32(c.Data[at:]) }
 
 // askThread asks for what each thread has for itself.
-func (c *collection) askThread(b *batch, t *image.Thread) {
+func (c *collection) askThread(b *batch, t *model.Thread) {
 	b.ask("sigaltstack", unix.SYS_SIGALTSTACK, nil, 1, 24, b.must(func(c *ptrace.Syscall) {
-		t.AltStack = image.AltStack{Sp: word(c, 0), Flags: word32(c, 8) &^ ssOnStack, Size: word(c, 16)}
+		t.AltStack = model.AltStack{Sp: word(c, 0), Flags: word32(c, 8) &^ ssOnStack, Size: word(c, 16)}
 	}))
 	b.ask("PR_GET_TID_ADDRESS", unix.SYS_PRCTL, []uint64{unix.PR_GET_TID_ADDRESS}, 1, 8,
 		b.must(func(c *ptrace.Syscall) { t.ClearChildTID = word(c, 0) }))
@@ -276,18 +276,18 @@ func (c *collection) askThread(b *batch, t *image.Thread) {
 const signals = 64 // _NSIG
 
 // askProcess asks for what all threads share.
-func (c *collection) askProcess(b *batch, p *image.Process) {
+func (c *collection) askProcess(b *batch, p *model.Process) {
 	for sig := 1; sig <= signals; sig++ {
 		if sig == int(unix.SIGKILL) || sig == int(unix.SIGSTOP) {
 			continue
 		}
 		b.ask(fmt.Sprintf("rt_sigaction of signal %d", sig), unix.SYS_RT_SIGACTION, []uint64{uint64(sig), 0, 0, 8}, 2,
 			32, b.must(func(c *ptrace.Syscall) {
-				a := image.SigAction{
+				a := model.SigAction{
 					Signal: sig, Handler: word(c, 0), Flags: word(c, 8), Restorer: word(c, 16),
 					Mask: word(c, 24),
 				}
-				if a != (image.SigAction{Signal: sig}) {
+				if a != (model.SigAction{Signal: sig}) {
 					p.Actions = append(p.Actions, a)
 				}
 			}))
@@ -297,7 +297,7 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 		b.must(func(c *ptrace.Syscall) { p.Subreaper = word32(c, 0) != 0 }))
 	for which := range p.ITimers {
 		b.ask("getitimer", unix.SYS_GETITIMER, []uint64{uint64(which)}, 1, 32, b.must(func(c *ptrace.Syscall) {
-			t := image.ITimer{Interval: micro(c, 0), Value: micro(c, 16)}
+			t := model.ITimer{Interval: micro(c, 0), Value: micro(c, 16)}
 			// 0 only if there is no interval, or if it has run out and starts again when SIGALRM is taken
 			if which == 0 && t.Value == 0 {
 				t.Value = t.Interval
@@ -315,7 +315,7 @@ func (c *collection) askProcess(b *batch, p *image.Process) {
 	}
 	for _, u := range []struct {
 		who int
-		out *image.Usage
+		out *model.Usage
 	}{{unix.RUSAGE_SELF, &p.Usage}, {unix.RUSAGE_CHILDREN, &p.ChildUsage}} {
 		b.ask("getrusage", unix.SYS_GETRUSAGE, []uint64{uint64(u.who)}, 1, sizeofRusage,
 			b.must(func(c *ptrace.Syscall) { rusage(c, u.out) }))
@@ -329,7 +329,7 @@ const (
 )
 
 // askMM asks for the flags of the address space.
-func (c *collection) askMM(b *batch, p *image.Process) {
+func (c *collection) askMM(b *batch, p *model.Process) {
 	mm := &p.MM
 	name := pidName(p.Pid)
 	b.ask("brk", unix.SYS_BRK, []uint64{0}, 0, 0, b.must(func(c *ptrace.Syscall) { mm.Brk = uint64(c.Ret) }))
@@ -388,7 +388,7 @@ const (
 // askMembarrier finds the registrations. Before Linux 6.3 the kernel does not tell them, but a private command succeeds
 // exactly if it is registered (and then does nothing that could be noticed). The registration for the global command,
 // which only makes the process receive barriers of others, is then assumed.
-func (c *collection) askMembarrier(b *batch, mm *image.MM) {
+func (c *collection) askMembarrier(b *batch, mm *model.MM) {
 	known := false
 	b.ask("membarrier registrations", unix.SYS_MEMBARRIER, []uint64{membarrierGetRegistrations}, 0, 0,
 		func(c *ptrace.Syscall) error {
@@ -423,7 +423,7 @@ const (
 )
 
 // rusage takes a struct rusage (getrusage(2)): two timevals, then fourteen words, of which maxrss is in KiB.
-func rusage(c *ptrace.Syscall, u *image.Usage) {
+func rusage(c *ptrace.Syscall, u *model.Usage) {
 	n := func(i int) uint64 { return word(c, 32+8*i) }
 	u.UTime, u.STime = micro(c, 0), micro(c, 16)
 	u.MaxRSS, u.MinFlt, u.MajFlt, u.InBlock, u.OuBlock, u.NVCSw, u.NIvCSw = n(0)<<10, n(4), n(5), n(7), n(8), n(12),

@@ -6,19 +6,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // pageSize is that of the kernel's smallest pages.
-const pageSize = image.PageSize
+const pageSize = model.PageSize
 
 // lockFuture finds out whether new mappings are locked (mlockall(2), MCL_FUTURE), which nothing tells: the process maps
 // a page for as long as it takes to see whether its locked memory grew.
-func (c *collection) lockFuture(in *ptrace.Injector, th *ptrace.Thread, p *image.Process) error {
+func (c *collection) lockFuture(in *ptrace.Injector, th *ptrace.Thread, p *model.Process) error {
 	dir := procfs.Pid(p.Pid)
 	before, err := dir.Status()
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // mappings reads the address space from smaps, numa_maps and stat.
-func (c *collection) mappings(dir procfs.Dir, p *image.Process, stat *procfs.Stat) error {
+func (c *collection) mappings(dir procfs.Dir, p *model.Process, stat *procfs.Stat) error {
 	mm := &p.MM
 	mm.StartCode, mm.EndCode, mm.StartData, mm.EndData = stat.StartCode, stat.EndCode, stat.StartData, stat.EndData
 	mm.StartBrk, mm.StartStack = stat.StartBrk, stat.StartStack
@@ -28,7 +28,7 @@ func (c *collection) mappings(dir procfs.Dir, p *image.Process, stat *procfs.Sta
 		return err
 	}
 	m := mapper{c: c, dir: dir, known: map[fileKey]unix.Stat_t{}}
-	p.VMAs = make([]image.VMA, 0, len(list))
+	p.VMAs = make([]model.VMA, 0, len(list))
 	c.maps = make([]procfs.Map, len(list))
 	for i := range list {
 		s := &list[i]
@@ -68,8 +68,8 @@ type fileKey struct {
 	path         string
 }
 
-func (m *mapper) vma(s *procfs.Smap) (image.VMA, error) {
-	v := image.VMA{Start: s.Start, End: s.End, Prot: s.Prot, Shared: s.Shared, Pkey: s.ProtectionKey, Flags: m.flags(s)}
+func (m *mapper) vma(s *procfs.Smap) (model.VMA, error) {
+	v := model.VMA{Start: s.Start, End: s.End, Prot: s.Prot, Shared: s.Shared, Pkey: s.ProtectionKey, Flags: m.flags(s)}
 	if !s.HasFile() {
 		anonymous(&v, s.Name)
 		return v, nil
@@ -97,9 +97,9 @@ func (m *mapper) vma(s *procfs.Smap) (image.VMA, error) {
 		}
 	}
 	path = trimDeleted(m.dir, path, &st)
-	v.File = image.MappedFile{Path: path, Dev: st.Dev, Ino: st.Ino}
+	v.File = model.MappedFile{Path: path, Dev: st.Dev, Ino: st.Ino}
 	v.Kind = m.kind(s, &st, path)
-	if v.Kind == image.VMAOther || v.Kind == image.VMASysV || v.Kind == image.VMADevice {
+	if v.Kind == model.VMAOther || v.Kind == model.VMASysV || v.Kind == model.VMADevice {
 		v.Name = path
 	}
 	return v, nil
@@ -123,18 +123,18 @@ func (m *mapper) flags(s *procfs.Smap) []string {
 }
 
 // anonymous tells the kind and name of a mapping without a file.
-func anonymous(v *image.VMA, name string) {
-	v.Kind, v.Name = image.VMAAnon, name
+func anonymous(v *model.VMA, name string) {
+	v.Kind, v.Name = model.VMAAnon, name
 	label, named := strings.CutPrefix(name, "[anon:")
 	switch {
 	case named:
 		v.Name = "anon:" + strings.TrimSuffix(label, "]")
 	case name == "[vdso]":
-		v.Kind = image.VMAVDSO
+		v.Kind = model.VMAVDSO
 	case name == "[vvar]" || name == "[vvar_vclock]":
-		v.Kind = image.VMAVVar
+		v.Kind = model.VMAVVar
 	case name != "" && name != "[heap]" && name != "[stack]":
-		v.Kind = image.VMAOther
+		v.Kind = model.VMAOther
 	}
 }
 
@@ -144,29 +144,29 @@ const devZero = 1<<8 | 5
 const tmpfsMagic = 0x01021994 // TMPFS_MAGIC, include/uapi/linux/magic.h
 
 // kind tells how a mapping with a file is made again.
-func (m *mapper) kind(s *procfs.Smap, st *unix.Stat_t, path string) image.VMAKind {
+func (m *mapper) kind(s *procfs.Smap, st *unix.Stat_t, path string) model.VMAKind {
 	internal := st.Dev == m.c.host.shmDev
 	switch {
 	case slices.Contains(s.Flags, "ht"):
-		return image.VMAOther
+		return model.VMAOther
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR && (st.Rdev != devZero || s.Shared):
-		return image.VMADevice
+		return model.VMADevice
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR:
-		return image.VMAFile
+		return model.VMAFile
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return image.VMAOther
+		return model.VMAOther
 	case internal && strings.HasPrefix(path, "/SYSV"):
-		return image.VMASysV
+		return model.VMASysV
 	case internal && path != "/dev/zero" && !strings.HasPrefix(path, "/memfd:"):
-		return image.VMAOther
+		return model.VMAOther
 	case internal:
-		return image.VMAShmem
+		return model.VMAShmem
 	case st.Nlink == 0 && m.fileSystem(s) == tmpfsMagic:
-		return image.VMAShmem
+		return model.VMAShmem
 	case strings.HasPrefix(path, "/[aio]") || strings.HasPrefix(path, "anon_inode:"):
-		return image.VMAOther
+		return model.VMAOther
 	}
-	return image.VMAFile
+	return model.VMAFile
 }
 
 // fileSystem returns the magic number of the file system of a mapped file, 0 if it cannot be told.
@@ -179,16 +179,16 @@ func (m *mapper) fileSystem(s *procfs.Smap) int64 {
 }
 
 // identity reads path, device and inode behind a link of a process directory.
-func identity(dir procfs.Dir, name string) (image.MappedFile, error) {
+func identity(dir procfs.Dir, name string) (model.MappedFile, error) {
 	path, err := dir.Link(name)
 	if err != nil {
-		return image.MappedFile{}, err
+		return model.MappedFile{}, err
 	}
 	st, err := dir.Stat2(name)
 	if err != nil {
-		return image.MappedFile{}, err
+		return model.MappedFile{}, err
 	}
-	return image.MappedFile{Path: trimDeleted(dir, path, &st), Dev: st.Dev, Ino: st.Ino}, nil
+	return model.MappedFile{Path: trimDeleted(dir, path, &st), Dev: st.Dev, Ino: st.Ino}, nil
 }
 
 // trimDeleted removes the kernel's note that a file has lost its name. A file that other names still lead to could also

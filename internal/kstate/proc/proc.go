@@ -14,11 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Source is the source "proc". It holds nothing in the kernel.
@@ -89,7 +89,7 @@ func pidName(pid int) string { return fmt.Sprintf("pid %d", pid) }
 func threadName(pid, tid int) string { return fmt.Sprintf("thread %d of pid %d", tid, pid) }
 
 // process reads one thread group.
-func (c *collection) process(pid int) (*image.Process, error) {
+func (c *collection) process(pid int) (*model.Process, error) {
 	dir := procfs.Pid(pid)
 	stat, err := dir.Stat()
 	if err != nil {
@@ -98,7 +98,7 @@ func (c *collection) process(pid int) (*image.Process, error) {
 	if stat.Flags&procfs.PFKThread != 0 {
 		return nil, fault.New(fault.KernelThread, pidName(pid), "it is %q", stat.Comm)
 	}
-	p := &image.Process{
+	p := &model.Process{
 		Pid: pid, PPid: stat.PPid, Pgid: stat.Pgrp, Sid: stat.Session, ExitSignal: stat.ExitSignal, TTY: stat.TTY,
 	}
 	tids, err := dir.Tasks()
@@ -126,7 +126,7 @@ func (c *collection) process(pid int) (*image.Process, error) {
 }
 
 // places reads the links and texts.
-func (c *collection) places(dir procfs.Dir, p *image.Process) (err error) {
+func (c *collection) places(dir procfs.Dir, p *model.Process) (err error) {
 	if p.Cwd, err = dir.Link("cwd"); err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (c *collection) places(dir procfs.Dir, p *image.Process) (err error) {
 }
 
 // limits reads what status and limits tell of a whole process.
-func (c *collection) limits(dir procfs.Dir, p *image.Process) error {
+func (c *collection) limits(dir procfs.Dir, p *model.Process) error {
 	status, err := dir.Status()
 	if err != nil {
 		return err
@@ -163,7 +163,7 @@ func (c *collection) limits(dir procfs.Dir, p *image.Process) error {
 		return err
 	}
 	for i, l := range limits {
-		p.Limits[i] = image.Limit{Cur: l.Soft, Max: l.Hard}
+		p.Limits[i] = model.Limit{Cur: l.Soft, Max: l.Hard}
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ const ticksPerSecond = 100
 
 // usage completes the resource usage. What a stopped process was asked for from inside is exact; the rest, and
 // everything of a running one, comes in ticks from /proc.
-func (c *collection) usage(p *image.Process, stat *procfs.Stat) error {
+func (c *collection) usage(p *model.Process, stat *procfs.Stat) error {
 	const tick = 1e9 / ticksPerSecond
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {

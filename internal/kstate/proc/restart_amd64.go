@@ -6,16 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // interrupted fills Thread.Restart from the registers, which still hold the arguments of the call. The kernel keeps the
 // deadline to itself; it is known where the call named an absolute one or wanted the rest to be written, else the whole
 // time is taken, which Exact = false says.
-func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
+func (c *collection) interrupted(th *ptrace.Thread, t *model.Thread) error {
 	r, err := th.Regs()
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 	case unix.SYS_FUTEX:
 		return c.waiting(th, t, &r)
 	case unix.SYS_POLL:
-		t.Restart = &image.Restart{Kind: "poll", Addr: r.Rdi, Val: uint32(r.Rsi), Left: -1, Exact: true}
+		t.Restart = &model.Restart{Kind: "poll", Addr: r.Rdi, Val: uint32(r.Rsi), Left: -1, Exact: true}
 		if ms := int32(r.Rdx); ms >= 0 {
 			t.Restart.Left, t.Restart.Exact = int64(ms)*1e6, false
 		}
@@ -49,7 +49,7 @@ func (c *collection) interrupted(th *ptrace.Thread, t *image.Thread) error {
 }
 
 // sleeping is nanosleep(2) and clock_nanosleep(2) with a relative time; an absolute one is simply made again.
-func (c *collection) sleeping(th *ptrace.Thread, t *image.Thread, clock int, request, rest uint64) error {
+func (c *collection) sleeping(th *ptrace.Thread, t *model.Thread, clock int, request, rest uint64) error {
 	switch {
 	case clock == unix.CLOCK_REALTIME:
 		// setting the time does not change a relative sleep (kernel/time/hrtimer.c, hrtimer_init)
@@ -58,7 +58,7 @@ func (c *collection) sleeping(th *ptrace.Thread, t *image.Thread, clock int, req
 		c.block(fault.ThreadState, threadName(th.Pid, th.Tid), "it sleeps on clock %d, a CPU clock", clock)
 		return nil
 	}
-	t.Restart = &image.Restart{Kind: "nanosleep", Clock: clock, Rmtp: rest, Exact: rest != 0}
+	t.Restart = &model.Restart{Kind: "nanosleep", Clock: clock, Rmtp: rest, Exact: rest != 0}
 	at := request
 	if rest != 0 {
 		at = rest // the kernel has just written it
@@ -77,13 +77,13 @@ const (
 	futexAnyBit     = 0xffffffff
 )
 
-func (c *collection) waiting(th *ptrace.Thread, t *image.Thread, r *ptrace.Regs) error {
+func (c *collection) waiting(th *ptrace.Thread, t *model.Thread, r *ptrace.Regs) error {
 	op := uint32(r.Rsi)
 	given, err := timespecAt(th, r.R10)
 	if err != nil {
 		return err
 	}
-	rs := &image.Restart{
+	rs := &model.Restart{
 		Kind: "futex", Addr: r.Rdi, Val: uint32(r.Rdx), Flags: c.host.futexFlags(op),
 		Bitset: futexAnyBit, Left: given,
 	}

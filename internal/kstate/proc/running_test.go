@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -31,17 +31,17 @@ func TestRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(want.Files, got.Files, cmpopts.IgnoreFields(image.File{}, "Unlocked", "Expiry")); d != "" {
+	if d := cmp.Diff(want.Files, got.Files, cmpopts.IgnoreFields(model.File{}, "Unlocked", "Expiry")); d != "" {
 		t.Errorf("files: iter (-) and proc (+) differ:\n%s", d)
 	}
 	inside := []cmp.Option{
 		cmpopts.EquateEmpty(),
-		cmpopts.IgnoreFields(image.Process{}, "Actions", "ITimers", "Timers", "Usage", "ChildUsage", "Subreaper",
+		cmpopts.IgnoreFields(model.Process{}, "Actions", "ITimers", "Timers", "Usage", "ChildUsage", "Subreaper",
 			"ParentTid", "Continued"),
-		cmpopts.IgnoreFields(image.MM{}, "Brk", "Dumpable", "Membarrier", "MDWE", "KSMMerge", "LockFuture"),
-		cmpopts.IgnoreFields(image.Thread{}, "AltStack", "ClearChildTID", "PDeathSig", "TSCSignal", "CPUIDFault",
+		cmpopts.IgnoreFields(model.MM{}, "Brk", "Dumpable", "Membarrier", "MDWE", "KSMMerge", "LockFuture"),
+		cmpopts.IgnoreFields(model.Thread{}, "AltStack", "ClearChildTID", "PDeathSig", "TSCSignal", "CPUIDFault",
 			"Restart", "SpecCtrl"),
-		cmpopts.IgnoreFields(image.Creds{}, "Securebits"),
+		cmpopts.IgnoreFields(model.Creds{}, "Securebits"),
 	}
 	if d := cmp.Diff(want.Processes, got.Processes, inside...); d != "" {
 		t.Errorf("iter (-) and proc (+) differ:\n%s", d)

@@ -7,13 +7,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // threads reads what can be told from outside of each thread, leader first.
-func (c *collection) threads(p *image.Process, tids []int) error {
+func (c *collection) threads(p *model.Process, tids []int) error {
 	for _, tid := range leaderFirst(p.Pid, tids) {
 		t, err := c.thread(p.Pid, tid)
 		if err != nil {
@@ -27,7 +27,7 @@ func (c *collection) threads(p *image.Process, tids []int) error {
 			p.Threads = append(p.Threads, *t)
 		}
 	}
-	if !slices.ContainsFunc(p.Threads, func(t image.Thread) bool { return t.Tid == p.Pid }) {
+	if !slices.ContainsFunc(p.Threads, func(t model.Thread) bool { return t.Tid == p.Pid }) {
 		c.block(fault.ThreadState, pidName(p.Pid), "its main thread has ended while others run on")
 	}
 	return nil
@@ -50,7 +50,7 @@ const (
 )
 
 // thread returns nil for one that has ended and waits for its parent or for the others.
-func (c *collection) thread(pid, tid int) (*image.Thread, error) {
+func (c *collection) thread(pid, tid int) (*model.Thread, error) {
 	dir := procfs.Task(pid, tid)
 	stat, err := dir.Stat()
 	if err != nil || stat.State == 'Z' || stat.State == 'X' {
@@ -60,8 +60,8 @@ func (c *collection) thread(pid, tid int) (*image.Thread, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &image.Thread{
-		Tid: tid, NoNewPrivs: status.NoNewPrivs, Seccomp: image.Seccomp{Mode: status.Seccomp}, Creds: creds(&status),
+	t := &model.Thread{
+		Tid: tid, NoNewPrivs: status.NoNewPrivs, Seccomp: model.Seccomp{Mode: status.Seccomp}, Creds: creds(&status),
 		PendingSet: status.SigPnd,
 		MCEKill:    mceKill(stat.Flags), IOFlusher: stat.Flags&pfIOFlusher == pfIOFlusher,
 	}
@@ -92,8 +92,8 @@ func (c *collection) thread(pid, tid int) (*image.Thread, error) {
 	return t, nil
 }
 
-func creds(s *procfs.Status) image.Creds {
-	return image.Creds{
+func creds(s *procfs.Status) model.Creds {
+	return model.Creds{
 		UID: s.UID[0], EUID: s.UID[1], SUID: s.UID[2], FSUID: s.UID[3],
 		GID: s.GID[0], EGID: s.GID[1], SGID: s.GID[2], FSGID: s.GID[3], Groups: s.Groups,
 		CapInh: s.CapInh, CapPrm: s.CapPrm, CapEff: s.CapEff, CapBnd: s.CapBnd, CapAmb: s.CapAmb,
@@ -118,12 +118,12 @@ const (
 	flagResetOnFork = 1     // SCHED_FLAG_RESET_ON_FORK
 )
 
-func (c *collection) sched(tid int, stat *procfs.Stat) (image.Sched, error) {
+func (c *collection) sched(tid int, stat *procfs.Stat) (model.Sched, error) {
 	attr, err := unix.SchedGetAttr(tid, 0)
 	if err != nil {
-		return image.Sched{}, callFault("sched_getattr", tid, err)
+		return model.Sched{}, callFault("sched_getattr", tid, err)
 	}
-	s := image.Sched{
+	s := model.Sched{
 		Policy: attr.Policy, Flags: attr.Flags & flagResetOnFork, Nice: int32(stat.Nice),
 		Priority: attr.Priority,
 	}

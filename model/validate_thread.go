@@ -1,4 +1,4 @@
-package image
+package model
 
 import (
 	"errors"
@@ -45,7 +45,7 @@ func (c *validator) thread(t *Thread) error {
 		rule{len(t.Comm) > maxComm || strings.Contains(t.Comm, "\x00"), "its name is too long or has a zero byte"},
 		rule{t.AltStack.Flags&^altStackBits != 0 ||
 			t.AltStack.Sp+t.AltStack.Size < t.AltStack.Sp, "its alternate stack is none"},
-		rule{t.Rseq.Ptr > maxAddr || t.Rseq.Ptr != 0 &&
+		rule{t.Rseq.Ptr > MaxAddr || t.Rseq.Ptr != 0 &&
 			(t.Rseq.Size == 0 || t.Rseq.Size > PageSize), "its rseq area is none"},
 		rule{len(t.Affinity) == 0 || len(t.Affinity) > maxCPUWords ||
 			t.Affinity[len(t.Affinity)-1] == 0, "its affinity is none, or has words too many"},
@@ -96,6 +96,6 @@ func checkRestart(r *Restart) error {
 			fmt.Sprintf("its restart block of kind %q is unknown", r.Kind),
 		},
 		rule{r.Left < -1, "the time left of its system call is negative"},
-		rule{r.Rmtp > maxAddr || r.Addr > maxAddr, "an address of its restart block is beyond the address space"},
+		rule{r.Rmtp > MaxAddr || r.Addr > MaxAddr, "an address of its restart block is beyond the address space"},
 	)
 }

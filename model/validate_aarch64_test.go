@@ -1,15 +1,15 @@
-package image_test
+package model_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // aarch64 is a state of arm64, whose second thread has the given register sets.
-func aarch64(sets ...image.RegisterSet) *image.State {
+func aarch64(sets ...model.RegisterSet) *model.State {
 	st := imagetest.State()
 	st.Kernel.Machine, st.Kernel.XFeatures = "aarch64", 0
 	for i := range st.Processes {
@@ -26,14 +26,14 @@ func aarch64(sets ...image.RegisterSet) *image.State {
 
 // The registers of arm64 are checked by what arm64 has, whichever machine checks them.
 func TestValidateAarch64(t *testing.T) {
-	simd := image.RegisterSet{Kind: 2, Data: make([]byte, 528)}
-	tls := image.RegisterSet{Kind: 0x401, Data: []byte{1, 2, 3, 4, 5, 6, 7, 8}}
-	odd := image.RegisterSet{Kind: 0x409, Data: []byte{9, 8, 7}}
+	simd := model.RegisterSet{Kind: 2, Data: make([]byte, 528)}
+	tls := model.RegisterSet{Kind: 0x401, Data: []byte{1, 2, 3, 4, 5, 6, 7, 8}}
+	odd := model.RegisterSet{Kind: 0x409, Data: []byte{9, 8, 7}}
 	good := aarch64(simd, tls, odd)
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
-	sets, err := image.RegisterSets(good.Processes[0].Threads[0].XState)
+	sets, err := model.RegisterSets(good.Processes[0].Threads[0].XState)
 	if err != nil || len(sets) != 3 || sets[1].Kind != tls.Kind || string(sets[1].Data) != string(tls.Data) ||
 		string(sets[2].Data) != string(odd.Data) {
 		t.Errorf("read as %v, %v", sets, err)
@@ -46,7 +46,7 @@ func TestValidateAarch64(t *testing.T) {
 	x86.Processes[0].Threads[0].Regs = make([]byte, 216)
 	cpuid := aarch64(simd, tls)
 	cpuid.Processes[0].Threads[0].CPUIDFault = true
-	for want, st := range map[string]*image.State{
+	for want, st := range map[string]*model.State{
 		"thread pointer is missing":       aarch64(simd),
 		"FPSIMD registers":                aarch64(tls),
 		"there twice":                     aarch64(simd, tls, tls),
@@ -62,7 +62,7 @@ func TestValidateAarch64(t *testing.T) {
 	}
 }
 
-func trailing(st *image.State) *image.State {
+func trailing(st *model.State) *model.State {
 	th := &st.Processes[0].Threads[0]
 	th.XState = append(th.XState, 0, 0, 0, 0)
 	return st

@@ -1,12 +1,14 @@
-package image_test
+package model_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/imagetest"
+	"github.com/bpfckpt/bpfckpt/model"
 )
+
+const page = model.PageSize
 
 func TestValidateTakesGoodStates(t *testing.T) {
 	if err := imagetest.State().Validate(); err != nil {
@@ -14,22 +16,22 @@ func TestValidateTakesGoodStates(t *testing.T) {
 	}
 	st := imagetest.State()
 	p := st.Processes[0]
-	st.Processes = append(st.Processes, image.Process{
+	st.Processes = append(st.Processes, model.Process{
 		Pid: 1300, PPid: p.Pid, Pgid: p.Pgid, Sid: p.Sid, Zombie: true,
 		ExitCode: 9,
 	})
 	st.Processes[0].Stopped = 19
-	st.Processes[0].Threads[1].Restart = &image.Restart{Kind: "poll", Left: -1, Addr: imagetest.HeapAddr, Val: 1}
-	st.Processes[0].VMAs[3].Guards = []image.Range{{Start: imagetest.StackAddr, End: imagetest.StackAddr + page}}
+	st.Processes[0].Threads[1].Restart = &model.Restart{Kind: "poll", Left: -1, Addr: imagetest.HeapAddr, Val: 1}
+	st.Processes[0].VMAs[3].Guards = []model.Range{{Start: imagetest.StackAddr, End: imagetest.StackAddr + page}}
 	if err := st.Validate(); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestValidateRefuses(t *testing.T) {
-	type state = image.State
-	type process = image.Process
-	type thread = image.Thread
+	type state = model.State
+	type process = model.Process
+	type thread = model.Thread
 	st := func(f func(*state)) func(*state) { return f }
 	pr := func(f func(*process)) func(*state) { return func(s *state) { f(&s.Processes[0]) } }
 	th := func(f func(*thread)) func(*state) { return func(s *state) { f(&s.Processes[0].Threads[1]) } }
@@ -60,19 +62,19 @@ func TestValidateRefuses(t *testing.T) {
 		"names a pipe":           st(func(s *state) { s.Files[0].Pipe = 2 }),
 		"names a terminal":       st(func(s *state) { s.Files[0].Term = 2 }),
 		"standard stream":        st(func(s *state) { s.Files[0].Std = 4 }),
-		"lock 0: its type":       st(func(s *state) { s.Files[0].Locks = []image.Lock{{Type: "LEASE"}} }),
+		"lock 0: its type":       st(func(s *state) { s.Files[0].Locks = []model.Lock{{Type: "LEASE"}} }),
 		"lock 0: its range": st(func(s *state) {
-			s.Files[0].Locks = []image.Lock{{
+			s.Files[0].Locks = []model.Lock{{
 				Type: "POSIX", Start: 5,
 				End: 3,
 			}}
 		}),
 		"zero byte":               st(func(s *state) { s.Files[0].Path = "/a\x00b" }),
-		"its count":               st(func(s *state) { s.Files[0].EventFD = &image.EventFD{Count: 1<<64 - 1} }),
-		"its clock":               st(func(s *state) { s.Files[0].TimerFD = &image.TimerFD{Left: -1} }),
-		"watch 0":                 st(func(s *state) { s.Files[0].Watches = []image.Watch{{Path: "x"}} }),
-		"names file 1":            st(func(s *state) { s.Files[0].Epoll = []image.EpollTarget{{File: 1}} }),
-		"entry 0: its number":     st(func(s *state) { s.Files[0].Epoll = []image.EpollTarget{{File: 2, FD: -1}} }),
+		"its count":               st(func(s *state) { s.Files[0].EventFD = &model.EventFD{Count: 1<<64 - 1} }),
+		"its clock":               st(func(s *state) { s.Files[0].TimerFD = &model.TimerFD{Left: -1} }),
+		"watch 0":                 st(func(s *state) { s.Files[0].Watches = []model.Watch{{Path: "x"}} }),
+		"names file 1":            st(func(s *state) { s.Files[0].Epoll = []model.EpollTarget{{File: 1}} }),
+		"entry 0: its number":     st(func(s *state) { s.Files[0].Epoll = []model.EpollTarget{{File: 2, FD: -1}} }),
 		"its pid or its parent's": pr(func(p *process) { p.PPid = -1 }),
 		"group or session":        pr(func(p *process) { p.Sid = 1 << 23 }),
 		"leader 9: it is none":    st(func(s *state) { s.Leaderless = []int{10, 9} }),
@@ -99,19 +101,19 @@ func TestValidateRefuses(t *testing.T) {
 		"none where it needs one": pr(func(p *process) { p.VMAs[2].Shmem = 0 }),
 		"shmem that does not":     pr(func(p *process) { p.VMAs[1].Shmem = 1 }),
 		"no absolute path":        pr(func(p *process) { p.VMAs[0].File.Path = "" }),
-		"can hold":                pr(func(p *process) { p.VMAs[1].Kind = image.VMASysV }),
-		"guard region":            pr(func(p *process) { p.VMAs[1].Guards = []image.Range{{Start: 0, End: page}} }),
+		"can hold":                pr(func(p *process) { p.VMAs[1].Kind = model.VMASysV }),
+		"guard region":            pr(func(p *process) { p.VMAs[1].Guards = []model.Range{{Start: 0, End: page}} }),
 		"fd 0: its number":        pr(func(p *process) { p.FDs[1].Num = 0 }),
 		"fd 1048576":              pr(func(p *process) { p.FDs[4].Num = 1 << 20 }),
 		"names file 9":            pr(func(p *process) { p.FDs[4].File = 9 }),
 		"signal action 65":        pr(func(p *process) { p.Actions[0].Signal = 65 }),
-		"siginfo has 3 bytes":     pr(func(p *process) { p.Pending = []image.SigInfo{{1, 2, 3}} }),
+		"siginfo has 3 bytes":     pr(func(p *process) { p.Pending = []model.SigInfo{{1, 2, 3}} }),
 		"0 is no signal":          pr(func(p *process) { p.Pending[0][0] = 0 }),
 		"interval timer 1":        pr(func(p *process) { p.ITimers[1].Value = -1 }),
 		"timer 0: its way":        pr(func(p *process) { p.Timers[0].Notify = 3 }),
 		"timer 0: its thread":     pr(func(p *process) { p.Timers[0].Tid = 1 }),
 		"timer 0: its time":       pr(func(p *process) { p.Timers[0].Left = -1 }),
-		"limit 3":                 pr(func(p *process) { p.Limits[3] = image.Limit{Cur: 2, Max: 1} }),
+		"limit 3":                 pr(func(p *process) { p.Limits[3] = model.Limit{Cur: 2, Max: 1} }),
 		"thread 1234: its id":     th(func(t *thread) { t.Tid = imagetest.Pid }),
 		"registers have 3":        th(func(t *thread) { t.Regs = t.Regs[:3] }),
 		"extended state has 512":  th(func(t *thread) { t.XState = t.XState[:512] }),
@@ -129,10 +131,10 @@ func TestValidateRefuses(t *testing.T) {
 		"nice":                    th(func(t *thread) { t.Sched.Nice = 20 }),
 		"seccomp mode":            th(func(t *thread) { t.Seccomp.Mode = 2 }),
 		"seccomp filter 0": th(func(t *thread) {
-			t.Seccomp = image.Seccomp{Mode: 2, Filters: []image.SeccompFilter{{Prog: make([]byte, 7)}}}
+			t.Seccomp = model.Seccomp{Mode: 2, Filters: []model.SeccompFilter{{Prog: make([]byte, 7)}}}
 		}),
-		"restart block of kind": th(func(t *thread) { t.Restart = &image.Restart{Kind: "read"} }),
-		"time left":             th(func(t *thread) { t.Restart = &image.Restart{Kind: "futex", Left: -2} }),
+		"restart block of kind": th(func(t *thread) { t.Restart = &model.Restart{Kind: "read"} }),
+		"time left":             th(func(t *thread) { t.Restart = &model.Restart{Kind: "futex", Left: -2} }),
 	} {
 		s := imagetest.State()
 		change(s)
@@ -140,7 +142,7 @@ func TestValidateRefuses(t *testing.T) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
-	var none *image.State
+	var none *model.State
 	if none.Validate() == nil {
 		t.Error("no state is a good state")
 	}

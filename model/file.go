@@ -1,4 +1,4 @@
-package image
+package model
 
 // This file is the part of a state that is about descriptors, and the objects behind them.
 

@@ -1,10 +1,20 @@
-package image
+package model
 
 import (
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+)
+
+// MaxAddr is the end of all addresses a process can have: the user half of a 57-bit address space.
+const MaxAddr = 1 << 56
+
+// Limits of contents in bytes. What is queued in an object is stored as a Space if it is longer than a page. What goes
+// beyond the total stays in the records, whose memory is bounded by what the file stores.
+const (
+	LeastContent = PageSize
+	MaxContents  = 16 << 20
 )
 
 // Limits of what a kernel can have had (include/linux/threads.h, fs/file.c, include/uapi/linux/limits.h).
@@ -202,7 +212,7 @@ func checkMM(m *MM) error {
 		m.StartCode, m.EndCode, m.StartData, m.EndData, m.StartBrk, m.Brk, m.StartStack, m.ArgStart, m.ArgEnd,
 		m.EnvStart, m.EnvEnd,
 	} {
-		if a > maxAddr {
+		if a > MaxAddr {
 			return fmt.Errorf("an address of its mm, %#x, is beyond the address space", a)
 		}
 	}
@@ -222,7 +232,7 @@ func (c *validator) vmas(p *Process) error {
 		v := &p.VMAs[i]
 		err := firstBad(
 			rule{v.Start%PageSize != 0 || v.End%PageSize != 0, "it is not aligned"},
-			rule{v.Start >= v.End || v.End > maxAddr, "it is empty, or reaches beyond the address space"},
+			rule{v.Start >= v.End || v.End > MaxAddr, "it is empty, or reaches beyond the address space"},
 			rule{v.Start < end, "it overlaps the one before, or is out of order"},
 			rule{v.Prot > 7, "its protection is unknown"},
 			rule{v.Offset%PageSize != 0 || v.Offset > 1<<63-(v.End-v.Start), "its offset is absurd"},

@@ -1,4 +1,4 @@
-package image
+package model
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ func (c *validator) shmem(s *Shmem) error {
 		return err
 	}
 	return firstBad(
-		rule{s.Size < 0 || s.Size > maxAddr, "its size is absurd"},
+		rule{s.Size < 0 || s.Size > MaxAddr, "its size is absurd"},
 		rule{s.Kind != "anon" && s.Kind != "memfd", fmt.Sprintf("its kind %q is unknown", s.Kind)},
 		rule{strings.Contains(s.Name, "\x00"), "its name has a zero byte"},
 	)
@@ -23,7 +23,7 @@ func (c *validator) ghost(g *Ghost) error {
 		return err
 	}
 	return firstBad(
-		rule{g.Size < 0 || g.Size > maxAddr, "its size is absurd"},
+		rule{g.Size < 0 || g.Size > MaxAddr, "its size is absurd"},
 		rule{strings.Contains(g.Path, "\x00"), "its path has a zero byte"},
 	)
 }
@@ -73,8 +73,8 @@ func (c *validator) pipe(p *Pipe) error {
 	return firstBad(
 		rule{p.Capacity <= 0 || p.Capacity > maxPipe, "its capacity is absurd"},
 		rule{held > p.Capacity, "it holds more than its capacity"},
-		rule{(p.Space != 0) != (p.Size != 0) || p.Size != 0 && p.Size < leastContent ||
-			c.contents > maxContents, "the size of its content is absurd"},
+		rule{(p.Space != 0) != (p.Size != 0) || p.Size != 0 && p.Size < LeastContent ||
+			c.contents > MaxContents, "the size of its content is absurd"},
 		rule{p.Space != 0 && p.Data != nil && len(p.Data) != p.Size, "its content is not as long as it says"},
 		rule{len(p.Packets) > 0 && rest != 0, "its packets are not its data"},
 		rule{p.Path != "" && !path(p.Path), "its path is not absolute"},

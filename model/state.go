@@ -1,15 +1,11 @@
-package image
+package model
 
-// This file is the state of a process tree as an image holds it: plain data, no behaviour. Sources fill it (package
-// tracer from BPF iterators, package snapshot from /proc and ptrace), package restore reads it. Names follow the
-// kernel's own.
-//
-// Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid namespace the snapshot ran
-// in.
-//
 // A field added from now on is marked omitempty or omitzero, so that images that do not have it stay readable, stands
 // behind the others of its struct, and has a tag that says with which version of its record's kind it came: since:"2".
-// testdata/records.txt lists what there is.
+// image/testdata/records.txt lists what there is.
+
+// PageSize is the granularity of memory and of every Space, in bytes.
+const PageSize = 4096
 
 // State is everything a snapshot knows except page contents, which live in the page map under a Space.
 type State struct {
@@ -33,6 +29,15 @@ type State struct {
 	// ended and which nobody outside the tree is in: a restore makes them again. Others that are not led by a process
 	// of the tree are those of whoever started it.
 	Leaderless []int `json:"leaderless,omitempty"`
+}
+
+// Tree has the pids of all processes.
+func (st *State) Tree() map[int]bool {
+	tree := map[int]bool{}
+	for i := range st.Processes {
+		tree[st.Processes[i].Pid] = true
+	}
+	return tree
 }
 
 // Fact is something of a host that the plan of a restore rests on: a kernel, a limit, a mount. If a restore is refused,

@@ -1,4 +1,4 @@
-package image
+package model
 
 // Add returns the sum of two usages; MaxRSS is the larger one.
 func (u Usage) Add(v Usage) Usage {
