@@ -24,7 +24,8 @@ func restoreVerb() *verb {
 			"With --lazy the processes run before their memory is there. A process of bpfckpt brings it: what they touch at once, the rest in the\n" +
 			"background; then it ends. That is for private anonymous memory, in pieces of 64 KiB and more; shared and locked memory and changed pages of\n" +
 			"files are there from the beginning. Meanwhile the image may be removed from the store. If what brings the memory is killed, the\n" +
-			"processes get SIGBUS; if the image is found damaged, its pages are a SIGBUS to touch. A page that never came is never zeros.\n" +
+			"processes get SIGBUS; if the image is found damaged, its pages are a SIGBUS to touch. Where the kernel is the first to need such a\n" +
+			"page, to run a handler on its stack, it is SIGSEGV. A page that never came is never zeros.\n" +
 			"snap waits until all memory is there. --lazy needs Linux 6.6.",
 		flags: []cli.Flag{
 			&cli.BoolFlag{
