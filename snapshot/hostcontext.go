@@ -11,12 +11,15 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/timens"
 )
 
 // hostContext is what a process must have in common with this one to be saved from here and brought back from here.
 type hostContext struct {
 	ns    [len(procfs.Namespaces)]string // ours
 	label string                         // ours
+	own   timens.Offsets                 // of our time namespace
+	tree  timens.Offsets                 // of the tree's
 }
 
 // readHostContext reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes
@@ -34,14 +37,24 @@ func readHostContext(root int) (*hostContext, error) {
 			return nil, err
 		}
 	}
-	s.label, err = self.Label()
+	if s.label, err = self.Label(); err != nil {
+		return nil, err
+	}
+	if s.own, err = timens.Of(os.Getpid()); err != nil {
+		return nil, err
+	}
+	s.tree, err = timens.Of(root)
 	return s, err
 }
 
-// blockers compares the threads of a process with ours. A thread that ends meanwhile is no blocker.
-func (s *hostContext) blockers(pid int, tids []int) fault.List {
+// blockers compares the threads of a process with ours, but for the kinds of namespaces in told. A thread that ends
+// meanwhile is no blocker.
+func (s *hostContext) blockers(pid int, tids []int, told []string) fault.List {
 	var list fault.List
 	for i, kind := range procfs.Namespaces {
+		if slices.Contains(told, kind) {
+			continue
+		}
 		for _, tid := range tids {
 			ns, err := procfs.Task(pid, tid).NS(kind)
 			if err == nil && (ns == s.ns[i] || ns == "") || isGone(err) {
@@ -140,36 +153,28 @@ func sharingWithin(pid int, tids []int) fault.List {
 	return list
 }
 
-// comparesTasks tells whether a source says itself which threads share what, in which namespaces they are and what they
-// would undo: those that read the kernel's structures do.
-func comparesTasks(src kstate.Source) bool { return src.Name() != "proc" }
-
 // frozenBlockers looks again, at the stopped tree, at what outsideBlockers found in order, as far as the source does
 // not.
-func (s *hostContext) frozenBlockers(src kstate.Source, pids []int) fault.List {
+func (s *hostContext) frozenBlockers(tells kstate.Facts, pids []int) fault.List {
 	var list fault.List
-	compared := comparesTasks(src)
-	if !compared {
-		list = append(sharingAmong(withParent(pids)), undoBlockers(src, pids)...)
+	if !tells.Sharing {
+		list = append(sharingAmong(withParent(pids)), undoBlockers(pids)...)
 	}
 	for _, pid := range pids {
 		tids := []int{pid}
-		if !compared {
+		if !tells.Sharing {
 			if all, err := procfs.Pid(pid).Tasks(); err == nil {
 				tids = all
 				list = append(list, sharingWithin(pid, tids)...)
 			}
 		}
-		list = append(list, s.blockers(pid, tids)...)
+		list = append(list, s.blockers(pid, tids, tells.Namespaces)...)
 	}
 	return list
 }
 
-// undoBlockers lists processes that may have semaphore operations to undo, if the source cannot tell.
-func undoBlockers(src kstate.Source, pids []int) fault.List {
-	if comparesTasks(src) {
-		return nil
-	}
+// undoBlockers lists processes that may have semaphore operations to undo.
+func undoBlockers(pids []int) fault.List {
 	var list fault.List
 	for _, pid := range pids {
 		if tids, err := procfs.Pid(pid).Tasks(); err == nil && mayUndo(tids) {
@@ -239,7 +244,7 @@ func (s *hostContext) outsideBlockers(pids []int) fault.List {
 		if err != nil {
 			continue // it ended, or the freeze will say
 		}
-		list = append(list, s.blockers(pid, tids)...)
+		list = append(list, s.blockers(pid, tids, nil)...)
 		list = append(list, sharingWithin(pid, tids)...)
 		list = append(list, tracedThreads(pid, tids)...)
 	}

@@ -61,7 +61,11 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 		return nil, err
 	}
 	p := plan.Build(v.st, v.host, pol)
-	v.refusals = plan.Distinct(append(append(v.refusals, p.Refusals...), undoBlockers(src, live)...))
+	v.refusals = append(v.refusals, p.Refusals...)
+	if !src.Tells().Sharing {
+		v.refusals = append(v.refusals, undoBlockers(live)...)
+	}
+	v.refusals = plan.Distinct(v.refusals)
 	v.refusals = still(root, live, v.refusals)
 	v.lost = append(got.Notes, notSaved(v.st)...)
 	v.notes = append(p.Notes, v.lost...)

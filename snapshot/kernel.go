@@ -10,7 +10,6 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
-	"github.com/bpfckpt/bpfckpt/internal/timens"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -46,21 +45,17 @@ func cpuModel() string {
 
 // readMoment adds what belongs to the moment of the freeze: the clocks, the vDSO and the register sets of the root
 // process.
-func readMoment(k *model.Kernel, root *model.Process) error {
+func (s *hostContext) readMoment(k *model.Kernel, root *model.Process) error {
 	var wall unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
 		return fmt.Errorf("read the wall clock: %w", err)
 	}
-	now, err := timens.Now()
-	if err != nil {
-		return err
-	}
-	offsets, err := timens.Of(root.Pid)
+	now, err := s.own.Clocks()
 	if err != nil {
 		return err
 	}
 	k.Realtime, k.Monotonic, k.Boottime = wall.Nano(), now.Monotonic, now.Boottime
-	k.MonotonicOffset, k.BoottimeOffset = offsets.Monotonic, offsets.Boottime
+	k.MonotonicOffset, k.BoottimeOffset = s.tree.Monotonic, s.tree.Boottime
 	if len(root.Threads) > 0 {
 		k.XFeatures = xfeatures(root.Threads[0].XState)
 	}

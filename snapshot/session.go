@@ -463,10 +463,10 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	}
 	list = append(list, more...)
 	list = append(list, plan.Build(s.st, nil, plan.Policy{Side: plan.Snap}).Refusals...)
-	list = append(list, s.around.frozenBlockers(s.source, s.pids)...)
+	list = append(list, s.around.frozenBlockers(s.source.Tells(), s.pids)...)
 	root := slices.IndexFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == s.pid })
 	if root < 0 {
 		return nil, fmt.Errorf("source %s says nothing about pid %d", s.source.Name(), s.pid)
 	}
-	return list, readMoment(&s.st.Kernel, &s.st.Processes[root])
+	return list, s.around.readMoment(&s.st.Kernel, &s.st.Processes[root])
 }

@@ -122,7 +122,7 @@ func TestNoNamespacesOfTheDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := around.blockers(pid, []int{pid}); len(list) > 0 {
+	if list := around.blockers(pid, []int{pid}, nil); len(list) > 0 {
 		t.Errorf("%v", list)
 	}
 }

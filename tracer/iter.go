@@ -128,6 +128,9 @@ func identityMap() error {
 // Name implements kstate.Source.
 func (it *Iter) Name() string { return "iter" }
 
+// Tells implements kstate.Source.
+func (it *Iter) Tells() kstate.Facts { return told() }
+
 // Close unloads the programs.
 func (it *Iter) Close() error { return errors.Join(it.progs.Close(), it.wait.waits.Close()) }
 

@@ -29,6 +29,9 @@ var _ kstate.Source = (*WatchSource)(nil)
 // Name implements kstate.Source.
 func (s *WatchSource) Name() string { return "watch" }
 
+// Tells implements kstate.Source.
+func (s *WatchSource) Tells() kstate.Facts { return told() }
+
 // Close implements kstate.Source. The watch goes on.
 func (s *WatchSource) Close() error { return nil }
 

@@ -280,16 +280,26 @@ var threadBits = []struct {
 // nsNames are the namespaces of enum ns_bit that must be ours. A time namespace can be made again: package snapshot
 // sees to it.
 var nsNames = []struct {
-	bit  bpf.IterNsBit
-	name string
+	bit   bpf.IterNsBit
+	name  string
+	links []string // below /proc/PID/ns
 }{
-	{bpf.IterNsBitNS_MNT, "mount"},
-	{bpf.IterNsBitNS_PID, "pid"},
-	{bpf.IterNsBitNS_NET, "network"},
-	{bpf.IterNsBitNS_IPC, "ipc"},
-	{bpf.IterNsBitNS_UTS, "uts"},
-	{bpf.IterNsBitNS_CGROUP, "cgroup"},
-	{bpf.IterNsBitNS_USER, "user"},
+	{bpf.IterNsBitNS_MNT, "mount", []string{"mnt"}},
+	{bpf.IterNsBitNS_PID, "pid", []string{"pid", "pid_for_children"}},
+	{bpf.IterNsBitNS_NET, "network", []string{"net"}},
+	{bpf.IterNsBitNS_IPC, "ipc", []string{"ipc"}},
+	{bpf.IterNsBitNS_UTS, "uts", []string{"uts"}},
+	{bpf.IterNsBitNS_CGROUP, "cgroup", []string{"cgroup"}},
+	{bpf.IterNsBitNS_USER, "user", []string{"user"}},
+}
+
+// told is what the iterators tell.
+func told() kstate.Facts {
+	f := kstate.Facts{Sharing: true}
+	for _, n := range nsNames {
+		f.Namespaces = append(f.Namespaces, n.links...)
+	}
+	return f
 }
 
 func (b *builder) threadBlockers(pid int, r *bpf.IterThreadRec) {

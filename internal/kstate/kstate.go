@@ -28,6 +28,8 @@ type Source interface {
 	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Ghost, VMA.Shmem, and
 	// everything in a File after Path, are left to the caller.
 	Collect(ctx context.Context, pids []int, g *ptrace.Group) (*Collected, error)
+	// Tells says what a complete result of Collect tells of that not every Source can tell.
+	Tells() Facts
 	// Close releases what the source holds in the kernel.
 	Close() error
 }
@@ -35,6 +37,12 @@ type Source interface {
 // SomePolicy stands in model.Thread.NUMA for a memory policy (set_mempolicy(2)) that a source knows of, but does not
 // know: package snapshot reads it.
 const SomePolicy = "?"
+
+// Facts are what some sources tell of each thread, as blockers, and whoever uses another has to find out.
+type Facts struct {
+	Sharing    bool     // processes and threads that share what others have for themselves, and what they would undo
+	Namespaces []string // namespaces that are not ours, of these kinds: links below /proc/PID/ns
+}
 
 // Collected is what a Source found.
 type Collected struct {

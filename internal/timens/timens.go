@@ -92,10 +92,15 @@ func Now() (Clocks, error) {
 	if err != nil {
 		return Clocks{}, err
 	}
+	return own.Clocks()
+}
+
+// Clocks reads the clocks of the initial time namespace, by one who is in a namespace with these offsets.
+func (o Offsets) Clocks() (Clocks, error) {
 	var mono, boot unix.Timespec
 	if err := errors.Join(unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono),
 		unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)); err != nil {
 		return Clocks{}, fmt.Errorf("read clocks: %w", err)
 	}
-	return Clocks{Monotonic: mono.Nano() - own.Monotonic, Boottime: boot.Nano() - own.Boottime}, nil
+	return Clocks{Monotonic: mono.Nano() - o.Monotonic, Boottime: boot.Nano() - o.Boottime}, nil
 }

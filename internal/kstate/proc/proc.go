@@ -41,6 +41,9 @@ func New() (*Source, error) {
 // Name returns "proc".
 func (*Source) Name() string { return "proc" }
 
+// Tells implements kstate.Source.
+func (*Source) Tells() kstate.Facts { return kstate.Facts{} }
+
 // Close does nothing.
 func (*Source) Close() error { return nil }
 
