@@ -51,6 +51,7 @@ func (s *session) prepareSource(ctx context.Context) error {
 			return err
 		}
 	}
+	s.tracer.Foresee(s.live)
 	return s.learnBreakpoints(ctx)
 }
 

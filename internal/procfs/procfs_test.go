@@ -108,6 +108,21 @@ func TestParseFDInfo(t *testing.T) {
 	}
 }
 
+func TestParseCall(t *testing.T) {
+	got, err := ParseCall(strings.NewReader("232 0x3 0x7f10 0x1 0xffffffff 0x0 0x8 0x7ffd0000 0x7f00c0de\n"))
+	want := Call{
+		Nr: 232, Args: [6]uint64{3, 0x7f10, 1, 0xffffffff, 0, 8}, SP: 0x7ffd0000, PC: 0x7f00c0de,
+	}
+	if err != nil || got == nil || *got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, none := range []string{"running\n", "-1 0x7ffd0000 0x7f00c0de\n"} {
+		if got, err := ParseCall(strings.NewReader(none)); got != nil || err != nil {
+			t.Errorf("%q: %+v, %v", none, got, err)
+		}
+	}
+}
+
 func TestParseTimers(t *testing.T) {
 	got, err := ParseTimers(strings.NewReader("ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n" +
 		"ID: 0\nsignal: 34/0\nnotify: signal/tid.2635\nClockID: -22\n"))
@@ -172,6 +187,8 @@ func TestUnknownIsRefused(t *testing.T) {
 		"limits new": second(ParseLimits(strings.NewReader(string(limits) +
 			"Max new things            1                    2                    units\n"))),
 		"limits few":          second(ParseLimits(strings.NewReader("Limit\n"))),
+		"call cut":            second(ParseCall(strings.NewReader("232 0x3 0x7f10\n"))),
+		"call value":          second(ParseCall(strings.NewReader("232 0x3 0x7f10 0x1 0x0 0x0 0x8 0x7ffd0000 here\n"))),
 		"timers key":          second(ParseTimers(strings.NewReader("ID: 1\nnew: 1\n"))),
 		"timers cut":          second(ParseTimers(strings.NewReader("ID: 1\n"))),
 		"timers notify":       second(ParseTimers(strings.NewReader("ID: 1\nsignal: 1/0\nnotify: pigeon/pid.1\n"))),

@@ -29,6 +29,8 @@ type Tracer struct {
 	// It is set before the first Freeze.
 	Deadlines Deadlines
 
+	calls map[callKey]afterCall // foreseen (Foresee)
+
 	left map[int]*Thread // by tid: asked to stop by a Freeze that gave up before they did; of the tracing thread
 }
 

@@ -1,6 +1,10 @@
 package ptrace
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfckpt/bpfckpt/internal/procfs"
+)
 
 // Most system calls that wait are restarted by the kernel when a stop has interrupted them, as if nothing had been.
 // Some are not: they end with EINTR, though nobody sent the program a signal (signal(7), "Interruption of system calls
@@ -24,6 +28,7 @@ type Deadlines interface {
 // timedWait is a call with a timeout in which a thread was stopped.
 type timedWait struct {
 	since    int64 // the stop was asked for then or later, CLOCK_MONOTONIC ns
+	regs     Regs  // as they were at the stop
 	looked   bool
 	can      bool   // the following is known
 	deadline int64  // CLOCK_MONOTONIC ns
@@ -56,8 +61,28 @@ func (g *Group) wait(th *Thread) (left int64, room uint64, ok bool) {
 	return t.deadline - monotonic(), t.room, t.can
 }
 
-// deadKey names a place in a program, and a register.
-type deadKey struct {
+// Foresee looks at the calls with a timeout that threads of these thread groups are in now, and finds out what there is
+// to find out of their programs, so that it need not be while they stand still. They run on, and nothing may be stopped
+// by t meanwhile. Of threads that have ended, or cannot be looked at, nothing is found out.
+func (t *Tracer) Foresee(pids []int) {
+	if t.Deadlines == nil {
+		return
+	}
+	for _, pid := range pids {
+		tids, err := procfs.Pid(pid).Tasks()
+		if err != nil {
+			continue
+		}
+		for _, tid := range tids {
+			if c, err := procfs.Task(pid, tid).Call(); err == nil && c != nil {
+				t.foresee(pid, c)
+			}
+		}
+	}
+}
+
+// callKey names a place in a program, after a system call, and a register.
+type callKey struct {
 	pid int
 	rip uint64
 	rdx bool

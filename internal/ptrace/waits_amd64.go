@@ -1,10 +1,8 @@
 package ptrace
 
 import (
-	"bytes"
 	"encoding/binary"
 	"math"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,12 +91,13 @@ func (th *Thread) atStop() error {
 		return err
 	}
 	w, ok := waitOf(&r)
-	insn := make([]byte, len(codeSyscall)) // not int $0x80, which has other numbers
 	switch {
-	case !ok || access(th.Pid, r.Rip-uint64(len(insn)), insn, os.O_RDONLY) != nil || !bytes.Equal(insn, codeSyscall):
+	case !ok:
 		return nil
 	case !w.endless:
-		th.timed = &timedWait{since: th.asked}
+		th.timed = &timedWait{since: th.asked, regs: r}
+		return nil
+	case !(&code{pid: th.Pid}).isCall(r.Rip):
 		return nil
 	}
 	noHand := int64(restartNoHand)
@@ -108,55 +107,71 @@ func (th *Thread) atStop() error {
 
 // look finds out how a call with a timeout can go on.
 func (g *Group) look(th *Thread, t *timedWait) bool {
-	var ok bool
+	w, ok := waitOf(&t.regs)
+	if !ok || w.endless || !g.unused(th.Pid, &t.regs, w) {
+		return false
+	}
 	if t.deadline, ok = g.t.Deadlines.Deadline(th.Tid, t.since); !ok {
-		return false
-	}
-	var r Regs
-	if _, err := getRegset(th.Tid, regsetPRStatus, r.Bytes()); err != nil {
-		return false
-	}
-	w, ok := waitOf(&r)
-	if !ok || w.endless || !g.unused(th.Pid, &r, w) {
 		return false
 	}
 	if w.inMS {
 		return true
 	}
-	t.room, ok = g.ownStack(th, &r, sizeofTimespec)
+	t.room, ok = g.ownStack(th, &t.regs, sizeofTimespec)
 	return ok
 }
 
 // unused reports whether the program will not look again at the register with the timeout, which another value can then
 // be in.
 func (g *Group) unused(pid int, r *Regs, w wait) bool {
-	key := deadKey{pid, r.Rip, w.timeout(r) == &r.Rdx}
-	dead, known := g.dead[key]
+	key := keyOf(pid, r, w)
+	unused, known := g.unread[key]
 	if !known {
-		reg := registerR10
-		if key.rdx {
-			reg = registerRdx
+		call, foreseen := g.t.calls[key]
+		if !foreseen || call.unused && !call.code.stays() {
+			call = afterCallOf(key)
 		}
-		dead = deadAfter(func(at uint64, b []byte) int { return readCode(pid, at, b) }, r.Rip, reg)
-		if g.dead == nil {
-			g.dead = map[deadKey]bool{}
+		unused = call.unused
+		if g.unread == nil {
+			g.unread = map[callKey]bool{}
 		}
-		g.dead[key] = dead
+		g.unread[key] = unused
 	}
-	return dead
+	return unused
 }
 
-// readCode reads as much of b as there is: up to the end of a page at least.
-func readCode(pid int, at uint64, b []byte) int {
-	if n, err := ReadMemory(pid, []Range{{at, len(b)}}, b); err == nil {
-		return n
+// foresee finds out what look will ask of a thread that is in a system call.
+func (t *Tracer) foresee(pid int, c *procfs.Call) {
+	interrupted := resultEINTR
+	r := Regs{
+		Rax: uint64(interrupted), OrigRax: c.Nr, Cs: userCS, Rip: c.PC,
+		Rdi: c.Args[0], Rsi: c.Args[1], Rdx: c.Args[2], R10: c.Args[3], R8: c.Args[4], R9: c.Args[5],
 	}
-	b = b[:min(len(b), int(pageSize-at%pageSize))]
-	n, err := ReadMemory(pid, []Range{{at, len(b)}}, b)
-	if err != nil {
-		return 0
+	if w, ok := waitOf(&r); ok && !w.endless {
+		if t.calls == nil {
+			t.calls = map[callKey]afterCall{}
+		}
+		key := keyOf(pid, &r, w)
+		t.calls[key] = afterCallOf(key)
 	}
-	return n
+}
+
+func keyOf(pid int, r *Regs, w wait) callKey { return callKey{pid, r.Rip, w.timeout(r) == &r.Rdx} }
+
+// afterCall is what is known of a register after a system call: nothing if it is none.
+type afterCall struct {
+	unused bool
+	code   code // that tells so
+}
+
+func afterCallOf(key callKey) (a afterCall) {
+	reg := registerR10
+	if key.rdx {
+		reg = registerRdx
+	}
+	a.code.pid = key.pid
+	a.unused = a.code.isCall(key.rip) && deadAfter(a.code.read, key.rip, reg)
+	return a
 }
 
 // ownStack finds dead memory below the stack pointer, where a signal would put its frame, if that is a stack (place).

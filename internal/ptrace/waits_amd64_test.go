@@ -40,19 +40,30 @@ type deadline int64
 
 func (d deadline) Deadline(int, int64) (int64, bool) { return int64(d), d != 0 }
 
-// A call with a timeout is made again with what is left of it, if that is known; else, and if we die, it ends.
-func TestTimedWait(t *testing.T) {
+// polling runs a program that waits for an hour in epoll_wait or epoll_pwait; await returns when it is there, at first
+// and again.
+func polling(t *testing.T) (pid int, await func()) {
+	t.Helper()
 	v := run(t, exec.Command("python3", "-uc", "import select; p = select.epoll(); print('ready'); p.poll(3600)"))
-	pid := v.cmd.Process.Pid
-	inCall := func() bool {
-		b := procWord(pid, "syscall", 0)
-		return b == "232" || b == "281" // epoll_wait, epoll_pwait
-	}
-	for end := time.Now().Add(patience); !inCall(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it does not get there")
+	pid = v.cmd.Process.Pid
+	await = func() {
+		t.Helper()
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			if b := procWord(pid, "syscall", 0); b == "232" || b == "281" {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("it does not get there, or has ended")
+			}
 		}
 	}
+	await()
+	return pid, await
+}
+
+// A call with a timeout is made again with what is left of it, if that is known; else, and if we die, it ends.
+func TestTimedWait(t *testing.T) {
+	pid, await := polling(t)
 	tr := New()
 	defer tr.Close()
 	tr.Deadlines = deadline(monotonic() + 1800e9)
@@ -75,11 +86,7 @@ func TestTimedWait(t *testing.T) {
 	if err := g.Thaw(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(patience); !inCall(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it has ended")
-		}
-	}
+	await()
 	tr.Deadlines = nil
 	if g, err = tr.Freeze(context.Background(), []int{pid}, patience); err != nil {
 		t.Fatal(err)
@@ -92,6 +99,49 @@ func TestTimedWait(t *testing.T) {
 	}
 	if err := g.Thaw(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was foreseen of a program holds while its code is what it was, and is found out anew when it is not.
+func TestForesee(t *testing.T) {
+	pid, await := polling(t)
+	tr := New()
+	defer tr.Close()
+	tr.Foresee([]int{pid})
+	if len(tr.calls) != 0 {
+		t.Fatal("it looks though nobody can tell how long a call would wait")
+	}
+	tr.Deadlines = deadline(monotonic() + 1800e9)
+	if tr.Foresee([]int{pid}); len(tr.calls) != 1 {
+		t.Fatalf("it foresees %v", tr.calls)
+	}
+	ask := func() bool {
+		await()
+		g, err := tr.Freeze(context.Background(), []int{pid}, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, ok := g.Wait(g.Threads()[0])
+		if err := g.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	for key, call := range tr.calls {
+		if !call.unused || !call.code.stays() {
+			t.Fatalf("foreseen: %+v", call)
+		}
+		if !ask() {
+			t.Error("what was foreseen is not used")
+		}
+		call.code.text[0]++
+		if call.code.stays() || !ask() {
+			t.Error("other code is not looked at again")
+		}
+		tr.calls[key] = afterCall{}
+		if ask() {
+			t.Error("it was foreseen that the call cannot go on, and it does")
+		}
 	}
 }
 
