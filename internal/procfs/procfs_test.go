@@ -108,6 +108,37 @@ func TestParseFDInfo(t *testing.T) {
 	}
 }
 
+func TestMapAt(t *testing.T) {
+	d := Pid(os.Getpid())
+	maps, err := d.Maps()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range maps {
+		for _, addr := range []uint64{m.Start, m.End - 1} {
+			for how, look := range map[string]func(uint64) (*Map, error){"asked": d.MapAt, "searched": d.searchMaps} {
+				got, err := look(addr)
+				if m.Name == vsyscall && got == nil {
+					continue
+				}
+				if err != nil || got == nil || m.Name == "[stack]" != (got.Name == "[stack]") {
+					t.Fatalf("%s: %#x is in %+v, not %+v (%v)", how, addr, got, m, err)
+				}
+				// The runtime's own mappings may grow meanwhile, and merge.
+				if got.Start > addr || got.End <= addr || got.HasFile() && *got != m {
+					t.Errorf("%s: %#x is in %+v, not %+v", how, addr, got, m)
+				}
+			}
+		}
+	}
+	if got, err := d.MapAt(1); got != nil || err != nil {
+		t.Errorf("the first page: %+v, %v", got, err)
+	}
+	if _, err := Pid(1 << 30).MapAt(1); err == nil {
+		t.Error("a process that is not there has mappings")
+	}
+}
+
 func TestParseCall(t *testing.T) {
 	got, err := ParseCall(strings.NewReader("232 0x3 0x7f10 0x1 0xffffffff 0x0 0x8 0x7ffd0000 0x7f00c0de\n"))
 	want := Call{

@@ -22,8 +22,7 @@ type Group struct {
 	pids    []int // in the order given
 	threads []*Thread
 
-	maps   map[int][]procfs.Map // by pid, of processes with a thread in a wait with a timeout
-	unread map[callKey]bool     // registers that are not used after such a call
+	unread map[callKey]bool // registers that are not used after a call with a timeout
 }
 
 // Freeze seizes and stops every thread of the given thread groups, again and again until no new thread appears. Those

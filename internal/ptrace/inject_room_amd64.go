@@ -25,8 +25,10 @@ const (
 // are neither: their threads get an unused part of the main stack, as far from its user as possible.
 func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 	l := &loan{th: th}
-	if base, ok := in.ownStack(th, r, size); ok {
-		return base, nil
+	if m := in.mapOf(r.Rsp); m != nil {
+		if base, ok := roomBelow(th, r, m, size); ok {
+			return base, nil
+		}
 	}
 	m, low, owned := in.mainStack()
 	if m == nil {
@@ -46,10 +48,9 @@ func (in *Injector) place(th *Thread, r *Regs, size uint64) (uint64, error) {
 	return 0, l.noRoom("the stack at %#x is full or not one that a libc made, and the main stack has no unused part of %d bytes", r.Rsp, size)
 }
 
-// ownStack is the first choice of place.
-func (in *Injector) ownStack(th *Thread, r *Regs, size uint64) (uint64, bool) {
-	m := in.mapOf(r.Rsp)
-	if m == nil || !in.trusted(th, r, m) {
+// roomBelow is the first choice of place, in the mapping that the stack pointer is in.
+func roomBelow(th *Thread, r *Regs, m *procfs.Map, size uint64) (uint64, bool) {
+	if !trusted(th, r, m) {
 		return 0, false
 	}
 	base := (r.Rsp - redZone - size) &^ (xstateAlign - 1)
@@ -84,7 +85,7 @@ func (in *Injector) mapOf(addr uint64) *procfs.Map {
 }
 
 // trusted reports whether m is a stack of the thread itself, with nothing but its own frames around the stack pointer.
-func (in *Injector) trusted(th *Thread, r *Regs, m *procfs.Map) bool {
+func trusted(th *Thread, r *Regs, m *procfs.Map) bool {
 	if m.Prot&(unix.PROT_READ|unix.PROT_WRITE) != unix.PROT_READ|unix.PROT_WRITE || m.Shared || m.HasFile() {
 		return false
 	}

@@ -106,7 +106,6 @@ func (g *Group) letGoOn() {
 		}
 		_ = setRegset(th.Tid, regsetPRStatus, r.Bytes()) // its timeout, and that it goes on
 	}
-	g.maps = nil
 }
 
 // monotonic is our CLOCK_MONOTONIC, ns.

@@ -117,7 +117,7 @@ func (g *Group) look(th *Thread, t *timedWait) bool {
 	if w.inMS {
 		return true
 	}
-	t.room, ok = g.ownStack(th, &t.regs, sizeofTimespec)
+	t.room, ok = ownStack(th, &t.regs, sizeofTimespec)
 	return ok
 }
 
@@ -176,18 +176,10 @@ func afterCallOf(key callKey) (a afterCall) {
 
 // ownStack finds dead memory below the stack pointer, where a signal would put its frame, if that is a stack (place).
 // The call itself is what keeps the thread from using it, and reads it as soon as it is made again.
-func (g *Group) ownStack(th *Thread, r *Regs, size uint64) (uint64, bool) {
-	maps, ok := g.maps[th.Pid]
-	if !ok {
-		var err error
-		if maps, err = procfs.Pid(th.Pid).Maps(); err != nil {
-			return 0, false
-		}
-		if g.maps == nil {
-			g.maps = map[int][]procfs.Map{}
-		}
-		g.maps[th.Pid] = maps
+func ownStack(th *Thread, r *Regs, size uint64) (uint64, bool) {
+	m, err := procfs.Pid(th.Pid).MapAt(r.Rsp)
+	if err != nil || m == nil {
+		return 0, false
 	}
-	in := Injector{g: g, pid: th.Pid, maps: maps}
-	return in.ownStack(th, r, size)
+	return roomBelow(th, r, m, size)
 }
