@@ -116,7 +116,7 @@ func (r *restorer) clone(by *process, rec *model.Process, flags, exitSignal uint
 	if err := by.lead.Poke(at, args); err != nil {
 		return nil, err
 	}
-	if err := r.step(fmt.Sprintf("create pid %d", rec.Pid)); err != nil {
+	if err := r.j.step(fmt.Sprintf("create pid %d", rec.Pid)); err != nil {
 		return nil, err
 	}
 	id, err := by.lead.CallNew(by.insn(), unix.SYS_CLONE3, at, cloneArgsSize)
@@ -127,7 +127,7 @@ func (r *restorer) clone(by *process, rec *model.Process, flags, exitSignal uint
 	if err != nil {
 		return nil, err
 	}
-	p := &process{r: r, rec: rec, pid: id, lead: lead}
+	p := &process{j: r.j, rec: rec, pid: id, lead: lead}
 	if rec.Pid == 0 {
 		own, err := p.call("ask for its id", unix.SYS_GETPID)
 		if err != nil {
@@ -154,7 +154,7 @@ func (r *restorer) adopt(helper, by, parent *process) error {
 
 // endHelper ends a helper; its maker waits for it. It has no exit signal, so nothing else tells of its end.
 func (r *restorer) endHelper(helper, by *process) error {
-	if err := r.step("end a helper"); err != nil {
+	if err := r.j.step("end a helper"); err != nil {
 		return err
 	}
 	regs, err := helper.lead.Regs()

@@ -26,7 +26,7 @@ func (r *restorer) openMappedOf(rec *model.Process, index int) error {
 
 // openDescription opens State.Files[i] again; the last one brings with it what is to be said of all.
 func (r *restorer) openDescription(i int) error {
-	if err := r.step("open descriptors"); err != nil {
+	if err := r.j.step("open descriptors"); err != nil {
 		return err
 	}
 	if err := r.rebuilder().Open(i); err != nil || i < len(r.st.Files)-1 {
@@ -45,7 +45,7 @@ func (r *restorer) rebuilder() *fdtable.Rebuilder {
 			Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
 			Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
 		})
-		r.onEnd(r.rebuild.Table().Close)
+		r.j.onEnd(r.rebuild.Table().Close)
 	}
 	return r.rebuild
 }
@@ -69,13 +69,13 @@ func checkSame(f *os.File, want *model.MappedFile, changing bool) error {
 
 // commitFiles does the last things to files, which cannot be taken back.
 func (r *restorer) commitFiles() error {
-	if err := r.step("commit descriptors"); err != nil {
+	if err := r.j.step("commit descriptors"); err != nil {
 		return err
 	}
 	if err := r.setTimes(); err != nil {
 		return err
 	}
 	notes, err := r.rebuilder().Table().Commit()
-	r.notes = append(r.notes, notes...)
+	r.j.notes = append(r.j.notes, notes...)
 	return err
 }

@@ -35,7 +35,7 @@ func (r *restorer) bequeath(p *process, kin int) error {
 			return fmt.Errorf("map memory of %s: got %#x instead of %#x", p.object(), at, q.Start)
 		}
 	}
-	if err := r.step("fill memory that children share"); err != nil {
+	if err := r.j.step("fill memory that children share"); err != nil {
 		return err
 	}
 	for _, fill := range h.Fills[kin] {

@@ -19,14 +19,14 @@ func (r *restorer) socketPair() (ours, theirs *os.File, err error) {
 		return nil, nil, fmt.Errorf("make the hand-over socket: %w", err)
 	}
 	ours, theirs = os.NewFile(uintptr(pair[0]), "hand-over"), os.NewFile(uintptr(pair[1]), "hand-over, far end")
-	r.onEnd(func() { ours.Close() })
+	r.j.onEnd(func() { ours.Close() })
 	return ours, theirs, nil
 }
 
 // clearDescriptors leaves a process nothing but the socket, which moves out of the way of the descriptors to come.
 func (r *restorer) clearDescriptors(p *process) error {
 	p.socket = plan.FreeNumber(p.rec.FDs)
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	if p.socket != stubSocket {
 		b.call("move the socket", unix.SYS_DUP3, stubSocket, p.socket, 0)
 	}
@@ -53,7 +53,7 @@ func (p *process) arrival(i int) int {
 
 // handOverAll sends descriptors of ours to a process, which gets them in order under its lowest free numbers.
 func (r *restorer) handOverAll(p *process, fds []int) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	total := len(fds)
 	for len(fds) > 0 {
 		n := min(len(fds), plan.MaxFDs)
@@ -101,7 +101,7 @@ func (r *restorer) handOver(p *process) error {
 	if err := r.handOverAll(p, fds); err != nil {
 		return err
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for i := len(p.rec.FDs) - 1; i >= 0; i-- {
 		fd := p.rec.FDs[i]
 		flags := 0

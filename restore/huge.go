@@ -99,7 +99,7 @@ func (r *restorer) fillHuge(p *process, f *filler, blocks []model.Range) error {
 	if len(blocks) == 0 {
 		return nil
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
 		if asksForHuge(v) && slices.ContainsFunc(blocks,

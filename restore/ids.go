@@ -62,8 +62,8 @@ func (r *restorer) chooseIDs() error {
 	}
 	if r.o.PidNS == PidNSAuto {
 		r.pidNS = true
-		r.notes = append(r.notes, fmt.Sprintf("id %d is taken by %q: restored in a pid namespace of its own",
-			taken[0].id, taken[0].comm))
+		r.j.note("id %d is taken by %q: restored in a pid namespace of its own",
+			taken[0].id, taken[0].comm)
 		return nil
 	}
 	return taken[0].fault()

@@ -230,7 +230,7 @@ func (r *restorer) checkServer() error {
 	if r.o.Lazy == nil {
 		return nil
 	}
-	r.onUndo(r.o.Lazy.Abort)
+	r.j.onUndo(r.o.Lazy.Abort)
 	if f := features.Try("uffd_lazy"); f.Outcome != features.Yes {
 		return fault.New(fault.NoLazy, "restore --lazy", "%s", f.Detail).WithRemedy("%s", f.Remedy)
 	}
@@ -248,8 +248,8 @@ func (r *restorer) arm(p *process) error {
 	if err != nil {
 		return err
 	}
-	r.onEnd(func() { _ = unix.Close(fd) })
-	if err := r.step("register mappings"); err != nil {
+	r.j.onEnd(func() { _ = unix.Close(fd) })
+	if err := r.j.step("register mappings"); err != nil {
 		return err
 	}
 	if err := lazy.Handshake(fd); err != nil {
@@ -271,7 +271,7 @@ func (r *restorer) commitServer() error {
 	if r.o.Lazy == nil {
 		return nil
 	}
-	if err := r.step("let the server of pages go"); err != nil {
+	if err := r.j.step("let the server of pages go"); err != nil {
 		return err
 	}
 	pages, err := r.o.Lazy.Run(r.ctx, r.img.Info().ID)

@@ -40,7 +40,7 @@ func (r *restorer) raiseOwn() error {
 	if lim.Cur == lim.Max {
 		return nil
 	}
-	r.onEnd(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &lim) })
+	r.j.onEnd(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &lim) })
 	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: lim.Max, Max: lim.Max}); err != nil {
 		return fmt.Errorf("raise our limit of file sizes: %w", err)
 	}

@@ -90,7 +90,7 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, reg
 		return fault.New(fault.RestoreState, p.object(), "thread %d is in an unknown kind of interrupted call, %q",
 			rec.Tid, rs.Kind)
 	}
-	if err := r.step("re-enter " + rs.Kind); err != nil {
+	if err := r.j.step("re-enter " + rs.Kind); err != nil {
 		return err
 	}
 	ts := timespec(max(int64(deadline), 1))

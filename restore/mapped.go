@@ -69,7 +69,7 @@ func (r *restorer) openMapped(key plan.FileKey, want *model.MappedFile) error {
 	if r.mapped.files[key] != nil {
 		return nil
 	}
-	if err := r.step("open " + want.Path); err != nil {
+	if err := r.j.step("open " + want.Path); err != nil {
 		return err
 	}
 	m := &mappedFile{path: key.Path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
@@ -190,7 +190,7 @@ func (r *restorer) mapPortion(p *process, keys []plan.FileKey, users map[plan.Fi
 	if err := r.handOverFiles(p, keys); err != nil {
 		return err
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for i, key := range keys {
 		for _, v := range users[key] {
 			if err := mapOne(b, v, p.arrival(i)); err != nil {

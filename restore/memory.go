@@ -16,7 +16,7 @@ import (
 
 // fillMemory copies the page contents of a process into its mappings.
 func (r *restorer) fillMemory(p *process) error {
-	if err := r.step("fill memory"); err != nil {
+	if err := r.j.step("fill memory"); err != nil {
 		return err
 	}
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", p.pid), os.O_RDWR, 0)

@@ -34,7 +34,7 @@ func (r *restorer) openNamed() error {
 	was := map[inode]*namedMemory{}
 	for i := range r.st.Named {
 		g := &r.st.Named[i]
-		if err := r.step("open " + g.Path); err != nil {
+		if err := r.j.step("open " + g.Path); err != nil {
 			return err
 		}
 		n := &namedMemory{rec: g}
@@ -61,7 +61,7 @@ func (r *restorer) openExisting(n *namedMemory) error {
 	if err != nil {
 		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 	}
-	r.onEnd(func() { f.Close() })
+	r.j.onEnd(func() { f.Close() })
 	n.file = f
 	st, err := f.Stat()
 	if err != nil {
@@ -85,7 +85,7 @@ func (r *restorer) openExisting(n *namedMemory) error {
 		return err
 	}
 	if size := st.Size(); size < n.rec.Size {
-		r.onUndo(func() { _ = f.Truncate(size) })
+		r.j.onUndo(func() { _ = f.Truncate(size) })
 		if err := f.Truncate(n.rec.Size); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "make it as long as it was: %w", err)
 		}
@@ -121,8 +121,8 @@ func (r *restorer) createNamed(n *namedMemory) error {
 		return fault.New(fault.FileGone, g.Path, "it is memory, and cannot be made again: %w", err).
 			WithRemedy("make its directory again")
 	}
-	r.onEnd(func() { f.Close() })
-	r.onUndo(func() { _ = os.Remove(g.Path) })
+	r.j.onEnd(func() { f.Close() })
+	r.j.onUndo(func() { _ = os.Remove(g.Path) })
 	n.file = f
 	if err := unix.Fchown(int(f.Fd()), int(g.UID), int(g.GID)); err != nil {
 		return fault.New(fault.RestoreStep, g.Path, "set its owner: %w", err)
@@ -143,7 +143,7 @@ func (r *restorer) contentOf(g *model.Ghost) (*os.File, error) {
 		return nil, fmt.Errorf("make a file for the content of %s: %w", g.Path, err)
 	}
 	f := os.NewFile(uintptr(fd), g.Path)
-	r.onEnd(func() { f.Close() })
+	r.j.onEnd(func() { f.Close() })
 	if err := f.Truncate(g.Size); err != nil {
 		return nil, fmt.Errorf("make room for the content of %s: %w", g.Path, err)
 	}
@@ -214,14 +214,14 @@ func (r *restorer) commitNamed() error {
 		if n.want == nil {
 			continue
 		}
-		if err := r.step("put back " + n.rec.Path); err != nil {
+		if err := r.j.step("put back " + n.rec.Path); err != nil {
 			return err
 		}
 		saved, err := r.saveNamed(n)
 		if err != nil {
 			return fault.New(fault.FDTailSave, n.rec.Path, "save what it holds now: %w", err)
 		}
-		r.onUndo(func() {
+		r.j.onUndo(func() {
 			if old, err := os.Open(saved); err == nil {
 				_ = replaceContent(n.file, old)
 				_ = old.Close()
@@ -230,8 +230,8 @@ func (r *restorer) commitNamed() error {
 		if err := replaceContent(n.file, n.want); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "put its content back: %w", err)
 		}
-		r.notes = append(r.notes, fmt.Sprintf("%s, memory that is mapped shared and writable, was changed after the snapshot: it is as it was then again; what it held is in %s",
-			n.rec.Path, saved))
+		r.j.note("%s, memory that is mapped shared and writable, was changed after the snapshot: it is as it was then again; what it held is in %s",
+			n.rec.Path, saved)
 	}
 	return nil
 }

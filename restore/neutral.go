@@ -91,14 +91,14 @@ func (r *restorer) confined() error {
 	for i := range r.st.Processes {
 		for j := range r.st.Processes[i].Threads {
 			if th := &r.st.Processes[i].Threads[j]; own.NoNewPrivs && !th.NoNewPrivs {
-				r.notes = append(r.notes,
-					fmt.Sprintf("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way", r.st.Processes[i].Pid))
+				r.j.note("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way",
+					r.st.Processes[i].Pid)
 				break
 			}
 		}
 	}
 	if own.Seccomp != 0 {
-		r.notes = append(r.notes, "the seccomp filters that the restore was started under hold for the restored processes too")
+		r.j.note("the seccomp filters that the restore was started under hold for the restored processes too")
 	}
 	return nil
 }

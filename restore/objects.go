@@ -13,7 +13,7 @@ import (
 
 // shmem makes and fills a shared memory object.
 func (r *restorer) shmem(i int) error {
-	if err := r.step("make shared memory"); err != nil {
+	if err := r.j.step("make shared memory"); err != nil {
 		return err
 	}
 	f, err := r.makeShmem(&r.st.Shmems[i])
@@ -26,7 +26,7 @@ func (r *restorer) shmem(i int) error {
 
 // ghost makes and fills an unlinked file.
 func (r *restorer) ghost(i int) error {
-	if err := r.step("make a nameless file"); err != nil {
+	if err := r.j.step("make a nameless file"); err != nil {
 		return err
 	}
 	f, err := r.makeGhost(i)
@@ -45,7 +45,7 @@ func (r *restorer) makeShmem(s *model.Shmem) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.onEnd(func() { f.Close() })
+	r.j.onEnd(func() { f.Close() })
 	if err := r.fillFile(f, s.Space, s.Size); err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (r *restorer) sealLate() error {
 		if !fdtable.SealLate(s) {
 			continue
 		}
-		if err := r.step("seal shared memory"); err != nil {
+		if err := r.j.step("seal shared memory"); err != nil {
 			return err
 		}
 		if err := fdtable.Seal(r.shmems[i], s); err != nil {
@@ -83,7 +83,7 @@ func (r *restorer) makeSharedAnon(s *model.Shmem) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.onEnd(func() { f.Close() })
+	r.j.onEnd(func() { f.Close() })
 	return f, r.fillFile(f, s.Space, size)
 }
 
@@ -129,7 +129,7 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 	}
 	if g.Flags != 0 {
 		r.temps[i] = w
-		r.onEnd(func() { w.Close() })
+		r.j.onEnd(func() { w.Close() })
 	} else {
 		defer w.Close()
 	}
@@ -143,6 +143,6 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.onEnd(func() { f.Close() })
+	r.j.onEnd(func() { f.Close() })
 	return f, nil
 }

@@ -25,7 +25,7 @@ func (r *restorer) queueSignals(p *process) error {
 		return err
 	}
 	for i := range p.rec.Threads {
-		b := r.newBatch(p, p.threads[i])
+		b := p.batch(p.threads[i])
 		if i == 0 {
 			for _, info := range p.rec.Pending {
 				if sig := signalOf(info); p.queues(info) {
@@ -72,7 +72,7 @@ const firstRealTime = unix.Signal(32)
 // settleChildren takes back what our own making of dead and stopped children did to a process: the signals that are
 // pending, and the news of a stop which it had waited for already.
 func (r *restorer) settleChildren(p *process) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for i := range r.st.Processes {
 		c := &r.st.Processes[i]
 		if c.PPid == p.rec.Pid && c.StopTold { // __WALL: it may have an exit signal of its own
@@ -100,7 +100,7 @@ func (r *restorer) continueAgain(p *process) error {
 	if err := ptrace.ContinueGroup(p.threads); err != nil {
 		return err
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	b.takeBack(unix.SIGCONT, exactly(uint64(unix.SIGCONT)), "take the SIGCONT back that continued it")
 	return b.done()
 }
@@ -143,7 +143,7 @@ func (r *restorer) stop(p *process) error {
 	if sig == 0 {
 		return nil
 	}
-	if err := r.step("stop"); err != nil {
+	if err := r.j.step("stop"); err != nil {
 		return err
 	}
 	return ptrace.StopGroup(p.threads, sig)

@@ -20,7 +20,7 @@ import (
 
 // process is one process being built.
 type process struct {
-	r       *restorer
+	j       *journal
 	rec     *model.Process
 	pid     int              // as we see it; in a pid namespace of its own it differs from rec.Pid
 	boot    uint64           // where the boot area is, 0 before buildSpace
@@ -41,7 +41,7 @@ func (p *process) insn() uint64 {
 
 // call makes the leader execute one system call, as a step.
 func (p *process) call(what string, nr uint64, args ...uint64) (int64, error) {
-	if err := p.r.step(what); err != nil {
+	if err := p.j.step(what); err != nil {
 		return 0, err
 	}
 	result, err := p.lead.Call(p.insn(), nr, args...)
@@ -86,15 +86,15 @@ const (
 func (r *restorer) startStub() error {
 	r.tr = ptrace.New()
 	// The last to be waited for: the init of a pid namespace does not end before those that we trace in it are let go.
-	r.onUndo(func() {
+	r.j.onUndo(func() {
 		if r.stubCmd != nil {
 			_ = r.stubCmd.Wait()
 		}
 	})
-	r.onUndo(r.killAll)
+	r.j.onUndo(r.killAll)
 	r.procs = make([]*process, len(r.st.Processes))
 	r.made = make([]*process, len(r.plan.Births.Kin))
-	if err := r.step("start the stub"); err != nil {
+	if err := r.j.step("start the stub"); err != nil {
 		return err
 	}
 	program, err := stub.ELF()
@@ -131,7 +131,7 @@ func (r *restorer) startStub() error {
 			return fmt.Errorf("make the report pipe: %w", err)
 		}
 		defer write.Close()
-		r.onUndo(func() { report.Close() })
+		r.j.onUndo(func() { report.Close() })
 		r.parent.pipe = report
 		cmd.ExtraFiles = append(cmd.ExtraFiles, write)
 		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
@@ -143,13 +143,13 @@ func (r *restorer) startStub() error {
 		}
 		return fmt.Errorf("start the stub: %w", err)
 	}
-	r.onUndo(func() { _ = cmd.Process.Kill() })
+	r.j.onUndo(func() { _ = cmd.Process.Kill() })
 	r.stubCmd = cmd
 	lead, err := r.tr.Own(cmd.Process.Pid)
 	if err != nil {
 		return err
 	}
-	r.stub = &process{r: r, rec: &model.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
+	r.stub = &process{j: r.j, rec: &model.Process{Pid: cmd.Process.Pid}, pid: cmd.Process.Pid, lead: lead}
 	if err := lead.SetSigMask(blockAll); err != nil {
 		return err
 	}
@@ -289,7 +289,7 @@ func (r *restorer) createFault(pid int, err error) error {
 
 // die makes a process what it was at the snapshot: dead and not waited for.
 func (r *restorer) die(p *process) error {
-	if err := r.step("make a zombie"); err != nil {
+	if err := r.j.step("make a zombie"); err != nil {
 		return err
 	}
 	if len(p.rec.Args) > 0 {
@@ -329,8 +329,8 @@ func (r *restorer) readyToDie(p *process, status unix.WaitStatus) error {
 		return err
 	}
 	if status.CoreDump() {
-		r.notes = append(r.notes, fmt.Sprintf("%s, a zombie, had dumped core: its status will tell of the signal only",
-			p.object()))
+		r.j.note("%s, a zombie, had dumped core: its status will tell of the signal only",
+			p.object())
 	}
 	if status.Signal() == unix.SIGKILL {
 		return nil // it has no action, and nothing can block it

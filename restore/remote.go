@@ -52,7 +52,8 @@ type (
 	out int
 )
 
-func (r *restorer) newBatch(p *process, th *ptrace.Thread) *batch { return &batch{p: p, th: th} }
+// batch begins a batch for a thread of the process.
+func (p *process) batch(th *ptrace.Thread) *batch { return &batch{p: p, th: th} }
 
 // call appends a system call. Arguments are integers, inBytes, inString or out; pointers are 16-byte aligned.
 func (b *batch) call(what string, nr uint64, args ...any) { b.callWant(nil, what, nr, args...) }
@@ -140,7 +141,7 @@ func (b *batch) done() error {
 
 // run executes the collected calls in the thread.
 func (b *batch) run() error {
-	if err := b.p.r.step(b.calls[0].what); err != nil {
+	if err := b.p.j.step(b.calls[0].what); err != nil {
 		return err
 	}
 	raw := b.encode()

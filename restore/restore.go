@@ -27,7 +27,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -112,6 +111,7 @@ const (
 // restorer is one restore under way. It runs on one goroutine; the tracing thread belongs to it.
 type restorer struct {
 	ctx   context.Context
+	j     *journal
 	img   *image.Reader
 	st    *model.State
 	o     Options
@@ -142,13 +142,9 @@ type restorer struct {
 	shift           timens.Offsets // what the tree's clocks are ahead of ours
 	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
 
-	steps  int
-	undo   []func() // takes back what failed
-	end    []func() // closes what is needed no longer, failed or not
 	phases map[string]int64
 	phase  string
 	since  time.Time
-	notes  []string
 }
 
 // Restore brings the tree of an image back and lets it run. It needs CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) and
@@ -186,12 +182,12 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 
 func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
-		ctx: ctx, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{},
+		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{},
 		temps: map[int]*os.File{}, mapped: newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
 		unshared: map[int]bool{},
 	}
-	r.onEnd(r.mapped.close)
+	r.j.onEnd(r.mapped.close)
 	return r
 }
 
@@ -200,7 +196,7 @@ func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, er
 	start := time.Now()
 	res, err := r.run()
 	if err != nil {
-		r.rollback()
+		r.j.rollback()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("restore: %w", ctx.Err())
 		}
@@ -224,7 +220,7 @@ func (r *restorer) run() (*Result, error) {
 	if err := r.decide(); err != nil {
 		return nil, err
 	}
-	r.notes = append(r.notes, r.plan.Notes...)
+	r.j.notes = append(r.j.notes, r.plan.Notes...)
 	if len(r.plan.Refusals) > 0 {
 		return nil, r.plan.Refusals
 	}
@@ -246,7 +242,7 @@ func (r *restorer) run() (*Result, error) {
 // Plan tells what Restore would do with the same options, and everything that stands in the way. It makes nothing.
 func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error) {
 	r := newRestorer(ctx, img, o)
-	defer func() { runBackwards(r.end) }()
+	defer r.j.close()
 	if err := r.decide(); err != nil {
 		return nil, asRestoreFault(err)
 	}
@@ -257,7 +253,7 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 		return p, nil // without births it is not known which ids are needed
 	}
 	err := r.chooseIDs()
-	p.Notes = append(p.Notes, r.notes...)
+	p.Notes = append(p.Notes, r.j.notes...)
 	var taken *fault.Error
 	switch {
 	case errors.As(err, &taken):
@@ -305,39 +301,9 @@ func (r *restorer) enter(phase string) {
 	r.phase, r.since = phase, now
 }
 
-// step counts a step of the restore and makes it fail if that is asked for. Every operation that changes anything
-// outside this process calls it first.
-func (r *restorer) step(what string) error {
-	if err := r.ctx.Err(); err != nil {
-		return err
-	}
-	r.steps++
-	if r.steps == r.o.FailStep {
-		return fault.New(fault.RestoreStep, "restore", "step %d (%s) was told to fail", r.steps, what)
-	}
-	return nil
-}
-
-// onUndo registers what takes back a step if the restore fails later; the last registered runs first.
-func (r *restorer) onUndo(f func()) { r.undo = append(r.undo, f) }
-
-// onEnd registers what closes something at the end of the restore, failed or not; the last registered runs first.
-func (r *restorer) onEnd(f func()) { r.end = append(r.end, f) }
-
-func (r *restorer) rollback() {
-	runBackwards(r.undo)
-	runBackwards(r.end)
-}
-
-func runBackwards(list []func()) {
-	for _, f := range slices.Backward(list) {
-		f()
-	}
-}
-
 func (r *restorer) result() *Result {
 	res := &Result{
-		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.notes, Steps: r.steps,
+		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.j.notes, Steps: r.j.steps,
 		Lazy:   r.lazy,
 		waiter: waiter{root: r.procs[0].pid, parent: r.parent},
 	}

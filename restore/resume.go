@@ -76,7 +76,7 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 // lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we
 // work.
 func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
-	if err := r.step("set registers"); err != nil {
+	if err := r.j.step("set registers"); err != nil {
 		return err
 	}
 	have, err := th.XState(nil)
@@ -148,7 +148,7 @@ func (r *restorer) lastCalls(p *process, i int) error {
 	th := p.threads[i]
 	do := func(what string, data []byte, nr uint64, args func(at uint64) []uint64) error {
 		at := p.boot + bootData
-		if err := r.step(what); err != nil {
+		if err := r.j.step(what); err != nil {
 			return err
 		}
 		if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: at, Len: len(data)}}, data); err != nil {
@@ -212,7 +212,7 @@ func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error 
 	if text == nil {
 		return nil
 	}
-	if err := r.step("write a timeout"); err != nil {
+	if err := r.j.step("write a timeout"); err != nil {
 		return err
 	}
 	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: rec.Restart.Addr, Len: len(text)}}, text); err != nil {
@@ -235,7 +235,7 @@ func (r *restorer) clockNow(realtime bool) (int64, error) {
 // release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
 // its own affair.
 func (r *restorer) release() error {
-	if err := r.step("release"); err != nil {
+	if err := r.j.step("release"); err != nil {
 		return err
 	}
 	for _, p := range r.procs {
@@ -248,8 +248,7 @@ func (r *restorer) release() error {
 		}
 	}
 	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
-	runBackwards(r.end)
-	r.end = nil
+	r.j.close()
 	// If we are killed from here on, the kernel lets all of them go; until now it would have ended them. It takes some
 	// microseconds, so that hardly ever a part of them is ended.
 	for _, p := range r.procs {
@@ -284,7 +283,7 @@ func (r *restorer) carryUsage(p *process) {
 		err = carry.Put(id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: r.img.Info().ID})
 	}
 	if err != nil {
-		r.notes = append(r.notes, fmt.Sprintf("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v", p.object(), err))
+		r.j.note("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v", p.object(), err)
 	}
 }
 

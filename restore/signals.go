@@ -21,7 +21,7 @@ import (
 // the address space.
 func (r *restorer) setProcessState(p *process) error {
 	rec := p.rec
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	b.callWant(ignore, "set umask", unix.SYS_UMASK, rec.Umask) // returns the old one
 	cwd := rec.Cwd
 	if rec.CwdGone != nil {
@@ -93,7 +93,7 @@ func setMMFlags(b *batch, mm *model.MM) {
 // setAfterCreds restores what a change of credentials would undo or what records them: dumpable, owners and locks of
 // descriptors, and limits, which hold from here on.
 func (r *restorer) setAfterCreds(p *process) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	switch p.rec.MM.Dumpable {
 	case 0, 1:
 		b.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, p.rec.MM.Dumpable)
@@ -127,7 +127,7 @@ func (r *restorer) limitPending(p *process) error {
 	if !p.manyPending() {
 		return nil // setAfterCreds has set it
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	b.callWant(r.limitVerdict(p, rlimitSigpending), "set the limit of pending signals", unix.SYS_PRLIMIT64, 0,
 		rlimitSigpending, inBytes(limitBytes(p.rec.Limits[rlimitSigpending])), 0)
 	return b.done()
@@ -176,7 +176,7 @@ func (r *restorer) limitVerdict(p *process, limit int) func(int64) error {
 
 // setTimers makes and starts the timers of a process, with the time that was left.
 func (r *restorer) setTimers(p *process) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for which, t := range p.rec.ITimers {
 		if t.Value != 0 {
 			b.call(fmt.Sprintf("start interval timer %d", which), unix.SYS_SETITIMER, which, inBytes(itimerval(t)), 0)
@@ -294,7 +294,7 @@ func (r *restorer) overrun(p *process, t *model.PosixTimer) (bool, error) {
 			th = p.threads[i]
 		}
 	}
-	b := r.newBatch(p, th)
+	b := p.batch(th)
 	if err := r.startTimer(b, t, in); err != nil {
 		return false, err
 	}
@@ -370,7 +370,7 @@ func (r *restorer) makeTimers(p *process) error {
 }
 
 func (r *restorer) makeTimer(p *process, t *model.PosixTimer) (int, error) {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	event := make([]byte, 64) // struct sigevent: value, signo, notify, tid
 	binary.LittleEndian.PutUint64(event, t.Value)
 	binary.LittleEndian.PutUint32(event[8:], uint32(t.Signo))

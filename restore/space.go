@@ -32,7 +32,7 @@ func (r *restorer) buildSpace(p *process) error {
 	if err := r.makeBoot(p); err != nil {
 		return err
 	}
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	if p.rec.MM.THPDisable { // before there is memory that could be huge
 		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
 	}
@@ -192,7 +192,7 @@ func mapOne(b *batch, v *model.VMA, file int) error {
 
 // finishSpace gives the filled mappings their final protection and advice, and the address space its bookkeeping.
 func (r *restorer) finishSpace(p *process) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	for i := range p.rec.VMAs {
 		if v := &p.rec.VMAs[i]; v.Kind != model.VMAVDSO && v.Kind != model.VMAVVar {
 			finishOne(b, v)
@@ -254,7 +254,7 @@ func givenName(v *model.VMA) (string, bool) {
 
 // sealMappings does what must come after all else that touches mappings.
 func (r *restorer) sealMappings(p *process) error {
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	if f := p.rec.MM.LockFuture; f != 0 {
 		b.call("lock mappings to come", unix.SYS_MLOCKALL, f)
 	}
@@ -274,7 +274,7 @@ func (r *restorer) setMM(p *process) error {
 	}
 	exe := p.arrival(0)
 	mm := &p.rec.MM
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	auxv := b.argument(inBytes(mm.Auxv))
 	var m []byte
 	for _, v := range []uint64{

@@ -22,7 +22,8 @@ func (r *restorer) takeTerminal(b *batch, p *process) {
 		return
 	}
 	if session, err := unix.Getsid(0); err != nil || session != os.Getpid() {
-		r.notes = append(r.notes, p.object()+" led the session of its terminal and leads it no longer, since the shell of this one does: it has no job control; start the restore as the first command of a terminal for that")
+		r.j.note("%s led the session of its terminal and leads it no longer, since the shell of this one does: it has no job control; start the restore as the first command of a terminal for that",
+			p.object())
 		return
 	}
 	const steal = 1

@@ -16,7 +16,7 @@ import (
 func (r *restorer) makeThreads(p *process) error {
 	p.threads = append(p.threads, p.lead)
 	const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
-	b := r.newBatch(p, p.lead)
+	b := p.batch(p.lead)
 	b.onNew = func(id int) error {
 		th, err := r.tr.Adopt(p.pid, id)
 		if err != nil {
@@ -76,7 +76,7 @@ func (r *restorer) setThreadState(p *process) error {
 				return err
 			}
 		}
-		b := r.newBatch(p, th)
+		b := p.batch(th)
 		setOne(b, rec)
 		setSeccomp(b, rec)
 		setCreds(b, &rec.Creds, mine)
