@@ -58,7 +58,7 @@ func (r *restorer) create(by *process, i int) (*process, error) {
 	}
 	rec := &model.Process{Pid: k.Pid}
 	if k.Rec != nil {
-		rec = &r.st.Processes[i] // where named memory is, may be known only since the plan was made
+		rec = k.Rec
 	}
 	var flags uint64
 	exitSignal := uint64(rec.ExitSignal)

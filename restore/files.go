@@ -39,11 +39,11 @@ func (r *restorer) openDescription(i int) error {
 func (r *restorer) rebuilder() *fdtable.Rebuilder {
 	if r.rebuild == nil {
 		r.rebuild = fdtable.Begin(r.ctx, r.img, fdtable.RebuildOptions{
-			Moment: r.moment,
+			Moment: r.clocks.moment,
 			Std:    r.o.Std, Detach: r.o.Detach, Given: r.o.Given, Verify: r.o.Files == FilesVerify, State: r.st,
-			Shmem: func(i int) (*os.File, error) { return r.shmems[i], nil },
-			Ghost: func(i int) (*os.File, error) { return r.ghosts[i], nil },
-			Temp:  func(i int) (*os.File, error) { return r.temps[i], nil },
+			Shmem: func(i int) (*os.File, error) { return r.objects.shmems[i], nil },
+			Ghost: func(i int) (*os.File, error) { return r.objects.ghosts[i], nil },
+			Temp:  func(i int) (*os.File, error) { return r.objects.temps[i], nil },
 		})
 		r.j.onEnd(r.rebuild.Table().Close)
 	}
@@ -72,7 +72,7 @@ func (r *restorer) commitFiles() error {
 	if err := r.j.step("commit descriptors"); err != nil {
 		return err
 	}
-	if err := r.setTimes(); err != nil {
+	if err := r.objects.setTimes(); err != nil {
 		return err
 	}
 	notes, err := r.rebuilder().Table().Commit()

@@ -39,7 +39,7 @@ func (r *restorer) bequeath(p *process, kin int) error {
 		return err
 	}
 	for _, fill := range h.Fills[kin] {
-		err := r.img.LoadParts(r.ctx, fill.Space, model.Intersect(fill.Parts, r.bornWith(kin)), workers(),
+		err := r.content.load(fill.Space, model.Intersect(fill.Parts, r.bornWith(kin)),
 			func(addr uint64, data []byte) error {
 				_, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: addr, Len: len(data)}}, data)
 				return err

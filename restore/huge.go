@@ -111,5 +111,5 @@ func (r *restorer) fillHuge(p *process, f *filler, blocks []model.Range) error {
 	if err := b.done(); err != nil {
 		return err
 	}
-	return r.img.LoadParts(r.ctx, p.rec.Space, blocks, workers(), f.write)
+	return r.content.load(p.rec.Space, blocks, f.write)
 }

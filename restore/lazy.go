@@ -148,7 +148,7 @@ func (r *restorer) bringRobust(p *process, pl *lazyPlan, f *filler) error {
 				continue
 			}
 			one := model.Range{Start: page, End: page + pageSize}
-			if err := r.img.LoadParts(r.ctx, p.rec.Space, []model.Range{one}, 1, f.write); err != nil {
+			if err := r.content.load(p.rec.Space, []model.Range{one}, f.write); err != nil {
 				return err
 			}
 			i, _ := slices.BinarySearchFunc(pl.there, page,

@@ -77,12 +77,12 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, reg
 		nr, args = unix.SYS_POLL, []uint64{rs.Addr, uint64(rs.Val), uint64(timeout)}
 	case "futex":
 		op := regs.Rsi & (futexPrivate | futexRealtime)
-		now, err := r.clockNow(op&futexRealtime != 0)
+		now, err := r.clocks.now(op&futexRealtime != 0)
 		if err != nil {
 			return err
 		}
 		if op&futexRealtime != 0 && regs.Rsi&futexCommand == futexWaitBitset {
-			now = r.st.Kernel.Realtime // the program named a wall clock time: that is when it wants to wake
+			now = r.clocks.kernel.Realtime // the program named a wall clock time: that is when it wants to wake
 		}
 		deadline += time.Duration(now)
 		nr, args = unix.SYS_FUTEX, []uint64{rs.Addr, futexWaitBitset | op, uint64(rs.Val), at, 0, uint64(rs.Bitset)}

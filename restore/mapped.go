@@ -78,12 +78,12 @@ func (r *restorer) openMapped(key plan.FileKey, want *model.MappedFile) error {
 	}
 	switch {
 	case key.Shmem > 0 && key.Write:
-		m.made = r.shmems[key.Shmem-1]
+		m.made = r.objects.shmems[key.Shmem-1]
 		m.path = m.made.Name()
 	case key.Shmem > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.shmems[key.Shmem-1].Fd())
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.objects.shmems[key.Shmem-1].Fd())
 	case key.Ghost > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.ghosts[key.Ghost-1].Fd())
+		m.path = fmt.Sprintf("/proc/self/fd/%d", r.objects.ghosts[key.Ghost-1].Fd())
 	case key.Write: // the tree changes it all the time: it is known by what it is, not by what is in it
 		now, err := fdtable.KnownMapped(want).Find()
 		if err != nil {

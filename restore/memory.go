@@ -34,7 +34,7 @@ func (r *restorer) fillMemory(p *process) error {
 		pl := planLazy(p.rec, runs)
 		pl.huge = blocks
 		r.later[p] = pl
-		if err := r.img.LoadParts(r.ctx, p.rec.Space, pl.now, workers(), f.write); err != nil {
+		if err := r.content.load(p.rec.Space, pl.now, f.write); err != nil {
 			return err
 		}
 		return r.bringRobust(p, pl, &f)
@@ -44,7 +44,7 @@ func (r *restorer) fillMemory(p *process) error {
 	}
 	defer f.close()
 	missing := model.Subtract(outside(blocks), r.inPlace(p))
-	if err := r.img.LoadParts(r.ctx, p.rec.Space, missing, workers(), f.write); err != nil {
+	if err := r.content.load(p.rec.Space, missing, f.write); err != nil {
 		return err
 	}
 	return r.fillHuge(p, &f, blocks)

@@ -25,35 +25,58 @@ type namedMemory struct {
 	want *os.File // the content it is to have; nil if it has it
 }
 
-// openNamed makes named memory that is not there any more, whole, and gets ready to put back the content of what is:
-// commitNamed does. Whoever looks at the state afterwards finds there what the files are now.
-func (r *restorer) openNamed() error {
-	if len(r.st.Named) == 0 {
+// namedFiles is State.Named.
+type namedFiles struct {
+	j       *journal
+	content content
+	st      *model.State // of workingState
+	list    []*namedMemory
+}
+
+// workingState is the state that a restore works on: that of the image, but for what leads to named memory, of which
+// namedFiles.open will know what it is now. Those records are copies.
+func workingState(st *model.State) *model.State {
+	if len(st.Named) == 0 {
+		return st
+	}
+	own := *st
+	own.Processes = slices.Clone(st.Processes)
+	for i := range own.Processes {
+		own.Processes[i].VMAs = slices.Clone(own.Processes[i].VMAs)
+	}
+	own.Files = slices.Clone(st.Files)
+	return &own
+}
+
+// open makes named memory that is not there any more, whole, and gets ready to put back the content of what is: commit
+// does. Whoever looks at the state afterwards finds there what the files are now.
+func (m *namedFiles) open() error {
+	if len(m.st.Named) == 0 {
 		return nil
 	}
 	was := map[inode]*namedMemory{}
-	for i := range r.st.Named {
-		g := &r.st.Named[i]
-		if err := r.j.step("open " + g.Path); err != nil {
+	for i := range m.st.Named {
+		g := &m.st.Named[i]
+		if err := m.j.step("open " + g.Path); err != nil {
 			return err
 		}
 		n := &namedMemory{rec: g}
-		err := r.openExisting(n)
+		err := m.openExisting(n)
 		if errors.Is(err, os.ErrNotExist) {
-			err = r.createNamed(n)
+			err = m.create(n)
 		}
 		if err != nil {
 			return err
 		}
-		r.named = append(r.named, n)
+		m.list = append(m.list, n)
 		was[inode{g.Dev, g.Ino}] = n
 	}
-	return r.adoptNamed(was)
+	return m.adopt(was)
 }
 
 // openExisting opens a file that is there. It is made as long as it has to be, which harms nobody; its content comes
 // last of all.
-func (r *restorer) openExisting(n *namedMemory) error {
+func (m *namedFiles) openExisting(n *namedMemory) error {
 	f, err := os.OpenFile(n.rec.Path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return err
@@ -61,7 +84,7 @@ func (r *restorer) openExisting(n *namedMemory) error {
 	if err != nil {
 		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 	}
-	r.j.onEnd(func() { f.Close() })
+	m.j.onEnd(func() { f.Close() })
 	n.file = f
 	st, err := f.Stat()
 	if err != nil {
@@ -70,7 +93,7 @@ func (r *restorer) openExisting(n *namedMemory) error {
 	if !st.Mode().IsRegular() {
 		return fault.New(fault.FileChanged, n.rec.Path, "it is no longer a regular file")
 	}
-	if n.want, err = r.contentOf(n.rec); err != nil {
+	if n.want, err = m.contentOf(n.rec); err != nil {
 		return err
 	}
 	same, err := equal(f, n.want)
@@ -81,11 +104,11 @@ func (r *restorer) openExisting(n *namedMemory) error {
 		n.want = nil
 		return nil
 	}
-	if err := r.nobodyElse(n); err != nil {
+	if err := m.nobodyElse(n); err != nil {
 		return err
 	}
 	if size := st.Size(); size < n.rec.Size {
-		r.j.onUndo(func() { _ = f.Truncate(size) })
+		m.j.onUndo(func() { _ = f.Truncate(size) })
 		if err := f.Truncate(n.rec.Size); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "make it as long as it was: %w", err)
 		}
@@ -95,13 +118,13 @@ func (r *restorer) openExisting(n *namedMemory) error {
 
 // nobodyElse refuses to change memory that a process has which is none of the image: it may be the program itself, or
 // another that has taken the name.
-func (r *restorer) nobodyElse(n *namedMemory) error {
+func (m *namedFiles) nobodyElse(n *namedMemory) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
 		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 	}
 	file := holders.File{Dev: st.Dev, Ino: st.Ino}
-	found, err := holders.Of(nil, nil).Find(r.ctx, map[holders.File]string{file: n.rec.Path})
+	found, err := holders.Of(nil, nil).Find(m.j.ctx, map[holders.File]string{file: n.rec.Path})
 	if err != nil {
 		return err
 	}
@@ -113,16 +136,16 @@ func (r *restorer) nobodyElse(n *namedMemory) error {
 	return nil
 }
 
-// createNamed makes a file that is gone, as after a reboot. It goes again if the restore fails.
-func (r *restorer) createNamed(n *namedMemory) error {
+// create makes a file that is gone, as after a reboot. It goes again if the restore fails.
+func (m *namedFiles) create(n *namedMemory) error {
 	g := n.rec
 	f, err := os.OpenFile(g.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fault.New(fault.FileGone, g.Path, "it is memory, and cannot be made again: %w", err).
 			WithRemedy("make its directory again")
 	}
-	r.j.onEnd(func() { f.Close() })
-	r.j.onUndo(func() { _ = os.Remove(g.Path) })
+	m.j.onEnd(func() { f.Close() })
+	m.j.onUndo(func() { _ = os.Remove(g.Path) })
 	n.file = f
 	if err := unix.Fchown(int(f.Fd()), int(g.UID), int(g.GID)); err != nil {
 		return fault.New(fault.RestoreStep, g.Path, "set its owner: %w", err)
@@ -133,21 +156,21 @@ func (r *restorer) createNamed(n *namedMemory) error {
 	if err := f.Truncate(g.Size); err != nil {
 		return fault.New(fault.RestoreStep, g.Path, "set its size: %w", err)
 	}
-	return r.fillFile(f, g.Space, g.Size)
+	return m.content.fill(f, g.Space, g.Size)
 }
 
 // contentOf returns a file of ours with the content that named memory is to have.
-func (r *restorer) contentOf(g *model.Ghost) (*os.File, error) {
+func (m *namedFiles) contentOf(g *model.Ghost) (*os.File, error) {
 	fd, err := unix.MemfdCreate("content", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the content of %s: %w", g.Path, err)
 	}
 	f := os.NewFile(uintptr(fd), g.Path)
-	r.j.onEnd(func() { f.Close() })
+	m.j.onEnd(func() { f.Close() })
 	if err := f.Truncate(g.Size); err != nil {
 		return nil, fmt.Errorf("make room for the content of %s: %w", g.Path, err)
 	}
-	return f, r.fillFile(f, g.Space, g.Size)
+	return f, m.content.fill(f, g.Space, g.Size)
 }
 
 // compareBytes is how much of two files is compared at once.
@@ -158,8 +181,8 @@ func equal(a, b *os.File) (bool, error) {
 	bufA, bufB := make([]byte, compareBytes), make([]byte, compareBytes)
 	for at := int64(0); ; at += compareBytes {
 		n, errA := a.ReadAt(bufA, at)
-		m, errB := b.ReadAt(bufB, at)
-		if n != m || !bytes.Equal(bufA[:n], bufB[:m]) {
+		k, errB := b.ReadAt(bufB, at)
+		if n != k || !bytes.Equal(bufA[:n], bufB[:k]) {
 			return false, nil
 		}
 		if errors.Is(errA, io.EOF) && errors.Is(errB, io.EOF) {
@@ -171,8 +194,8 @@ func equal(a, b *os.File) (bool, error) {
 	}
 }
 
-// adoptNamed replaces the state by one in which everything that led to named memory leads to what it is now.
-func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
+// adopt makes everything in the state that led to named memory lead to what it is now.
+func (m *namedFiles) adopt(was map[inode]*namedMemory) error {
 	now := map[inode]model.MappedFile{}
 	for key, n := range was {
 		var st unix.Stat_t
@@ -184,44 +207,38 @@ func (r *restorer) adoptNamed(was map[inode]*namedMemory) error {
 			CTime: st.Ctim.Nano(),
 		}
 	}
-	st := *r.st
-	st.Processes = slices.Clone(st.Processes)
-	for i := range st.Processes {
-		p := &st.Processes[i]
-		p.VMAs = slices.Clone(p.VMAs)
-		for j := range p.VMAs {
-			v := &p.VMAs[j]
+	for i := range m.st.Processes {
+		for j := range m.st.Processes[i].VMAs {
+			v := &m.st.Processes[i].VMAs[j]
 			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == model.VMAFile && v.File.Ghost == 0 {
 				v.File = to
 			}
 		}
 	}
-	st.Files = slices.Clone(st.Files)
-	for i := range st.Files {
-		f := &st.Files[i]
+	for i := range m.st.Files {
+		f := &m.st.Files[i]
 		if to, ok := now[inode{f.Dev, f.Ino}]; ok && f.Ghost == 0 && f.Shmem == 0 {
 			f.Path, f.Dev, f.Ino, f.Size, f.MTime, f.CTime, f.Born = to.Path, to.Dev, to.Ino, to.Size, to.MTime,
 				to.CTime, 0
 		}
 	}
-	r.st = &st
 	return nil
 }
 
-// commitNamed puts back the content of the named memory that has another one now, which is kept beside the image.
-func (r *restorer) commitNamed() error {
-	for _, n := range r.named {
+// commit puts back the content of the named memory that has another one now, which is kept beside the image.
+func (m *namedFiles) commit() error {
+	for _, n := range m.list {
 		if n.want == nil {
 			continue
 		}
-		if err := r.j.step("put back " + n.rec.Path); err != nil {
+		if err := m.j.step("put back " + n.rec.Path); err != nil {
 			return err
 		}
-		saved, err := r.saveNamed(n)
+		saved, err := m.save(n)
 		if err != nil {
 			return fault.New(fault.FDTailSave, n.rec.Path, "save what it holds now: %w", err)
 		}
-		r.j.onUndo(func() {
+		m.j.onUndo(func() {
 			if old, err := os.Open(saved); err == nil {
 				_ = replaceContent(n.file, old)
 				_ = old.Close()
@@ -230,15 +247,16 @@ func (r *restorer) commitNamed() error {
 		if err := replaceContent(n.file, n.want); err != nil {
 			return fault.New(fault.RestoreStep, n.rec.Path, "put its content back: %w", err)
 		}
-		r.j.note("%s, memory that is mapped shared and writable, was changed after the snapshot: it is as it was then again; what it held is in %s",
+		m.j.note("%s, memory that is mapped shared and writable, was changed after the snapshot: "+
+			"it is as it was then again; what it held is in %s",
 			n.rec.Path, saved)
 	}
 	return nil
 }
 
-// saveNamed copies what named memory holds to a new file beside the image.
-func (r *restorer) saveNamed(n *namedMemory) (string, error) {
-	info := r.img.Info()
+// save copies what named memory holds to a new file beside the image.
+func (m *namedFiles) save(n *namedMemory) (string, error) {
+	info := m.content.img.Info()
 	dir := filepath.Join(info.Dir, fdtable.TailDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err

@@ -1,7 +1,7 @@
 package restore
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 
@@ -11,42 +11,52 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// shmem makes and fills a shared memory object.
-func (r *restorer) shmem(i int) error {
-	if err := r.j.step("make shared memory"); err != nil {
+// objects makes what has no name: shared memory and unlinked files.
+type objects struct {
+	j       *journal
+	content content
+	st      *model.State
+	shmems  []*os.File       // of State.Shmems, as far as they are made
+	ghosts  []*os.File       // of State.Ghosts, open for reading only
+	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
+}
+
+// shmem makes and fills State.Shmems[i]. They are made in order.
+func (o *objects) shmem(i int) error {
+	if err := o.j.step("make shared memory"); err != nil {
 		return err
 	}
-	f, err := r.makeShmem(&r.st.Shmems[i])
+	f, err := o.makeShmem(&o.st.Shmems[i])
 	if err != nil {
 		return fmt.Errorf("make shared memory %d of the image: %w", i+1, err)
 	}
-	r.shmems = append(r.shmems, f)
+	o.shmems = append(o.shmems, f)
 	return nil
 }
 
-// ghost makes and fills an unlinked file.
-func (r *restorer) ghost(i int) error {
-	if err := r.j.step("make a nameless file"); err != nil {
+// ghost makes and fills State.Ghosts[i]. They are made in order.
+func (o *objects) ghost(i int) error {
+	if err := o.j.step("make a nameless file"); err != nil {
 		return err
 	}
-	f, err := r.makeGhost(i)
+	f, err := o.makeGhost(i)
 	if err != nil {
-		return fmt.Errorf("make the deleted file %s again: %w", r.st.Ghosts[i].Path, err)
+		return fmt.Errorf("make the deleted file %s again: %w", o.st.Ghosts[i].Path, err)
 	}
-	r.ghosts = append(r.ghosts, f)
+	o.ghosts = append(o.ghosts, f)
 	return nil
 }
 
-func (r *restorer) makeShmem(s *model.Shmem) (*os.File, error) {
+func (o *objects) makeShmem(s *model.Shmem) (*os.File, error) {
 	if s.Kind == "anon" {
-		return r.makeSharedAnon(s)
+		return o.makeSharedAnon(s)
 	}
 	f, err := fdtable.NewShmem(s)
 	if err != nil {
 		return nil, err
 	}
-	r.j.onEnd(func() { f.Close() })
-	if err := r.fillFile(f, s.Space, s.Size); err != nil {
+	o.j.onEnd(func() { f.Close() })
+	if err := o.content.fill(f, s.Space, s.Size); err != nil {
 		return nil, err
 	}
 	if err := fdtable.SetAttributes(f, s.Attributes); err != nil {
@@ -59,16 +69,16 @@ func (r *restorer) makeShmem(s *model.Shmem) (*os.File, error) {
 }
 
 // sealLate seals what had to be mapped first.
-func (r *restorer) sealLate() error {
-	for i := range r.st.Shmems {
-		s := &r.st.Shmems[i]
+func (o *objects) sealLate() error {
+	for i := range o.st.Shmems {
+		s := &o.st.Shmems[i]
 		if !fdtable.SealLate(s) {
 			continue
 		}
-		if err := r.j.step("seal shared memory"); err != nil {
+		if err := o.j.step("seal shared memory"); err != nil {
 			return err
 		}
-		if err := fdtable.Seal(r.shmems[i], s); err != nil {
+		if err := fdtable.Seal(o.shmems[i], s); err != nil {
 			return err
 		}
 	}
@@ -77,42 +87,25 @@ func (r *restorer) sealLate() error {
 
 // makeSharedAnon makes the object behind MAP_SHARED|MAP_ANONYMOUS mappings: it exists only as a mapping, so we make one
 // and open it through map_files (proc_pid_map_files(5)), which needs CAP_CHECKPOINT_RESTORE.
-func (r *restorer) makeSharedAnon(s *model.Shmem) (*os.File, error) {
+func (o *objects) makeSharedAnon(s *model.Shmem) (*os.File, error) {
 	size := (s.Size + pageSize - 1) &^ (pageSize - 1)
 	f, err := sharedAnon(int(size))
 	if err != nil {
 		return nil, err
 	}
-	r.j.onEnd(func() { f.Close() })
-	return f, r.fillFile(f, s.Space, size)
-}
-
-// fillFile writes the content of a space to a file. What the image does not hold stays a hole.
-func (r *restorer) fillFile(f *os.File, space model.Space, size int64) error {
-	return r.img.Load(r.ctx, space, workers(), func(off uint64, data []byte) error {
-		if int64(off) >= size {
-			return fmt.Errorf("content at %d of %d bytes: %w", off, size, unix.EFBIG)
-		}
-		inside := data[:min(int64(len(data)), size-int64(off))]
-		if _, err := f.WriteAt(inside, int64(off)); err != nil {
-			return err
-		}
-		if rest := data[len(inside):]; len(bytes.Trim(rest, "\x00")) > 0 {
-			return fdtable.WriteBeyond(f, size, rest[:min(len(rest), int(pageSize-size%pageSize))])
-		}
-		return nil
-	})
+	o.j.onEnd(func() { f.Close() })
+	return f, o.content.fill(f, s.Space, size)
 }
 
 // setTimes gives nameless files and memfds their times, when nobody will touch them any more.
-func (r *restorer) setTimes() error {
-	for i := range r.st.Shmems {
-		if err := fdtable.SetTimes(r.shmems[i], r.st.Shmems[i].Attributes); err != nil {
+func (o *objects) setTimes() error {
+	for i := range o.st.Shmems {
+		if err := fdtable.SetTimes(o.shmems[i], o.st.Shmems[i].Attributes); err != nil {
 			return err
 		}
 	}
-	for i := range r.st.Ghosts {
-		if err := fdtable.SetTimes(r.ghosts[i], r.st.Ghosts[i].Attributes); err != nil {
+	for i := range o.st.Ghosts {
+		if err := fdtable.SetTimes(o.ghosts[i], o.st.Ghosts[i].Attributes); err != nil {
 			return err
 		}
 	}
@@ -121,19 +114,19 @@ func (r *restorer) setTimes() error {
 
 // makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be
 // executed. The description that made it is kept where it is one of the image.
-func (r *restorer) makeGhost(i int) (*os.File, error) {
-	g := &r.st.Ghosts[i]
+func (o *objects) makeGhost(i int) (*os.File, error) {
+	g := &o.st.Ghosts[i]
 	w, err := fdtable.NewGhost(g)
 	if err != nil {
 		return nil, err
 	}
 	if g.Flags != 0 {
-		r.temps[i] = w
-		r.j.onEnd(func() { w.Close() })
+		o.temps[i] = w
+		o.j.onEnd(func() { w.Close() })
 	} else {
 		defer w.Close()
 	}
-	if err := r.fillFile(w, g.Space, g.Size); err != nil {
+	if err := o.content.fill(w, g.Space, g.Size); err != nil {
 		return nil, err
 	}
 	if err := fdtable.SetAttributes(w, g.Attributes); err != nil {
@@ -143,6 +136,28 @@ func (r *restorer) makeGhost(i int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.j.onEnd(func() { f.Close() })
+	o.j.onEnd(func() { f.Close() })
 	return f, nil
+}
+
+// executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel
+// wants that of what becomes the exe link.
+func (o *objects) executable(exe *model.MappedFile, do func() error) error {
+	var f *os.File
+	var mode uint32
+	switch {
+	case exe.Ghost > 0:
+		f, mode = o.ghosts[exe.Ghost-1], o.st.Ghosts[exe.Ghost-1].Mode&0o7777
+	case exe.Shmem > 0:
+		f, mode = o.shmems[exe.Shmem-1], o.st.Shmems[exe.Shmem-1].Mode&0o7777
+	}
+	if f == nil || mode&0o111 != 0 {
+		return do()
+	}
+	fd := int(f.Fd())
+	if err := unix.Fchmod(fd, mode|0o100); err != nil {
+		return fmt.Errorf("let %s be executed: %w", exe.Path, err)
+	}
+	err := do()
+	return errors.Join(err, unix.Fchmod(fd, mode))
 }

@@ -161,7 +161,7 @@ func (r *restorer) startStub() error {
 			return err
 		}
 	}
-	return r.setClocks()
+	return r.clocks.set(r.stub)
 }
 
 // blockAll blocks every signal but SIGTRAP, which our breakpoints use.

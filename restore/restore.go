@@ -26,7 +26,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
@@ -40,7 +39,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
-	"github.com/bpfckpt/bpfckpt/internal/timens"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -131,15 +129,14 @@ type restorer struct {
 	byPid    map[int]*process
 	rebuild  *fdtable.Rebuilder
 	mapped   *mappedFiles
-	shmems   []*os.File
-	named    []*namedMemory
-	ghosts   []*os.File
-	temps    map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
+	content  content
+	objects  *objects
+	named    *namedFiles
+	clocks   *clocks
 
 	later map[*process]*lazyPlan // of each process, if there is a server
 	lazy  *Lazy
 
-	shift           timens.Offsets // what the tree's clocks are ahead of ours
 	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
 
 	phases map[string]int64
@@ -182,11 +179,15 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 
 func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
-		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: img.State(), o: o, actions: actions(), byPid: map[int]*process{},
-		temps: map[int]*os.File{}, mapped: newMappedFiles(),
+		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: workingState(img.State()), o: o, actions: actions(), byPid: map[int]*process{},
+		mapped:          newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
 		unshared: map[int]bool{},
 	}
+	r.content = content{ctx: ctx, img: img}
+	r.objects = &objects{j: r.j, content: r.content, st: r.st, temps: map[int]*os.File{}}
+	r.named = &namedFiles{j: r.j, content: r.content, st: r.st}
+	r.clocks = &clocks{kernel: &r.st.Kernel}
 	r.j.onEnd(r.mapped.close)
 	return r
 }
@@ -315,6 +316,3 @@ func (r *restorer) result() *Result {
 	}
 	return res
 }
-
-// workers is how many goroutines fill memory.
-func workers() int { return min(4, runtime.GOMAXPROCS(0)) }

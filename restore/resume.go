@@ -221,17 +221,6 @@ func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error 
 	return nil
 }
 
-// clockNow reads a clock as the tree sees it.
-func (r *restorer) clockNow(realtime bool) (int64, error) {
-	clock := int32(unix.CLOCK_MONOTONIC)
-	if realtime {
-		clock = unix.CLOCK_REALTIME
-	}
-	var ts unix.Timespec
-	err := unix.ClockGettime(clock, &ts)
-	return ts.Nano() + r.shiftOf(clock), err
-}
-
 // release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
 // its own affair.
 func (r *restorer) release() error {

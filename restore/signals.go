@@ -253,7 +253,7 @@ func (r *restorer) timerNow(t *model.PosixTimer) (int64, error) {
 	if err := unix.ClockGettime(int32(t.Clock), &now); err != nil {
 		return 0, fmt.Errorf("read clock %d: %w", t.Clock, err)
 	}
-	return now.Nano() + r.shiftOf(int32(t.Clock)), nil
+	return now.Nano() + r.clocks.shiftOf(int32(t.Clock)), nil
 }
 
 func countsCPU(t *model.PosixTimer) bool {

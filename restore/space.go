@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -287,27 +286,5 @@ func (r *restorer) setMM(p *process) error {
 	m = binary.LittleEndian.AppendUint32(m, uint32(exe))
 	b.call("set code, heap, stack and exe", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, inBytes(m), len(m), 0)
 	b.call("close the executable", unix.SYS_CLOSE, exe)
-	return r.executable(&p.rec.Exe, b.done)
-}
-
-// executable calls do while a deleted executable, which may have lost the right to be executed, has it: the kernel
-// wants that of what becomes the exe link.
-func (r *restorer) executable(exe *model.MappedFile, do func() error) error {
-	var f *os.File
-	var mode uint32
-	switch {
-	case exe.Ghost > 0:
-		f, mode = r.ghosts[exe.Ghost-1], r.st.Ghosts[exe.Ghost-1].Mode&0o7777
-	case exe.Shmem > 0:
-		f, mode = r.shmems[exe.Shmem-1], r.st.Shmems[exe.Shmem-1].Mode&0o7777
-	}
-	if f == nil || mode&0o111 != 0 {
-		return do()
-	}
-	fd := int(f.Fd())
-	if err := unix.Fchmod(fd, mode|0o100); err != nil {
-		return fmt.Errorf("let %s be executed: %w", exe.Path, err)
-	}
-	err := do()
-	return errors.Join(err, unix.Fchmod(fd, mode))
+	return r.objects.executable(&p.rec.Exe, b.done)
 }

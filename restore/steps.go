@@ -19,9 +19,9 @@ type action struct {
 func actions() map[plan.Op]action {
 	return map[plan.Op]action{
 		plan.OpServer: {phasePlan, whole((*restorer).checkServer)},
-		plan.OpShmem:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.shmem(s.Index) }},
-		plan.OpGhost:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.ghost(s.Index) }},
-		plan.OpNamed:  {phaseFiles, whole((*restorer).openNamed)},
+		plan.OpShmem:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.objects.shmem(s.Index) }},
+		plan.OpGhost:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.objects.ghost(s.Index) }},
+		plan.OpNamed:  {phaseFiles, func(r *restorer, _ plan.Step) error { return r.named.open() }},
 		plan.OpMapped: {
 			phaseFiles,
 			func(r *restorer, s plan.Step) error { return r.openMappedOf(r.record(s.Pid), s.Index) },
@@ -35,7 +35,7 @@ func actions() map[plan.Op]action {
 		plan.OpZombie:      {phaseCreate, inside((*restorer).die)},
 		plan.OpStubEnd:     {phaseCreate, whole((*restorer).endStub)},
 		plan.OpSpace:       {phaseSpace, inside((*restorer).buildSpace)},
-		plan.OpSeal:        {phaseSpace, whole((*restorer).sealLate)},
+		plan.OpSeal:        {phaseSpace, func(r *restorer, _ plan.Step) error { return r.objects.sealLate() }},
 		plan.OpFill:        {phaseMemory, inside((*restorer).fillAndLook)},
 		plan.OpProtect:     {phaseSpace, inside((*restorer).finishSpace)},
 		plan.OpLazy:        {phaseMemory, inside((*restorer).arm)},
@@ -44,7 +44,7 @@ func actions() map[plan.Op]action {
 		plan.OpProcess:     {phaseThreads, inside((*restorer).setProcessState)},
 		plan.OpThreadState: {phaseThreads, inside((*restorer).setThreadState)},
 		plan.OpFinish:      {phaseFinalise, inside((*restorer).finalise)},
-		plan.OpNamedCommit: {phaseFinalise, whole((*restorer).commitNamed)},
+		plan.OpNamedCommit: {phaseFinalise, func(r *restorer, _ plan.Step) error { return r.named.commit() }},
 		plan.OpFileCommit:  {phaseFinalise, whole((*restorer).commitFiles)},
 		plan.OpServe:       {phaseRelease, whole((*restorer).commitServer)},
 		plan.OpRelease:     {phaseRelease, whole((*restorer).release)},
