@@ -3,7 +3,6 @@ package restore
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -12,34 +11,41 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// bequeath maps and fills, in a process that has just been made, the memory that it shares with those it is going to
-// make.
-func (r *restorer) bequeath(p *process, kin int) error {
-	h := r.plan.Forked
+// bequests is the memory that processes share with those they make, who are born with it.
+type bequests struct {
+	j        *journal
+	content  content
+	heritage *plan.Heritage
+	unshared map[int]bool // by index of heritage.Bequests: those that could not be made
+}
+
+// fill maps and fills, in a process that has just been made, the memory that it shares with those it is going to make.
+func (q *bequests) fill(p *process) error {
+	h := q.heritage
 	for n := range h.Bequests {
-		q := &h.Bequests[n]
-		if q.Kin != kin {
+		m := &h.Bequests[n]
+		if m.Kin != p.kin {
 			continue
 		}
-		at, err := p.call(fmt.Sprintf("map %#x-%#x for its children, too", q.Start, q.End), unix.SYS_MMAP, q.Start,
-			q.End-q.Start, unix.PROT_READ|unix.PROT_WRITE,
-			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE|q.Flags, ^uint64(0), 0)
+		at, err := p.call(fmt.Sprintf("map %#x-%#x for its children, too", m.Start, m.End), unix.SYS_MMAP, m.Start,
+			m.End-m.Start, unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE|m.Flags, ^uint64(0), 0)
 		switch {
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOMEM):
 			// The stack of the stub is where the kernel has put it, and limits are still ours: then each process gets
 			// these pages for itself.
-			r.unshared[n] = true
+			q.unshared[n] = true
 		case err != nil:
 			return err
-		case uint64(at) != q.Start:
-			return fmt.Errorf("map memory of %s: got %#x instead of %#x", p.object(), at, q.Start)
+		case uint64(at) != m.Start:
+			return fmt.Errorf("map memory of %s: got %#x instead of %#x", p.object(), at, m.Start)
 		}
 	}
-	if err := r.j.step("fill memory that children share"); err != nil {
+	if err := q.j.step("fill memory that children share"); err != nil {
 		return err
 	}
-	for _, fill := range h.Fills[kin] {
-		err := r.content.load(fill.Space, model.Intersect(fill.Parts, r.bornWith(kin)),
+	for _, fill := range h.Fills[p.kin] {
+		err := q.content.load(fill.Space, model.Intersect(fill.Parts, q.bornWith(p.kin)),
 			func(addr uint64, data []byte) error {
 				_, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: addr, Len: len(data)}}, data)
 				return err
@@ -52,27 +58,24 @@ func (r *restorer) bequeath(p *process, kin int) error {
 }
 
 // bornWith are the bequests that a process is born with.
-func (r *restorer) bornWith(kin int) []model.Range {
+func (q *bequests) bornWith(kin int) []model.Range {
 	var out []model.Range
-	h := r.plan.Forked
+	h := q.heritage
 	for _, n := range h.BornWith(kin) {
-		if !r.unshared[n] {
+		if !q.unshared[n] {
 			out = append(out, h.Bequests[n].Range)
 		}
 	}
 	return out
 }
 
-// kinOf is the index of a process of the image in the plan's births.
-func (r *restorer) kinOf(p *process) int { return slices.Index(r.made, p) }
-
 // keptVMAs are mappings, by index into the process's record, that it is born with.
 type keptVMAs map[int]bool
 
-func (r *restorer) kept(p *process) keptVMAs {
+func (q *bequests) kept(p *process) keptVMAs {
 	kept := keptVMAs{}
-	for _, k := range r.plan.Forked.Kept[r.kinOf(p)] {
-		if !r.unshared[k.Bequest] {
+	for _, k := range q.heritage.Kept[p.kin] {
+		if !q.unshared[k.Bequest] {
 			kept[k.VMA] = true
 		}
 	}
@@ -95,10 +98,10 @@ func bootArea(at uint64) model.Range {
 	return model.Range{Start: at, End: at + plan.BootSize + plan.VDSORoom}
 }
 
-// makeRoom unmaps what a process was born with and others need, where its boot area is to be.
-func (r *restorer) makeRoom(p *process) error {
-	area := []model.Range{bootArea(r.plan.Boot[p.rec.Pid])}
-	for _, part := range model.Intersect(r.bornWith(r.kinOf(p)), area) {
+// makeRoom unmaps what a process was born with and others need, where its boot area is to be, at boot.
+func (q *bequests) makeRoom(p *process, boot uint64) error {
+	area := []model.Range{bootArea(boot)}
+	for _, part := range model.Intersect(q.bornWith(p.kin), area) {
 		if _, err := p.call("unmap memory of others", unix.SYS_MUNMAP, part.Start, part.End-part.Start); err != nil {
 			return err
 		}
@@ -108,14 +111,14 @@ func (r *restorer) makeRoom(p *process) error {
 
 // adapt makes the mappings that a process is born with its own: with the protection that new ones have at first, and
 // without the pages that are another's.
-func (r *restorer) adapt(p *process, b *batch, kept keptVMAs) {
+func (q *bequests) adapt(p *process, b *batch, kept keptVMAs) {
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
 		if prot := plan.FirstProt(v); kept[i] && prot != unix.PROT_READ|unix.PROT_WRITE {
 			b.call(fmt.Sprintf("protect %#x-%#x", v.Start, v.End), unix.SYS_MPROTECT, v.Start, v.End-v.Start, prot)
 		}
 	}
-	stale := model.Intersect(r.plan.Forked.Stale[r.kinOf(p)], kept.ranges(p))
+	stale := model.Intersect(q.heritage.Stale[p.kin], kept.ranges(p))
 	for _, part := range stale {
 		b.call(fmt.Sprintf("drop %#x-%#x", part.Start, part.End), unix.SYS_MADVISE, part.Start, part.End-part.Start,
 			unix.MADV_DONTNEED)
@@ -123,6 +126,6 @@ func (r *restorer) adapt(p *process, b *batch, kept keptVMAs) {
 }
 
 // inPlace is what of the memory of a process is there since it was made.
-func (r *restorer) inPlace(p *process) []model.Range {
-	return model.Intersect(r.plan.Forked.InPlace[r.kinOf(p)], r.kept(p).ranges(p))
+func (q *bequests) inPlace(p *process) []model.Range {
+	return model.Intersect(q.heritage.InPlace[p.kin], q.kept(p).ranges(p))
 }

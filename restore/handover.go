@@ -12,19 +12,25 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// socketPair makes the socket that descriptors are handed over through.
-func (r *restorer) socketPair() (ours, theirs *os.File, err error) {
+// handover is the socket through which processes get descriptors of ours.
+type handover struct {
+	j    *journal
+	ours *os.File // nil until open
+}
+
+// open makes the socket and returns its far end.
+func (h *handover) open() (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make the hand-over socket: %w", err)
+		return nil, fmt.Errorf("make the hand-over socket: %w", err)
 	}
-	ours, theirs = os.NewFile(uintptr(pair[0]), "hand-over"), os.NewFile(uintptr(pair[1]), "hand-over, far end")
-	r.j.onEnd(func() { ours.Close() })
-	return ours, theirs, nil
+	h.ours = os.NewFile(uintptr(pair[0]), "hand-over")
+	h.j.onEnd(func() { h.ours.Close() })
+	return os.NewFile(uintptr(pair[1]), "hand-over, far end"), nil
 }
 
 // clearDescriptors leaves a process nothing but the socket, which moves out of the way of the descriptors to come.
-func (r *restorer) clearDescriptors(p *process) error {
+func (p *process) clearDescriptors() error {
 	p.socket = plan.FreeNumber(p.rec.FDs)
 	b := p.batch(p.lead)
 	if p.socket != stubSocket {
@@ -51,13 +57,13 @@ func (p *process) arrival(i int) int {
 	return i + 1
 }
 
-// handOverAll sends descriptors of ours to a process, which gets them in order under its lowest free numbers.
-func (r *restorer) handOverAll(p *process, fds []int) error {
+// send sends descriptors of ours to a process, which gets them in order under its lowest free numbers.
+func (h *handover) send(p *process, fds []int) error {
 	b := p.batch(p.lead)
 	total := len(fds)
 	for len(fds) > 0 {
 		n := min(len(fds), plan.MaxFDs)
-		if err := unix.Sendmsg(int(r.mapped.socket.Fd()), []byte{0}, unix.UnixRights(fds[:n]...), nil, 0); err != nil {
+		if err := unix.Sendmsg(int(h.ours.Fd()), []byte{0}, unix.UnixRights(fds[:n]...), nil, 0); err != nil {
 			return fmt.Errorf("hand descriptors over to %s: %w", p.object(), err)
 		}
 		fds = fds[n:]
@@ -98,7 +104,7 @@ func (r *restorer) handOver(p *process) error {
 				"the image has no description %d", fd.File)
 		}
 	}
-	if err := r.handOverAll(p, fds); err != nil {
+	if err := r.handover.send(p, fds); err != nil {
 		return err
 	}
 	b := p.batch(p.lead)

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // zombieGrace is how long a taken id may stay taken by a dead process: an init that reaps only now and then holds it
@@ -43,35 +46,33 @@ func (o occupant) fault() error {
 	return fault.New(fault.PidTaken, fmt.Sprintf("id %d", o.id), "%s", who)
 }
 
-// chooseIDs decides whether the ids of the image can be used here or a new pid namespace is needed.
-func (r *restorer) chooseIDs() error {
-	switch r.o.PidNS {
+// chooseIDs decides whether the ids that are wanted can be used here or a new pid namespace is needed. choice is
+// Options.PidNS.
+func chooseIDs(j *journal, choice string, want map[int]bool) (pidNS bool, err error) {
+	switch choice {
 	case PidNSAlways:
-		r.pidNS = true
-		return nil
+		return true, nil
 	case PidNSNever, "", PidNSAuto:
 	default:
-		return fault.New(fault.RestoreState, "pid namespace", "unknown choice %q", r.o.PidNS)
+		return false, fault.New(fault.RestoreState, "pid namespace", "unknown choice %q", choice)
 	}
-	taken, err := r.awaitFreeIDs()
+	taken, err := awaitFreeIDs(j.ctx, want)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(taken) == 0 {
-		return nil
+		return false, nil
 	}
-	if r.o.PidNS == PidNSAuto {
-		r.pidNS = true
-		r.j.note("id %d is taken by %q: restored in a pid namespace of its own",
+	if choice == PidNSAuto {
+		j.note("id %d is taken by %q: restored in a pid namespace of its own",
 			taken[0].id, taken[0].comm)
-		return nil
+		return true, nil
 	}
-	return taken[0].fault()
+	return false, taken[0].fault()
 }
 
-// awaitFreeIDs returns who has ids of the image, after giving dead occupants time to go.
-func (r *restorer) awaitFreeIDs() ([]occupant, error) {
-	want := r.wantedIDs()
+// awaitFreeIDs returns who has ids that are wanted, after giving dead occupants time to go.
+func awaitFreeIDs(ctx context.Context, want map[int]bool) ([]occupant, error) {
 	end := time.Now().Add(zombieGrace)
 	for {
 		taken, err := occupants(want)
@@ -86,21 +87,21 @@ func (r *restorer) awaitFreeIDs() ([]occupant, error) {
 			return taken, nil
 		}
 		select {
-		case <-r.ctx.Done():
-			return nil, r.ctx.Err()
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
 
 // wantedIDs returns every process and thread id of the image, and those of its sessions and groups that have no leader.
-func (r *restorer) wantedIDs() map[int]bool {
+func wantedIDs(births *plan.Births, st *model.State) map[int]bool {
 	want := map[int]bool{}
-	for _, id := range r.plan.Births.IDs() {
+	for _, id := range births.IDs() {
 		want[id] = true
 	}
-	for i := range r.st.Processes {
-		rec := &r.st.Processes[i]
+	for i := range st.Processes {
+		rec := &st.Processes[i]
 		want[rec.Pid] = true
 		for j := range rec.Threads {
 			want[rec.Threads[j].Tid] = true

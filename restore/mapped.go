@@ -17,9 +17,8 @@ import (
 // our limit of descriptors allows stay open, the others are opened again when a process needs them, and must then be
 // the same.
 type mappedFiles struct {
-	socket *os.File // descriptors for the processes go in here
-	files  map[plan.FileKey]*mappedFile
-	room   int // how many more may stay open
+	files map[plan.FileKey]*mappedFile
+	room  int // how many more may stay open
 }
 
 // mappedFile is one of them.
@@ -217,5 +216,5 @@ func (r *restorer) handOverFiles(p *process, keys []plan.FileKey) error {
 		defer done()
 		fds[i] = int(f.Fd())
 	}
-	return r.handOverAll(p, fds)
+	return r.handover.send(p, fds)
 }

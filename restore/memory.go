@@ -43,7 +43,7 @@ func (r *restorer) fillMemory(p *process) error {
 		return err
 	}
 	defer f.close()
-	missing := model.Subtract(outside(blocks), r.inPlace(p))
+	missing := model.Subtract(outside(blocks), r.bequests.inPlace(p))
 	if err := r.content.load(p.rec.Space, missing, f.write); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // This file makes the stub one that has inherited nothing: every process of the tree is a copy of it, and an image
@@ -82,57 +83,23 @@ func inheritedHere() []inherited {
 	return list
 }
 
-// confined tells of what we are confined by and the tree was not, which nothing takes off again.
-func (r *restorer) confined() error {
+// tellConfined tells of what we are confined by and the tree was not, which nothing takes off again.
+func tellConfined(j *journal, processes []model.Process) error {
 	own, err := procfs.Pid(os.Getpid()).Status()
 	if err != nil {
 		return err
 	}
-	for i := range r.st.Processes {
-		for j := range r.st.Processes[i].Threads {
-			if th := &r.st.Processes[i].Threads[j]; own.NoNewPrivs && !th.NoNewPrivs {
-				r.j.note("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way",
-					r.st.Processes[i].Pid)
+	for i := range processes {
+		for k := range processes[i].Threads {
+			if th := &processes[i].Threads[k]; own.NoNewPrivs && !th.NoNewPrivs {
+				j.note("pid %d gains no privileges by execve any more (no_new_privs): the restore was started that way",
+					processes[i].Pid)
 				break
 			}
 		}
 	}
 	if own.Seccomp != 0 {
-		r.j.note("the seccomp filters that the restore was started under hold for the restored processes too")
-	}
-	return nil
-}
-
-// neutralise takes from the stub what it has inherited: the given attributes, and that it ignores signals.
-func (r *restorer) neutralise(have []inherited) error {
-	s := r.stub
-	if err := r.confined(); err != nil {
-		return err
-	}
-	for _, a := range have {
-		if _, err := s.call(a.what, a.nr, a.args...); err != nil {
-			return err
-		}
-	}
-	status, err := procfs.Pid(s.pid).Status()
-	if err != nil {
-		return err
-	}
-	if status.SigIgn == 0 {
-		return nil
-	}
-	at := stackOf(s)
-	if err := s.lead.Poke(at, make([]byte, sizeofSigaction)); err != nil {
-		return err
-	}
-	for sig := uint64(1); sig <= 64; sig++ {
-		if status.SigIgn&(1<<(sig-1)) == 0 {
-			continue
-		}
-		if _, err := s.call(fmt.Sprintf("take the default action of signal %d", sig), unix.SYS_RT_SIGACTION, sig, at, 0,
-			sigsetSize); err != nil {
-			return err
-		}
+		j.note("the seccomp filters that the restore was started under hold for the restored processes too")
 	}
 	return nil
 }

@@ -25,7 +25,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -38,7 +37,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
-	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -108,25 +106,18 @@ const (
 
 // restorer is one restore under way. It runs on one goroutine; the tracing thread belongs to it.
 type restorer struct {
-	ctx   context.Context
-	j     *journal
-	img   *image.Reader
-	st    *model.State
-	o     Options
-	plan  *plan.Plan
-	pidNS bool
+	ctx  context.Context
+	j    *journal
+	img  *image.Reader
+	st   *model.State
+	o    Options
+	plan *plan.Plan
 
 	actions map[plan.Op]action
 
-	tr       *ptrace.Tracer
-	parent   *parent // starts and reaps the stub
-	stub     *process
-	stubCmd  *exec.Cmd
-	procs    []*process   // in the order of the image, nil until made
-	made     []*process   // by index of the plan's Births.Kin
-	unshared map[int]bool // Bequests of the plan that could not be made
-	helpers  []*process   // others that were made and are no more when the tree stands
-	byPid    map[int]*process
+	tree     *tree
+	handover *handover
+	bequests *bequests
 	rebuild  *fdtable.Rebuilder
 	mapped   *mappedFiles
 	content  content
@@ -179,10 +170,9 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 
 func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
-		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: workingState(img.State()), o: o, actions: actions(), byPid: map[int]*process{},
+		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: workingState(img.State()), o: o, actions: actions(),
 		mapped:          newMappedFiles(),
 		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
-		unshared: map[int]bool{},
 	}
 	r.content = content{ctx: ctx, img: img}
 	r.objects = &objects{j: r.j, content: r.content, st: r.st, temps: map[int]*os.File{}}
@@ -225,8 +215,15 @@ func (r *restorer) run() (*Result, error) {
 	if len(r.plan.Refusals) > 0 {
 		return nil, r.plan.Refusals
 	}
-	if err := r.chooseIDs(); err != nil {
+	pidNS, err := chooseIDs(r.j, r.o.PidNS, wantedIDs(r.plan.Births, r.st))
+	if err != nil {
 		return nil, err
+	}
+	r.handover = &handover{j: r.j}
+	r.bequests = &bequests{j: r.j, content: r.content, heritage: r.plan.Forked, unshared: map[int]bool{}}
+	r.tree = &tree{
+		j: r.j, st: r.st, births: r.plan.Births, handover: r.handover, bequests: r.bequests,
+		stub: &stubProcess{j: r.j, pidNS: pidNS, detach: r.o.Detach},
 	}
 	if err := r.raiseOwn(); err != nil {
 		return nil, err
@@ -253,7 +250,7 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 	if len(p.Steps) == 0 {
 		return p, nil // without births it is not known which ids are needed
 	}
-	err := r.chooseIDs()
+	_, err := chooseIDs(r.j, r.o.PidNS, wantedIDs(r.plan.Births, r.st))
 	p.Notes = append(p.Notes, r.j.notes...)
 	var taken *fault.Error
 	switch {
@@ -304,11 +301,11 @@ func (r *restorer) enter(phase string) {
 
 func (r *restorer) result() *Result {
 	res := &Result{
-		Root: r.procs[0].pid, Pids: map[int]int{}, PidNS: r.pidNS, Phases: r.phases, Notes: r.j.notes, Steps: r.j.steps,
+		Root: r.tree.procs[0].pid, Pids: map[int]int{}, PidNS: r.tree.stub.pidNS, Phases: r.phases, Notes: r.j.notes, Steps: r.j.steps,
 		Lazy:   r.lazy,
-		waiter: waiter{root: r.procs[0].pid, parent: r.parent},
+		waiter: waiter{root: r.tree.procs[0].pid, parent: r.tree.stub.parent},
 	}
-	for _, p := range r.procs {
+	for _, p := range r.tree.procs {
 		res.Pids[p.rec.Pid] = p.pid
 		for i, th := range p.threads {
 			res.Pids[p.rec.Threads[i].Tid] = th.Tid

@@ -2,17 +2,11 @@ package restore
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
@@ -219,75 +213,4 @@ func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error 
 		return fmt.Errorf("write the timeout of thread %d: %w", rec.Tid, err)
 	}
 	return nil
-}
-
-// release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
-// its own affair.
-func (r *restorer) release() error {
-	if err := r.j.step("release"); err != nil {
-		return err
-	}
-	for _, p := range r.procs {
-		if p.rec.Zombie {
-			continue
-		}
-		r.carryUsage(p)
-		if err := r.queueStops(p); err != nil {
-			return err
-		}
-	}
-	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
-	r.j.close()
-	// If we are killed from here on, the kernel lets all of them go; until now it would have ended them. It takes some
-	// microseconds, so that hardly ever a part of them is ended.
-	for _, p := range r.procs {
-		for _, th := range p.threads {
-			if err := th.Outlive(); err != nil {
-				return err
-			}
-		}
-	}
-	// The leader of the root comes last: when nobody traces it any more, nobody traces any of the tree. What runs already
-	// may end the others: they have come back all the same.
-	for _, p := range slices.Backward(r.procs) {
-		for _, th := range slices.Backward(p.threads) {
-			if err := th.Release(); err != nil && !errors.Is(err, unix.ESRCH) {
-				return err
-			}
-		}
-	}
-	if err := r.letStubGo(); err != nil {
-		return err
-	}
-	r.tr.Close()
-	carry.Sweep()
-	return nil
-}
-
-// carryUsage records what the process used in its earlier lives for the next snapshot. Losing it makes a total too
-// small, no more.
-func (r *restorer) carryUsage(p *process) {
-	id, err := procid.Of(p.pid)
-	if err == nil {
-		err = carry.Put(id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: r.img.Info().ID})
-	}
-	if err != nil {
-		r.j.note("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v", p.object(), err)
-	}
-}
-
-// awaitState waits until a process is in the given state (proc_pid_stat(5)), for two seconds at most.
-func awaitState(pid int, state string) error {
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(200 * time.Microsecond) {
-		f, ok := statFields(pid)
-		if !ok {
-			return fmt.Errorf("wait for pid %d: %w", pid, os.ErrNotExist)
-		}
-		if f[0] == state {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("pid %d stays in state %s instead of %s", pid, f[0], state)
-		}
-	}
 }

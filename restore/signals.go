@@ -25,7 +25,7 @@ func (r *restorer) setProcessState(p *process) error {
 	b.callWant(ignore, "set umask", unix.SYS_UMASK, rec.Umask) // returns the old one
 	cwd := rec.Cwd
 	if rec.CwdGone != nil {
-		if r.pidNS {
+		if r.tree.stub.pidNS {
 			return fault.New(fault.PidNS, p.object(),
 				"its working directory %s was removed, and is not made again there yet", rec.Cwd).
 				WithRemedy("restore it under its own ids, without a pid namespace, when they are free")

@@ -24,8 +24,8 @@ func (r *restorer) buildSpace(p *process) error {
 	if err := raiseLimits(p); err != nil {
 		return err
 	}
-	kept := r.kept(p)
-	if err := r.makeRoom(p); err != nil {
+	kept := r.bequests.kept(p)
+	if err := r.bequests.makeRoom(p, r.plan.Boot[p.rec.Pid]); err != nil {
 		return err
 	}
 	if err := r.makeBoot(p); err != nil {
@@ -43,11 +43,11 @@ func (r *restorer) buildSpace(p *process) error {
 	for _, gap := range model.Subtract([]model.Range{{Start: 0, End: arch.Host.AddressEnd}}, stay) {
 		b.call(fmt.Sprintf("unmap %#x-%#x", gap.Start, gap.End), unix.SYS_MUNMAP, gap.Start, gap.End-gap.Start)
 	}
-	r.adapt(p, b, kept)
+	r.bequests.adapt(p, b, kept)
 	if err := b.done(); err != nil {
 		return err
 	}
-	if err := r.clearDescriptors(p); err != nil {
+	if err := p.clearDescriptors(); err != nil {
 		return err
 	}
 	for i := range p.rec.VMAs {

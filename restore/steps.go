@@ -30,17 +30,17 @@ func actions() map[plan.Op]action {
 		plan.OpStub:        {phaseCreate, whole((*restorer).startStub)},
 		plan.OpBirth: {
 			phaseCreate,
-			func(r *restorer, s plan.Step) error { return r.birth(r.plan.Births.Steps[s.Index]) },
+			func(r *restorer, s plan.Step) error { return r.tree.birth(r.plan.Births.Steps[s.Index]) },
 		},
-		plan.OpZombie:      {phaseCreate, inside((*restorer).die)},
-		plan.OpStubEnd:     {phaseCreate, whole((*restorer).endStub)},
+		plan.OpZombie:      {phaseCreate, inside(func(_ *restorer, p *process) error { return p.die() })},
+		plan.OpStubEnd:     {phaseCreate, func(r *restorer, _ plan.Step) error { return r.tree.stub.end() }},
 		plan.OpSpace:       {phaseSpace, inside((*restorer).buildSpace)},
 		plan.OpSeal:        {phaseSpace, func(r *restorer, _ plan.Step) error { return r.objects.sealLate() }},
 		plan.OpFill:        {phaseMemory, inside((*restorer).fillAndLook)},
 		plan.OpProtect:     {phaseSpace, inside((*restorer).finishSpace)},
 		plan.OpLazy:        {phaseMemory, inside((*restorer).arm)},
 		plan.OpFDs:         {phaseFiles, inside((*restorer).handOver)},
-		plan.OpThreads:     {phaseThreads, inside((*restorer).makeThreads)},
+		plan.OpThreads:     {phaseThreads, inside(func(_ *restorer, p *process) error { return p.makeThreads() })},
 		plan.OpProcess:     {phaseThreads, inside((*restorer).setProcessState)},
 		plan.OpThreadState: {phaseThreads, inside((*restorer).setThreadState)},
 		plan.OpFinish:      {phaseFinalise, inside((*restorer).finalise)},
@@ -59,7 +59,7 @@ func whole(do func(*restorer) error) func(*restorer, plan.Step) error {
 // inside is an action for one process.
 func inside(do func(*restorer, *process) error) func(*restorer, plan.Step) error {
 	return func(r *restorer, s plan.Step) error {
-		p := r.byPid[s.Pid]
+		p := r.tree.byPid[s.Pid]
 		if p == nil {
 			return fault.New(fault.RestoreState, fmt.Sprintf("pid %d", s.Pid),
 				"a step of the plan comes before it is made: %s", s.Text)
@@ -96,4 +96,11 @@ func (r *restorer) fillAndLook(p *process) error {
 		return err
 	}
 	return r.rememberCriticalSections(p)
+}
+
+func (r *restorer) startStub() error {
+	if err := r.tree.start(); err != nil {
+		return err
+	}
+	return r.clocks.set(r.tree.stub.process)
 }

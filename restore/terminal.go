@@ -28,7 +28,7 @@ func (r *restorer) takeTerminal(b *batch, p *process) {
 	}
 	const steal = 1
 	b.call("take the controlling terminal", unix.SYS_IOCTL, fd, unix.TIOCSCTTY, steal)
-	if r.byPid[term.Foreground] != nil {
+	if r.tree.byPid[term.Foreground] != nil {
 		b.callWant(ignore, "set the foreground group", unix.SYS_IOCTL, fd, unix.TIOCSPGRP,
 			inBytes(binary.LittleEndian.AppendUint32(nil, uint32(term.Foreground))))
 	}

@@ -13,12 +13,12 @@ import (
 )
 
 // makeThreads makes the threads of a process with their old ids. Each stops before its first instruction.
-func (r *restorer) makeThreads(p *process) error {
+func (p *process) makeThreads() error {
 	p.threads = append(p.threads, p.lead)
 	const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 	b := p.batch(p.lead)
 	b.onNew = func(id int) error {
-		th, err := r.tr.Adopt(p.pid, id)
+		th, err := p.tr.Adopt(p.pid, id)
 		if err != nil {
 			return err
 		}
@@ -30,7 +30,7 @@ func (r *restorer) makeThreads(p *process) error {
 		setTid := b.argument(inBytes(binary.LittleEndian.AppendUint32(nil, uint32(tid))))
 		want := func(result int64) error {
 			if err := errnoOf(result); err != nil {
-				return r.createFault(tid, err)
+				return createFault(tid, err)
 			}
 			return nil
 		}
@@ -80,7 +80,7 @@ func (r *restorer) setThreadState(p *process) error {
 		setOne(b, rec)
 		setSeccomp(b, rec)
 		setCreds(b, &rec.Creds, mine)
-		if rec.PDeathSig != 0 && !(r.o.Detach && i == 0 && p == r.procs[0]) {
+		if rec.PDeathSig != 0 && !(r.o.Detach && i == 0 && p == r.tree.procs[0]) {
 			// Last: a change of credentials clears it. A detached root gets a new parent at once, which must not kill
 			// it.
 			b.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, rec.PDeathSig)

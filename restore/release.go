@@ -1,0 +1,40 @@
+package restore
+
+import (
+	"github.com/bpfckpt/bpfckpt/internal/carry"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
+)
+
+// release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
+// its own affair.
+func (r *restorer) release() error {
+	if err := r.j.step("release"); err != nil {
+		return err
+	}
+	for _, p := range r.tree.living() {
+		carryUsage(r.j, p, r.img.Info().ID)
+		if err := r.queueStops(p); err != nil {
+			return err
+		}
+	}
+	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
+	r.j.close()
+	if err := r.tree.letGo(); err != nil {
+		return err
+	}
+	carry.Sweep()
+	return nil
+}
+
+// carryUsage records what the process used in its earlier lives for the next snapshot, whose parent is the image.
+// Losing it makes a total too small, no more.
+func carryUsage(j *journal, p *process, image string) {
+	id, err := procid.Of(p.pid)
+	if err == nil {
+		err = carry.Put(id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: image})
+	}
+	if err != nil {
+		j.note("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v",
+			p.object(), err)
+	}
+}
