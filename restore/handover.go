@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
@@ -91,41 +90,4 @@ func recvDescriptors(b *batch, socket int) {
 		hdr = binary.LittleEndian.AppendUint64(hdr, v)
 	}
 	b.callWant(exactly(1), "receive descriptors", unix.SYS_RECVMSG, socket, inBytes(hdr), 0)
-}
-
-// handOver puts the descriptors of the image in place. They arrive as 0, 1, 2, ..., without the number of the socket,
-// which none of them has, in ascending order of their real numbers. So each one's number is at most its real one, and
-// moving them from the last to the first never meets one that has not been moved.
-func (r *restorer) handOver(p *process) error {
-	fds := make([]int, len(p.rec.FDs))
-	for i, fd := range p.rec.FDs {
-		if fds[i] = r.rebuilder().Table().FDFor(fd.File, fd.Num); fds[i] < 0 {
-			return fault.New(fault.RestoreState, fmt.Sprintf("fd %d of pid %d", fd.Num, p.rec.Pid),
-				"the image has no description %d", fd.File)
-		}
-	}
-	if err := r.handover.send(p, fds); err != nil {
-		return err
-	}
-	b := p.batch(p.lead)
-	for i := len(p.rec.FDs) - 1; i >= 0; i-- {
-		fd := p.rec.FDs[i]
-		flags := 0
-		if fd.Cloexec {
-			flags = unix.O_CLOEXEC
-		}
-		at := p.arrival(i)
-		if fd.Num == at {
-			flags = 0
-			if fd.Cloexec {
-				flags = unix.FD_CLOEXEC
-			}
-			b.call(fmt.Sprintf("flags of fd %d", at), unix.SYS_FCNTL, at, unix.F_SETFD, flags)
-			continue
-		}
-		b.call(fmt.Sprintf("place fd %d", fd.Num), unix.SYS_DUP3, at, fd.Num, flags)
-		b.call("close the copy", unix.SYS_CLOSE, at)
-	}
-	b.call("close the socket", unix.SYS_CLOSE, p.socket)
-	return b.done()
 }

@@ -95,7 +95,7 @@ func outside(ranges []model.Range) []model.Range {
 
 // fillHuge loads the content of blocks after the kernel was asked for huge pages there: the first write to each then
 // brings one. All other content must be there, since a block of which a page is there gets none.
-func (r *restorer) fillHuge(p *process, f *filler, blocks []model.Range) error {
+func (m *memory) fillHuge(p *process, f *filler, blocks []model.Range) error {
 	if len(blocks) == 0 {
 		return nil
 	}
@@ -111,5 +111,5 @@ func (r *restorer) fillHuge(p *process, f *filler, blocks []model.Range) error {
 	if err := b.done(); err != nil {
 		return err
 	}
-	return r.content.load(p.rec.Space, blocks, f.write)
+	return m.content.load(p.rec.Space, blocks, f.write)
 }

@@ -23,6 +23,15 @@ type Lazy struct {
 	Server int // pid of the process that brings them; it ends when all are there
 }
 
+// laterPages is the memory that a server brings after the processes run.
+type laterPages struct {
+	j       *journal
+	content content
+	server  *lazy.Client
+	plans   map[*process]*lazyPlan
+	res     *Lazy // nil until commit
+}
+
 // lazyPlan says of one process what comes later.
 type lazyPlan struct {
 	areas []model.Range // mappings whose missing pages come later, ascending
@@ -139,16 +148,27 @@ func (pl *lazyPlan) later(page uint64) bool {
 	return in(pl.areas) && !in(pl.there)
 }
 
+// fill brings what comes at once, and keeps what the server is to be told: which blocks are to be of huge pages, too.
+func (l *laterPages) fill(p *process, runs []image.Run, blocks []model.Range, f *filler) error {
+	pl := planLazy(p.rec, runs)
+	pl.huge = blocks
+	l.plans[p] = pl
+	if err := l.content.load(p.rec.Space, pl.now, f.write); err != nil {
+		return err
+	}
+	return l.bringRobust(p, pl, f)
+}
+
 // bringRobust makes come at once what the robust lists of the threads lead to: the mutexes that they hold, which the
 // kernel gives free when a thread ends. All else that was to come at once is there.
-func (r *restorer) bringRobust(p *process, pl *lazyPlan, f *filler) error {
+func (l *laterPages) bringRobust(p *process, pl *lazyPlan, f *filler) error {
 	bring := func(addr, size uint64) error {
 		for page := addr &^ (pageSize - 1); page < addr+size; page += pageSize {
 			if !pl.later(page) {
 				continue
 			}
 			one := model.Range{Start: page, End: page + pageSize}
-			if err := r.content.load(p.rec.Space, []model.Range{one}, f.write); err != nil {
+			if err := l.content.load(p.rec.Space, []model.Range{one}, f.write); err != nil {
 				return err
 			}
 			i, _ := slices.BinarySearchFunc(pl.there, page,
@@ -225,12 +245,9 @@ func dataIn(runs []image.Run, v *model.VMA) (pages uint64) {
 	return pages
 }
 
-// checkServer takes over the server of pages: it ends if the restore fails.
-func (r *restorer) checkServer() error {
-	if r.o.Lazy == nil {
-		return nil
-	}
-	r.j.onUndo(r.o.Lazy.Abort)
+// take takes over the server of pages: it ends if the restore fails.
+func (l *laterPages) take() error {
+	l.j.onUndo(l.server.Abort)
 	if f := features.Try("uffd_lazy"); f.Outcome != features.Yes {
 		return fault.New(fault.NoLazy, "restore --lazy", "%s", f.Detail).WithRemedy("%s", f.Remedy)
 	}
@@ -239,8 +256,8 @@ func (r *restorer) checkServer() error {
 
 // arm makes the userfaultfd of a process, registers its areas and hands it to the server. Whatever touches a page of
 // them from now on waits for the server.
-func (r *restorer) arm(p *process) error {
-	pl := r.later[p]
+func (l *laterPages) arm(p *process) error {
+	pl := l.plans[p]
 	if pl == nil || len(pl.areas) == 0 {
 		return nil
 	}
@@ -248,8 +265,8 @@ func (r *restorer) arm(p *process) error {
 	if err != nil {
 		return err
 	}
-	r.j.onEnd(func() { _ = unix.Close(fd) })
-	if err := r.j.step("register mappings"); err != nil {
+	l.j.onEnd(func() { _ = unix.Close(fd) })
+	if err := l.j.step("register mappings"); err != nil {
 		return err
 	}
 	if err := lazy.Handshake(fd); err != nil {
@@ -260,21 +277,18 @@ func (r *restorer) arm(p *process) error {
 			return fmt.Errorf("register %#x-%#x of %s: %w", a.Start, a.End, p.object(), err)
 		}
 	}
-	return r.o.Lazy.Add(lazy.Process{
+	return l.server.Add(lazy.Process{
 		Pid: p.pid, Space: p.rec.Space, FD: fd, Areas: pl.areas, There: pl.there,
 		Huge: pl.huge,
 	})
 }
 
-// commitServer tells the server that the processes are about to run.
-func (r *restorer) commitServer() error {
-	if r.o.Lazy == nil {
-		return nil
-	}
-	if err := r.j.step("let the server of pages go"); err != nil {
+// commit tells the server that the processes are about to run.
+func (l *laterPages) commit() error {
+	if err := l.j.step("let the server of pages go"); err != nil {
 		return err
 	}
-	pages, err := r.o.Lazy.Run(r.ctx, r.img.Info().ID)
-	r.lazy = &Lazy{Pages: pages, Server: r.o.Lazy.Pid()}
+	pages, err := l.server.Run(l.j.ctx, l.content.img.Info().ID)
+	l.res = &Lazy{Pages: pages, Server: l.server.Pid()}
 	return err
 }

@@ -8,7 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -17,6 +19,11 @@ import (
 // our limit of descriptors allows stay open, the others are opened again when a process needs them, and must then be
 // the same.
 type mappedFiles struct {
+	j        *journal
+	st       *model.State
+	objects  *objects
+	handover *handover
+
 	files map[plan.FileKey]*mappedFile
 	room  int // how many more may stay open
 }
@@ -43,8 +50,9 @@ func exeKey(rec *model.Process) plan.FileKey {
 }
 
 // newMappedFiles leaves three quarters of the descriptors that this process may have to what the image has open.
-func newMappedFiles() *mappedFiles {
-	m := &mappedFiles{files: map[plan.FileKey]*mappedFile{}}
+func newMappedFiles(j *journal, st *model.State, o *objects, h *handover) *mappedFiles {
+	m := &mappedFiles{j: j, st: st, objects: o, handover: h, files: map[plan.FileKey]*mappedFile{}}
+	j.onEnd(m.close)
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
 		m.room = int(min(lim.Cur/4, 1<<20)) // fs.nr_open bounds it
@@ -62,51 +70,79 @@ func (m *mappedFiles) close() {
 	}
 }
 
-// openMapped opens one file, once, and holds it against what the image says of it. What has no name is opened anew
+// openOf opens a mapped file of a process, or its executable if index is -1.
+func (m *mappedFiles) openOf(rec *model.Process, index int) error {
+	if index < 0 {
+		return m.open(exeKey(rec), &rec.Exe)
+	}
+	if key, ok := plan.KeyOf(m.st, &rec.VMAs[index]); ok {
+		return m.open(key, &rec.VMAs[index].File)
+	}
+	return nil
+}
+
+// open opens one file, once, and holds it against what the image says of it. What has no name is opened anew
 // through /proc/self/fd, so that each mapping has it open as it needs.
-func (r *restorer) openMapped(key plan.FileKey, want *model.MappedFile) error {
-	if r.mapped.files[key] != nil {
+func (m *mappedFiles) open(key plan.FileKey, want *model.MappedFile) error {
+	if m.files[key] != nil {
 		return nil
 	}
-	if err := r.j.step("open " + want.Path); err != nil {
+	if err := m.j.step("open " + want.Path); err != nil {
 		return err
 	}
-	m := &mappedFile{path: key.Path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
+	f := &mappedFile{path: key.Path, mode: os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY} // it may be a FIFO now
 	if key.Write {
-		m.mode |= os.O_RDWR
+		f.mode |= os.O_RDWR
 	}
 	switch {
 	case key.Shmem > 0 && key.Write:
-		m.made = r.objects.shmems[key.Shmem-1]
-		m.path = m.made.Name()
+		f.made = m.objects.shmems[key.Shmem-1]
+		f.path = f.made.Name()
 	case key.Shmem > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.objects.shmems[key.Shmem-1].Fd())
+		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.shmems[key.Shmem-1].Fd())
 	case key.Ghost > 0:
-		m.path = fmt.Sprintf("/proc/self/fd/%d", r.objects.ghosts[key.Ghost-1].Fd())
+		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.ghosts[key.Ghost-1].Fd())
 	case key.Write: // the tree changes it all the time: it is known by what it is, not by what is in it
 		now, err := fdtable.KnownMapped(want).Find()
 		if err != nil {
 			return err
 		}
-		m.path = now.Path
+		f.path = now.Path
 	}
-	f, id, err := m.open()
+	file, id, err := f.open()
 	if err != nil {
 		return err
 	}
 	if key.Path != "" {
-		if err := checkSame(f, want, key.Write); err != nil {
-			_ = f.Close()
+		if err := checkSame(file, want, key.Write); err != nil {
+			_ = file.Close()
 			return err
 		}
 	}
-	m.id = id
-	r.mapped.files[key] = m
-	if r.mapped.room == 0 {
-		return f.Close()
+	f.id = id
+	m.files[key] = f
+	if m.room == 0 {
+		return file.Close()
 	}
-	r.mapped.room--
-	m.file = f
+	m.room--
+	f.file = file
+	return nil
+}
+
+// checkSame refuses a file that is not, or no longer, the one that the plan was made for: it may have been replaced
+// meanwhile.
+func checkSame(f *os.File, want *model.MappedFile, changing bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fault.New(fault.RestoreStep, want.Path, "%w", err)
+	}
+	have := host.File(&st)
+	if want.BuildID != "" && have.MTime != want.MTime {
+		have.BuildID = buildid.Of(f)
+	}
+	if err := plan.CheckMapped(want, have, changing); err != nil {
+		return err
+	}
 	return nil
 }
 
@@ -158,63 +194,20 @@ func (m *mappedFile) take() (f *os.File, done func(), err error) {
 	return f, func() { _ = f.Close() }, nil
 }
 
-// mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message,
-// maps them wherever they belong, and closes them before the next ones come.
-func (r *restorer) mapFiles(p *process) error {
-	users := map[plan.FileKey][]*model.VMA{}
-	var keys []plan.FileKey
-	for i := range p.rec.VMAs {
-		v := &p.rec.VMAs[i]
-		key, ok := plan.KeyOf(r.st, v)
-		if !ok {
-			continue
-		}
-		if users[key] == nil {
-			keys = append(keys, key)
-		}
-		users[key] = append(users[key], v)
-	}
-	for len(keys) > 0 {
-		n := min(len(keys), plan.MaxFDs)
-		if err := r.mapPortion(p, keys[:n], users); err != nil {
-			return err
-		}
-		keys = keys[n:]
-	}
-	return nil
-}
-
-// mapPortion hands files over and makes their mappings.
-func (r *restorer) mapPortion(p *process, keys []plan.FileKey, users map[plan.FileKey][]*model.VMA) error {
-	if err := r.handOverFiles(p, keys); err != nil {
-		return err
-	}
-	b := p.batch(p.lead)
-	for i, key := range keys {
-		for _, v := range users[key] {
-			if err := mapOne(b, v, p.arrival(i)); err != nil {
-				return err
-			}
-		}
-	}
-	closeOthers(b, p.socket)
-	return b.done()
-}
-
-// handOverFiles hands over mapped files; no more than fit into one message.
-func (r *restorer) handOverFiles(p *process, keys []plan.FileKey) error {
+// give hands files over to a process; no more than fit into one message.
+func (m *mappedFiles) give(p *process, keys []plan.FileKey) error {
 	fds := make([]int, len(keys))
 	for i, key := range keys {
-		m := r.mapped.files[key]
-		if m == nil {
+		open := m.files[key]
+		if open == nil {
 			return fault.New(fault.RestoreState, p.object(), "mapped file %d of the process was not opened", i)
 		}
-		f, done, err := m.take()
+		f, done, err := open.take()
 		if err != nil {
 			return err
 		}
 		defer done()
 		fds[i] = int(f.Fd())
 	}
-	return r.handover.send(p, fds)
+	return m.handover.send(p, fds)
 }

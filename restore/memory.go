@@ -14,9 +14,24 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// fillMemory copies the page contents of a process into its mappings.
-func (r *restorer) fillMemory(p *process) error {
-	if err := r.j.step("fill memory"); err != nil {
+// memory is the page contents of processes.
+type memory struct {
+	content  content
+	bequests *bequests
+	later    *laterPages // nil if all come at once
+}
+
+// fill copies the page contents of a process into its mappings, and remembers what the kernel would clear when threads
+// are made.
+func (m *memory) fill(p *process) error {
+	if err := m.write(p); err != nil {
+		return err
+	}
+	return p.rememberCriticalSections()
+}
+
+func (m *memory) write(p *process) error {
+	if err := p.j.step("fill memory"); err != nil {
 		return err
 	}
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", p.pid), os.O_RDWR, 0)
@@ -25,29 +40,23 @@ func (r *restorer) fillMemory(p *process) error {
 	}
 	defer mem.Close()
 	f := filler{p: p, mem: mem, fd: -1}
-	runs := r.img.Runs(p.rec.Space)
+	runs := m.content.img.Runs(p.rec.Space)
 	if err := f.zero(runs); err != nil {
 		return err
 	}
 	blocks := hugeBlocks(p.rec, runs, hugeSize())
-	if r.o.Lazy != nil {
-		pl := planLazy(p.rec, runs)
-		pl.huge = blocks
-		r.later[p] = pl
-		if err := r.content.load(p.rec.Space, pl.now, f.write); err != nil {
-			return err
-		}
-		return r.bringRobust(p, pl, &f)
+	if m.later != nil {
+		return m.later.fill(p, runs, blocks, &f)
 	}
 	if err := f.openFill(runs); err != nil {
 		return err
 	}
 	defer f.close()
-	missing := model.Subtract(outside(blocks), r.bequests.inPlace(p))
-	if err := r.content.load(p.rec.Space, missing, f.write); err != nil {
+	missing := model.Subtract(outside(blocks), m.bequests.inPlace(p))
+	if err := m.content.load(p.rec.Space, missing, f.write); err != nil {
 		return err
 	}
-	return r.fillHuge(p, &f, blocks)
+	return m.fillHuge(p, &f, blocks)
 }
 
 // filler writes to the memory of one process. Its methods may be called concurrently.

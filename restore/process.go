@@ -15,15 +15,16 @@ import (
 
 // process is one process being built.
 type process struct {
-	j       *journal
-	tr      *ptrace.Tracer
-	rec     *model.Process
-	pid     int              // as we see it; in a pid namespace of its own it differs from rec.Pid
-	kin     int              // the index of the plan's Births.Kin
-	boot    uint64           // where the boot area is, 0 before there is one
-	socket  int              // the number of the socket that descriptors come through
-	lead    *ptrace.Thread   // the thread group leader
-	threads []*ptrace.Thread // by index of rec.Threads
+	j               *journal
+	tr              *ptrace.Tracer
+	rec             *model.Process
+	pid             int              // as we see it; in a pid namespace of its own it differs from rec.Pid
+	kin             int              // the index of the plan's Births.Kin
+	boot            uint64           // where the boot area is, 0 before there is one
+	socket          int              // the number of the socket that descriptors come through
+	lead            *ptrace.Thread   // the thread group leader
+	threads         []*ptrace.Thread // by index of rec.Threads
+	criticalSection map[int]uint64   // by tid: rseq_cs, where it is not 0
 }
 
 func (p *process) object() string { return fmt.Sprintf("pid %d", p.rec.Pid) }

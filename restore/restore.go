@@ -115,20 +115,18 @@ type restorer struct {
 
 	actions map[plan.Op]action
 
-	tree     *tree
-	handover *handover
-	bequests *bequests
-	rebuild  *fdtable.Rebuilder
-	mapped   *mappedFiles
-	content  content
-	objects  *objects
-	named    *namedFiles
-	clocks   *clocks
-
-	later map[*process]*lazyPlan // of each process, if there is a server
-	lazy  *Lazy
-
-	criticalSection map[int]uint64 // tid -> rseq_cs, where it is not 0
+	tree        *tree
+	handover    *handover
+	bequests    *bequests
+	descriptors *descriptors
+	mapped      *mappedFiles
+	spaces      *spaces
+	memory      *memory
+	later       *laterPages // nil if there is no server
+	content     content
+	objects     *objects
+	named       *namedFiles
+	clocks      *clocks
 
 	phases map[string]int64
 	phase  string
@@ -171,14 +169,24 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
 	r := &restorer{
 		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: workingState(img.State()), o: o, actions: actions(),
-		mapped:          newMappedFiles(),
-		criticalSection: map[int]uint64{}, phases: map[string]int64{}, later: map[*process]*lazyPlan{},
+		phases: map[string]int64{},
 	}
 	r.content = content{ctx: ctx, img: img}
 	r.objects = &objects{j: r.j, content: r.content, st: r.st, temps: map[int]*os.File{}}
 	r.named = &namedFiles{j: r.j, content: r.content, st: r.st}
 	r.clocks = &clocks{kernel: &r.st.Kernel}
-	r.j.onEnd(r.mapped.close)
+	r.handover = &handover{j: r.j}
+	r.mapped = newMappedFiles(r.j, r.st, r.objects, r.handover)
+	r.descriptors = &descriptors{j: r.j, img: img, st: r.st, handover: r.handover, o: fdtable.RebuildOptions{
+		Moment: r.clocks.moment,
+		Std:    o.Std, Detach: o.Detach, Given: o.Given, Verify: o.Files == FilesVerify,
+		Shmem: func(i int) (*os.File, error) { return r.objects.shmems[i], nil },
+		Ghost: func(i int) (*os.File, error) { return r.objects.ghosts[i], nil },
+		Temp:  func(i int) (*os.File, error) { return r.objects.temps[i], nil },
+	}}
+	if o.Lazy != nil {
+		r.later = &laterPages{j: r.j, content: r.content, server: o.Lazy, plans: map[*process]*lazyPlan{}}
+	}
 	return r
 }
 
@@ -219,12 +227,13 @@ func (r *restorer) run() (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.handover = &handover{j: r.j}
 	r.bequests = &bequests{j: r.j, content: r.content, heritage: r.plan.Forked, unshared: map[int]bool{}}
 	r.tree = &tree{
 		j: r.j, st: r.st, births: r.plan.Births, handover: r.handover, bequests: r.bequests,
 		stub: &stubProcess{j: r.j, pidNS: pidNS, detach: r.o.Detach},
 	}
+	r.spaces = &spaces{st: r.st, boot: r.plan.Boot, bequests: r.bequests, objects: r.objects, mapped: r.mapped}
+	r.memory = &memory{content: r.content, bequests: r.bequests, later: r.later}
 	if err := r.raiseOwn(); err != nil {
 		return nil, err
 	}
@@ -245,7 +254,7 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 		return nil, asRestoreFault(err)
 	}
 	p := r.plan
-	refusals, notes := r.rebuilder().Check()
+	refusals, notes := r.descriptors.rebuilder().Check()
 	p.Refusals, p.Notes = append(p.Refusals, refusals...), append(p.Notes, notes...)
 	if len(p.Steps) == 0 {
 		return p, nil // without births it is not known which ids are needed
@@ -302,8 +311,10 @@ func (r *restorer) enter(phase string) {
 func (r *restorer) result() *Result {
 	res := &Result{
 		Root: r.tree.procs[0].pid, Pids: map[int]int{}, PidNS: r.tree.stub.pidNS, Phases: r.phases, Notes: r.j.notes, Steps: r.j.steps,
-		Lazy:   r.lazy,
 		waiter: waiter{root: r.tree.procs[0].pid, parent: r.tree.stub.parent},
+	}
+	if r.later != nil {
+		res.Lazy = r.later.res
 	}
 	for _, p := range r.tree.procs {
 		res.Pids[p.rec.Pid] = p.pid

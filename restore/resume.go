@@ -95,7 +95,7 @@ func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *model.Threa
 	if err := th.Settle(); err != nil {
 		return err
 	}
-	if err := r.restoreCriticalSection(th, rec); err != nil {
+	if err := p.restoreCriticalSection(th, rec); err != nil {
 		return err
 	}
 	return th.SetSigMask(rec.SigMask)
@@ -107,8 +107,8 @@ const rseqCS = 8
 // restoreCriticalSection writes the thread's rseq_cs again. The kernel cleared it when our code ran outside of the
 // section; with it back, the kernel finds on the way to user space that the section was interrupted and starts its
 // abort handler, as it would have.
-func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *model.Thread) error {
-	cs := r.criticalSection[rec.Tid]
+func (p *process) restoreCriticalSection(th *ptrace.Thread, rec *model.Thread) error {
+	cs := p.criticalSection[rec.Tid]
 	if cs == 0 {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (r *restorer) restoreCriticalSection(th *ptrace.Thread, rec *model.Thread) 
 
 // rememberCriticalSections reads each thread's rseq_cs from the memory just filled, before rseq is registered and the
 // kernel may clear it.
-func (r *restorer) rememberCriticalSections(p *process) error {
+func (p *process) rememberCriticalSections() error {
 	for i := range p.rec.Threads {
 		t := &p.rec.Threads[i]
 		if t.Rseq.Ptr == 0 {
@@ -130,7 +130,10 @@ func (r *restorer) rememberCriticalSections(p *process) error {
 			return fmt.Errorf("read the rseq area of thread %d: %w", t.Tid, err)
 		}
 		if cs := binary.LittleEndian.Uint64(b[:]); cs != 0 {
-			r.criticalSection[t.Tid] = cs
+			if p.criticalSection == nil {
+				p.criticalSection = map[int]uint64{}
+			}
+			p.criticalSection[t.Tid] = cs
 		}
 	}
 	return nil

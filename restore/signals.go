@@ -30,7 +30,7 @@ func (r *restorer) setProcessState(p *process) error {
 				"its working directory %s was removed, and is not made again there yet", rec.Cwd).
 				WithRemedy("restore it under its own ids, without a pid namespace, when they are free")
 		}
-		fd, err := r.rebuilder().RemovedDir(rec.Cwd, rec.CwdGone)
+		fd, err := r.descriptors.rebuilder().RemovedDir(rec.Cwd, rec.CwdGone)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ func (r *restorer) setProcessState(p *process) error {
 	if err := setProcFiles(p); err != nil {
 		return err
 	}
-	return r.sealMappings(p)
+	return p.sealMappings()
 }
 
 const sigsetSize = 8
@@ -101,7 +101,7 @@ func (r *restorer) setAfterCreds(p *process) error {
 		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set",
 			p.rec.MM.Dumpable)
 	}
-	for _, s := range r.rebuilder().Table().Steps(p.rec.Pid) {
+	for _, s := range r.descriptors.table().Steps(p.rec.Pid) {
 		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
 	}
 	for i, l := range p.rec.Limits {

@@ -18,24 +18,33 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// buildSpace replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO
+// spaces makes the address spaces: mappings, where code, heap and stack are, the vDSO.
+type spaces struct {
+	st       *model.State
+	boot     map[int]uint64 // where the boot area of each process goes: Boot of the plan
+	bequests *bequests
+	objects  *objects
+	mapped   *mappedFiles
+}
+
+// build replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO
 // parked beside it, everything else out, then the mappings, then the vDSO at its old address.
-func (r *restorer) buildSpace(p *process) error {
+func (s *spaces) build(p *process) error {
 	if err := raiseLimits(p); err != nil {
 		return err
 	}
-	kept := r.bequests.kept(p)
-	if err := r.bequests.makeRoom(p, r.plan.Boot[p.rec.Pid]); err != nil {
+	kept := s.bequests.kept(p)
+	if err := s.bequests.makeRoom(p, s.boot[p.rec.Pid]); err != nil {
 		return err
 	}
-	if err := r.makeBoot(p); err != nil {
+	if err := s.makeBoot(p); err != nil {
 		return err
 	}
 	b := p.batch(p.lead)
 	if p.rec.MM.THPDisable { // before there is memory that could be huge
 		b.call("disable huge pages", unix.SYS_PRCTL, prSetTHPDisable, 1, 0, 0, 0)
 	}
-	park, err := r.parkVDSO(p, b)
+	park, err := s.parkVDSO(p, b)
 	if err != nil {
 		return err
 	}
@@ -43,7 +52,7 @@ func (r *restorer) buildSpace(p *process) error {
 	for _, gap := range model.Subtract([]model.Range{{Start: 0, End: arch.Host.AddressEnd}}, stay) {
 		b.call(fmt.Sprintf("unmap %#x-%#x", gap.Start, gap.End), unix.SYS_MUNMAP, gap.Start, gap.End-gap.Start)
 	}
-	r.bequests.adapt(p, b, kept)
+	s.bequests.adapt(p, b, kept)
 	if err := b.done(); err != nil {
 		return err
 	}
@@ -52,28 +61,28 @@ func (r *restorer) buildSpace(p *process) error {
 	}
 	for i := range p.rec.VMAs {
 		v := &p.rec.VMAs[i]
-		if _, file := plan.KeyOf(r.st, v); file || kept[i] {
+		if _, file := plan.KeyOf(s.st, v); file || kept[i] {
 			continue
 		}
 		if err := mapOne(b, v, -1); err != nil {
 			return err
 		}
 	}
-	r.placeVDSO(p, b, park)
+	s.placeVDSO(p, b, park)
 	if err := b.done(); err != nil {
 		return err
 	}
-	return r.mapFiles(p)
+	return s.mapFiles(p)
 }
 
 // makeBoot maps the boot area and copies the code there.
-func (r *restorer) makeBoot(p *process) error {
-	want := r.plan.Boot[p.rec.Pid]
+func (s *spaces) makeBoot(p *process) error {
+	want := s.boot[p.rec.Pid]
 	at, err := p.call("map the boot area", unix.SYS_MMAP, want, plan.BootSize,
 		unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uint64(0), 0)
 	if errors.Is(err, unix.EEXIST) { // an address space so full that the only hole is where the stub has its stack
-		if err := r.freeOfVDSO(p, want); err != nil {
+		if err := freeOfVDSO(p, want); err != nil {
 			return err
 		}
 		at, err = p.call("map the boot area over the stack", unix.SYS_MMAP, want, plan.BootSize,
@@ -98,13 +107,13 @@ func (r *restorer) makeBoot(p *process) error {
 }
 
 // freeOfVDSO makes sure that the boot area would not cover the stub's vDSO, which is still to be moved.
-func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
+func freeOfVDSO(p *process, boot uint64) error {
 	have, err := host.Specials(procfs.Pid(p.pid))
 	if err != nil {
 		return err
 	}
-	for _, s := range have {
-		if s.Start < boot+plan.BootSize+plan.VDSORoom && boot < s.End {
+	for _, v := range have {
+		if v.Start < boot+plan.BootSize+plan.VDSORoom && boot < v.End {
 			return fault.New(fault.RestoreStep, p.object(),
 				"the only room in its address space is where the kernel has put the vDSO of a new process this time").
 				WithRemedy("restore again")
@@ -115,21 +124,21 @@ func (r *restorer) freeOfVDSO(p *process, boot uint64) error {
 
 // parkVDSO moves those parts of the stub's vDSO that the image has into the park behind the boot area, where nothing of
 // the image will be, and returns where they are now, in the order of the image.
-func (r *restorer) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
+func (s *spaces) parkVDSO(p *process, b *batch) ([]plan.Special, error) {
 	have, err := host.Specials(procfs.Pid(p.pid))
 	if err != nil {
 		return nil, err
 	}
 	match, err := plan.MatchSpecials(have, plan.Specials(p.rec))
 	if err != nil {
-		return nil, fault.New(fault.OtherKernel, p.object(), "%w (image from kernel %s)", err, r.st.Kernel.Release)
+		return nil, fault.New(fault.OtherKernel, p.object(), "%w (image from kernel %s)", err, s.st.Kernel.Release)
 	}
-	park := r.plan.Boot[p.rec.Pid] + plan.BootSize
+	park := s.boot[p.rec.Pid] + plan.BootSize
 	parked := make([]plan.Special, len(match))
-	for i, s := range match {
-		at := park + s.Start - have[0].Start
-		parked[i] = plan.Special{Name: s.Name, Start: at, End: at + s.End - s.Start}
-		remap(b, s, at)
+	for i, v := range match {
+		at := park + v.Start - have[0].Start
+		parked[i] = plan.Special{Name: v.Name, Start: at, End: at + v.End - v.Start}
+		remap(b, v, at)
 	}
 	return parked, nil
 }
@@ -141,9 +150,9 @@ func remap(b *batch, s plan.Special, to uint64) {
 		to)
 }
 
-func (r *restorer) placeVDSO(p *process, b *batch, parked []plan.Special) {
+func (s *spaces) placeVDSO(p *process, b *batch, parked []plan.Special) {
 	if len(parked) == 0 {
-		b.call("unmap the vDSO", unix.SYS_MUNMAP, r.plan.Boot[p.rec.Pid]+plan.BootSize, uint64(plan.VDSORoom))
+		b.call("unmap the vDSO", unix.SYS_MUNMAP, s.boot[p.rec.Pid]+plan.BootSize, uint64(plan.VDSORoom))
 		return
 	}
 	for i, w := range plan.Specials(p.rec) {
@@ -189,8 +198,8 @@ func mapOne(b *batch, v *model.VMA, file int) error {
 	return nil
 }
 
-// finishSpace gives the filled mappings their final protection and advice, and the address space its bookkeeping.
-func (r *restorer) finishSpace(p *process) error {
+// finish gives the filled mappings their final protection and advice, and the address space its bookkeeping.
+func (s *spaces) finish(p *process) error {
 	b := p.batch(p.lead)
 	for i := range p.rec.VMAs {
 		if v := &p.rec.VMAs[i]; v.Kind != model.VMAVDSO && v.Kind != model.VMAVVar {
@@ -200,7 +209,7 @@ func (r *restorer) finishSpace(p *process) error {
 	if err := b.done(); err != nil {
 		return err
 	}
-	return r.setMM(p)
+	return s.setMM(p)
 }
 
 func finishOne(b *batch, v *model.VMA) {
@@ -252,7 +261,7 @@ func givenName(v *model.VMA) (string, bool) {
 }
 
 // sealMappings does what must come after all else that touches mappings.
-func (r *restorer) sealMappings(p *process) error {
+func (p *process) sealMappings() error {
 	b := p.batch(p.lead)
 	if f := p.rec.MM.LockFuture; f != 0 {
 		b.call("lock mappings to come", unix.SYS_MLOCKALL, f)
@@ -267,8 +276,8 @@ func (r *restorer) sealMappings(p *process) error {
 
 // setMM sets where code, data, heap, stack, arguments and environment are, the auxiliary vector and the exe link, with
 // PR_SET_MM_MAP (struct prctl_mm_map, include/uapi/linux/prctl.h).
-func (r *restorer) setMM(p *process) error {
-	if err := r.handOverFiles(p, []plan.FileKey{exeKey(p.rec)}); err != nil {
+func (s *spaces) setMM(p *process) error {
+	if err := s.mapped.give(p, []plan.FileKey{exeKey(p.rec)}); err != nil {
 		return err
 	}
 	exe := p.arrival(0)
@@ -286,5 +295,48 @@ func (r *restorer) setMM(p *process) error {
 	m = binary.LittleEndian.AppendUint32(m, uint32(exe))
 	b.call("set code, heap, stack and exe", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, inBytes(m), len(m), 0)
 	b.call("close the executable", unix.SYS_CLOSE, exe)
-	return r.objects.executable(&p.rec.Exe, b.done)
+	return s.objects.executable(&p.rec.Exe, b.done)
+}
+
+// mapFiles makes the mappings that have a file behind them: the process gets as many files as fit into one message,
+// maps them wherever they belong, and closes them before the next ones come.
+func (s *spaces) mapFiles(p *process) error {
+	users := map[plan.FileKey][]*model.VMA{}
+	var keys []plan.FileKey
+	for i := range p.rec.VMAs {
+		v := &p.rec.VMAs[i]
+		key, ok := plan.KeyOf(s.st, v)
+		if !ok {
+			continue
+		}
+		if users[key] == nil {
+			keys = append(keys, key)
+		}
+		users[key] = append(users[key], v)
+	}
+	for len(keys) > 0 {
+		n := min(len(keys), plan.MaxFDs)
+		if err := s.mapPortion(p, keys[:n], users); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// mapPortion hands files over and makes their mappings.
+func (s *spaces) mapPortion(p *process, keys []plan.FileKey, users map[plan.FileKey][]*model.VMA) error {
+	if err := s.mapped.give(p, keys); err != nil {
+		return err
+	}
+	b := p.batch(p.lead)
+	for i, key := range keys {
+		for _, v := range users[key] {
+			if err := mapOne(b, v, p.arrival(i)); err != nil {
+				return err
+			}
+		}
+	}
+	closeOthers(b, p.socket)
+	return b.done()
 }

@@ -18,15 +18,15 @@ type action struct {
 // actions says how each op of a plan is done.
 func actions() map[plan.Op]action {
 	return map[plan.Op]action{
-		plan.OpServer: {phasePlan, whole((*restorer).checkServer)},
+		plan.OpServer: {phasePlan, func(r *restorer, _ plan.Step) error { return r.later.take() }},
 		plan.OpShmem:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.objects.shmem(s.Index) }},
 		plan.OpGhost:  {phaseFiles, func(r *restorer, s plan.Step) error { return r.objects.ghost(s.Index) }},
 		plan.OpNamed:  {phaseFiles, func(r *restorer, _ plan.Step) error { return r.named.open() }},
 		plan.OpMapped: {
 			phaseFiles,
-			func(r *restorer, s plan.Step) error { return r.openMappedOf(r.record(s.Pid), s.Index) },
+			func(r *restorer, s plan.Step) error { return r.mapped.openOf(r.record(s.Pid), s.Index) },
 		},
-		plan.OpDescription: {phaseFiles, func(r *restorer, s plan.Step) error { return r.openDescription(s.Index) }},
+		plan.OpDescription: {phaseFiles, func(r *restorer, s plan.Step) error { return r.descriptors.open(s.Index) }},
 		plan.OpStub:        {phaseCreate, whole((*restorer).startStub)},
 		plan.OpBirth: {
 			phaseCreate,
@@ -34,19 +34,19 @@ func actions() map[plan.Op]action {
 		},
 		plan.OpZombie:      {phaseCreate, inside(func(_ *restorer, p *process) error { return p.die() })},
 		plan.OpStubEnd:     {phaseCreate, func(r *restorer, _ plan.Step) error { return r.tree.stub.end() }},
-		plan.OpSpace:       {phaseSpace, inside((*restorer).buildSpace)},
+		plan.OpSpace:       {phaseSpace, inside(func(r *restorer, p *process) error { return r.spaces.build(p) })},
 		plan.OpSeal:        {phaseSpace, func(r *restorer, _ plan.Step) error { return r.objects.sealLate() }},
-		plan.OpFill:        {phaseMemory, inside((*restorer).fillAndLook)},
-		plan.OpProtect:     {phaseSpace, inside((*restorer).finishSpace)},
-		plan.OpLazy:        {phaseMemory, inside((*restorer).arm)},
-		plan.OpFDs:         {phaseFiles, inside((*restorer).handOver)},
+		plan.OpFill:        {phaseMemory, inside(func(r *restorer, p *process) error { return r.memory.fill(p) })},
+		plan.OpProtect:     {phaseSpace, inside(func(r *restorer, p *process) error { return r.spaces.finish(p) })},
+		plan.OpLazy:        {phaseMemory, inside(func(r *restorer, p *process) error { return r.later.arm(p) })},
+		plan.OpFDs:         {phaseFiles, inside(func(r *restorer, p *process) error { return r.descriptors.give(p) })},
 		plan.OpThreads:     {phaseThreads, inside(func(_ *restorer, p *process) error { return p.makeThreads() })},
 		plan.OpProcess:     {phaseThreads, inside((*restorer).setProcessState)},
 		plan.OpThreadState: {phaseThreads, inside((*restorer).setThreadState)},
 		plan.OpFinish:      {phaseFinalise, inside((*restorer).finalise)},
 		plan.OpNamedCommit: {phaseFinalise, func(r *restorer, _ plan.Step) error { return r.named.commit() }},
 		plan.OpFileCommit:  {phaseFinalise, whole((*restorer).commitFiles)},
-		plan.OpServe:       {phaseRelease, whole((*restorer).commitServer)},
+		plan.OpServe:       {phaseRelease, func(r *restorer, _ plan.Step) error { return r.later.commit() }},
 		plan.OpRelease:     {phaseRelease, whole((*restorer).release)},
 	}
 }
@@ -90,17 +90,20 @@ func (r *restorer) record(pid int) *model.Process {
 	panic("restore: a process of the plan is not in the image")
 }
 
-// fillAndLook fills the memory of a process and remembers what the kernel would clear when threads are made.
-func (r *restorer) fillAndLook(p *process) error {
-	if err := r.fillMemory(p); err != nil {
-		return err
-	}
-	return r.rememberCriticalSections(p)
-}
-
 func (r *restorer) startStub() error {
 	if err := r.tree.start(); err != nil {
 		return err
 	}
 	return r.clocks.set(r.tree.stub.process)
+}
+
+// commitFiles does the last things to files, which cannot be taken back.
+func (r *restorer) commitFiles() error {
+	if err := r.j.step("commit descriptors"); err != nil {
+		return err
+	}
+	if err := r.objects.setTimes(); err != nil {
+		return err
+	}
+	return r.descriptors.commit()
 }
