@@ -11,8 +11,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// birth does one step of the making of the tree.
-func (t *tree) birth(s plan.BirthStep) (err error) {
+// birth does step i of the making of the tree.
+func (t *tree) birth(i int) (err error) {
+	s := t.births.Steps[i]
 	switch p := t.process(s.Who); s.Do {
 	case plan.ActFork:
 		t.made[s.Who], err = t.create(t.process(s.By), s.Who)

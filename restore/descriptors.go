@@ -91,3 +91,14 @@ func (d *descriptors) give(p *process) error {
 	b.call("close the socket", unix.SYS_CLOSE, p.socket)
 	return b.done()
 }
+
+// commitFiles does the last things to files, which cannot be taken back.
+func commitFiles(j *journal, o *objects, d *descriptors) error {
+	if err := j.step("commit descriptors"); err != nil {
+		return err
+	}
+	if err := o.setTimes(); err != nil {
+		return err
+	}
+	return d.commit()
+}

@@ -60,7 +60,7 @@ const (
 // reenter brings the thread into the system call that it was interrupted in, with the time that was left, so that the
 // kernel itself keeps what restart_syscall(2) goes on with. If the call does not block any more its result is the one
 // the thread gets.
-func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
+func (f *finisher) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
 	rs := rec.Restart
 	at := p.boot + bootData
 	var nr uint64
@@ -77,12 +77,12 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, reg
 		nr, args = unix.SYS_POLL, []uint64{rs.Addr, uint64(rs.Val), uint64(timeout)}
 	case "futex":
 		op := regs.Rsi & (futexPrivate | futexRealtime)
-		now, err := r.clocks.now(op&futexRealtime != 0)
+		now, err := f.clocks.now(op&futexRealtime != 0)
 		if err != nil {
 			return err
 		}
 		if op&futexRealtime != 0 && regs.Rsi&futexCommand == futexWaitBitset {
-			now = r.clocks.kernel.Realtime // the program named a wall clock time: that is when it wants to wake
+			now = f.clocks.kernel.Realtime // the program named a wall clock time: that is when it wants to wake
 		}
 		deadline += time.Duration(now)
 		nr, args = unix.SYS_FUTEX, []uint64{rs.Addr, futexWaitBitset | op, uint64(rs.Val), at, 0, uint64(rs.Bitset)}
@@ -90,7 +90,7 @@ func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, reg
 		return fault.New(fault.RestoreState, p.object(), "thread %d is in an unknown kind of interrupted call, %q",
 			rec.Tid, rs.Kind)
 	}
-	if err := r.j.step("re-enter " + rs.Kind); err != nil {
+	if err := p.j.step("re-enter " + rs.Kind); err != nil {
 		return err
 	}
 	ts := timespec(max(int64(deadline), 1))

@@ -44,6 +44,6 @@ func fitXState(saved, have []byte) ([]byte, error) {
 }
 
 // reenter would bring the thread into the system call that it was interrupted in.
-func (r *restorer) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
+func (f *finisher) reenter(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
 	return arch.Lacks(arch.InterruptedCalls)
 }

@@ -14,28 +14,34 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// queueSignals queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send
+// signals is what was on its way to processes, and what stops them.
+type signals struct {
+	processes []model.Process // of the image
+	stopped   bool            // Options.Stopped
+}
+
+// queue queues what was pending, with its siginfo. Each thread queues its own: only to itself may a thread send
 // what the kernel would have sent (rt_sigqueueinfo(2)). A pending SIGTRAP comes in lastCalls, a pending SIGSTOP in
 // queueStops.
-func (r *restorer) queueSignals(p *process) error {
-	if err := r.settleChildren(p); err != nil {
+func (s *signals) queue(p *process) error {
+	if err := s.settleChildren(p); err != nil {
 		return err
 	}
-	if err := r.continueAgain(p); err != nil { // the stop takes a pending SIGCONT away, and the SIGCONT stop signals
+	if err := s.continueAgain(p); err != nil { // the stop takes a pending SIGCONT away, and the SIGCONT stop signals
 		return err
 	}
 	for i := range p.rec.Threads {
 		b := p.batch(p.threads[i])
 		if i == 0 {
 			for _, info := range p.rec.Pending {
-				if sig := signalOf(info); p.queues(info) {
+				if sig := signalOf(info); queues(p.rec, info) {
 					b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_SIGQUEUEINFO, p.rec.Pid,
 						int(sig), inBytes(info))
 				}
 			}
 		}
 		for _, info := range p.rec.Threads[i].Pending {
-			if sig := signalOf(info); p.queues(info) {
+			if sig := signalOf(info); queues(p.rec, info) {
 				b.callWant(p.queueVerdict, fmt.Sprintf("queue signal %d", sig), unix.SYS_RT_TGSIGQUEUEINFO, p.rec.Pid,
 					p.rec.Threads[i].Tid, int(sig), inBytes(info))
 			}
@@ -47,10 +53,10 @@ func (r *restorer) queueSignals(p *process) error {
 	return nil
 }
 
-// queues reports whether queueSignals is to queue a pending signal.
-func (p *process) queues(info model.SigInfo) bool {
+// queues reports whether signals.queue is to queue a pending signal.
+func queues(rec *model.Process, info model.SigInfo) bool {
 	sig := signalOf(info)
-	return sig != unix.SIGTRAP && sig != unix.SIGSTOP && !p.comesAgain(info)
+	return sig != unix.SIGTRAP && sig != unix.SIGSTOP && !comesAgain(rec, info)
 }
 
 // queueVerdict explains the one way in which queueing fails.
@@ -71,17 +77,17 @@ const firstRealTime = unix.Signal(32)
 
 // settleChildren takes back what our own making of dead and stopped children did to a process: the signals that are
 // pending, and the news of a stop which it had waited for already.
-func (r *restorer) settleChildren(p *process) error {
+func (s *signals) settleChildren(p *process) error {
 	b := p.batch(p.lead)
-	for i := range r.st.Processes {
-		c := &r.st.Processes[i]
+	for i := range s.processes {
+		c := &s.processes[i]
 		if c.PPid == p.rec.Pid && c.StopTold { // __WALL: it may have an exit signal of its own
 			b.callWant(exactly(uint64(c.Pid)), fmt.Sprintf("wait for the stop of pid %d", c.Pid), unix.SYS_WAIT4, c.Pid,
 				0,
 				unix.WUNTRACED|unix.WNOHANG|unix.WALL, 0)
 		}
 	}
-	for _, sig := range childSignals(r.st.Processes, p.rec.Pid, r.o.Stopped) {
+	for _, sig := range childSignals(s.processes, p.rec.Pid, s.stopped) {
 		b.takeBack(sig, except(unix.EAGAIN), fmt.Sprintf("take signal %d of a child back", sig))
 	}
 	return b.done()
@@ -89,8 +95,8 @@ func (r *restorer) settleChildren(p *process) error {
 
 // continueAgain lets a process that was continued be so again, for the parent to be told of it: it is stopped, and
 // continued by a SIGCONT, which is then taken back.
-func (r *restorer) continueAgain(p *process) error {
-	if !p.rec.Continued || !slices.ContainsFunc(r.st.Processes,
+func (s *signals) continueAgain(p *process) error {
+	if !p.rec.Continued || !slices.ContainsFunc(s.processes,
 		func(o model.Process) bool { return o.Pid == p.rec.PPid }) {
 		return nil
 	}
@@ -138,12 +144,12 @@ func childSignals(processes []model.Process, pid int, stopped bool) []unix.Signa
 
 // stop puts a process into its job-control stop. It is the last that happens to it before its release; its parent comes
 // after it, see settleChildren.
-func (r *restorer) stop(p *process) error {
-	sig := stopSignal(p.rec, r.o.Stopped)
+func (s *signals) stop(p *process) error {
+	sig := stopSignal(p.rec, s.stopped)
 	if sig == 0 {
 		return nil
 	}
-	if err := r.j.step("stop"); err != nil {
+	if err := p.j.step("stop"); err != nil {
 		return err
 	}
 	return ptrace.StopGroup(p.threads, sig)
@@ -171,8 +177,8 @@ func stopSignal(rec *model.Process, stopped bool) unix.Signal {
 // released; what is pending besides comes before it or after it, in the kernel's order. To a process that is stopped a
 // second one means nothing: the SIGCONT that continues it takes every stop signal away (signal(7)), and nothing shows
 // it.
-func (r *restorer) queueStops(p *process) error {
-	if stopSignal(p.rec, r.o.Stopped) != 0 {
+func (s *signals) queueStops(p *process) error {
+	if stopSignal(p.rec, s.stopped) != 0 {
 		return nil
 	}
 	for _, info := range p.rec.Pending {
@@ -192,4 +198,14 @@ func (r *restorer) queueStops(p *process) error {
 		}
 	}
 	return nil
+}
+
+// comesAgain reports that a pending signal is one that timers.set makes the kernel queue.
+func comesAgain(rec *model.Process, info model.SigInfo) bool {
+	for i := range rec.Timers {
+		if t := &rec.Timers[i]; t.Expired != 0 && sigs.OfTimer([]model.SigInfo{info}, t.ID) {
+			return true
+		}
+	}
+	return false
 }

@@ -6,20 +6,20 @@ import (
 )
 
 // release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
-// its own affair.
-func (r *restorer) release() error {
-	if err := r.j.step("release"); err != nil {
+// its own affair. image is the id of what they come from.
+func release(j *journal, t *tree, s *signals, image string) error {
+	if err := j.step("release"); err != nil {
 		return err
 	}
-	for _, p := range r.tree.living() {
-		carryUsage(r.j, p, r.img.Info().ID)
-		if err := r.queueStops(p); err != nil {
+	for _, p := range t.living() {
+		carryUsage(j, p, image)
+		if err := s.queueStops(p); err != nil {
 			return err
 		}
 	}
 	// Nothing of ours may be open when the first of them runs: a pipe would not report its end.
-	r.j.close()
-	if err := r.tree.letGo(); err != nil {
+	j.close()
+	if err := t.letGo(); err != nil {
 		return err
 	}
 	carry.Sweep()

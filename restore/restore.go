@@ -1,23 +1,26 @@
 // Package restore brings an image back: the same processes and threads with the same ids, memory, descriptors, signals
 // and timers.
 //
-// A restore has two halves. The plan (plan.go) is a pure function of the image: the order in which processes are made
-// and where in each there is room for our code. The execution drives new processes with ptrace. Each starts as the stub
-// of internal/stub, made by clone3(2) with set_tid so that it has its old id; batches of system calls run inside it and
-// turn it, piece by piece, into the process of the image. Until the very last step every one of them is killed by the
-// kernel when we end, so a restore that fails, or is killed, leaves nothing behind.
+// A restore has two halves. The plan (package plan) is a pure function of the image: the order in which processes are
+// made, where in each there is room for our code, and the steps. The execution (execute.go) does the steps. Each thing
+// that they make is a type of its own, with what it needs of the others as its fields; steps.go has them all, and which
+// of them does which step. Whatever they do is counted and taken back by the journal.
 //
-// The parts and where they are:
+// New processes are driven with ptrace. Each starts as the stub of internal/stub, made by clone3(2) with set_tid so that
+// it has its old id; batches of system calls run inside it and turn it, piece by piece, into the process of the image.
+// Until the very last step every one of them is killed by the kernel when we end, so a restore that fails, or is
+// killed, leaves nothing behind.
 //
-//	plan.go      order, free addresses                    ids.go       are all ids free, who has them
-//	clock.go     clocks that go on after a reboot
-//	births.go    who makes whom, sessions, groups         create.go    the same, done
-//	process.go   the stub, zombies, the end of all        remote.go    batches of system calls inside a process
-//	space.go     address space: mappings, vDSO, brk       memory.go    page contents
-//	lazy.go      page contents that come later
-//	files.go     mapped files, descriptors                objects.go   shared memory and nameless files
-//	threads.go   threads, per-thread state                creds.go     ids, capabilities, seccomp
-//	signals.go   handlers, pending signals, timers        resume.go    last registers, restart of system calls, release
+//	journal      what is done, and takes it back          clocks       of the tree, which go on after a reboot
+//	objects      shared memory and nameless files         namedFiles   memory by a name
+//	mappedFiles  what is mapped and executed              descriptors  what is open, and who has it
+//	stubProcess  from which all are made                  tree         who makes whom (create.go), release
+//	bequests     memory that they are born with           handover     the socket for descriptors of ours
+//	process      one of them: its batches (remote.go), threads, credentials, limits, end
+//	spaces       mappings, vDSO, brk                      memory       page contents
+//	laterPages   page contents that come later            attributes   directories, handlers, flags
+//	terminals    who has which                            timers       with the time that was left
+//	signals      pending ones, stops                      finisher     last registers, restart of system calls
 package restore
 
 import (
@@ -92,47 +95,6 @@ type Result struct {
 	waiter waiter
 }
 
-// phases of a restore, in order.
-const (
-	phasePlan     = "plan"
-	phaseCreate   = "create"
-	phaseFiles    = "files"
-	phaseSpace    = "space"
-	phaseMemory   = "memory"
-	phaseThreads  = "threads"
-	phaseFinalise = "finalise"
-	phaseRelease  = "release"
-)
-
-// restorer is one restore under way. It runs on one goroutine; the tracing thread belongs to it.
-type restorer struct {
-	ctx  context.Context
-	j    *journal
-	img  *image.Reader
-	st   *model.State
-	o    Options
-	plan *plan.Plan
-
-	actions map[plan.Op]action
-
-	tree        *tree
-	handover    *handover
-	bequests    *bequests
-	descriptors *descriptors
-	mapped      *mappedFiles
-	spaces      *spaces
-	memory      *memory
-	later       *laterPages // nil if there is no server
-	content     content
-	objects     *objects
-	named       *namedFiles
-	clocks      *clocks
-
-	phases map[string]int64
-	phase  string
-	since  time.Time
-}
-
 // Restore brings the tree of an image back and lets it run. It needs CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) and
 // CAP_SYS_PTRACE. On error nothing is left: no process, no file, no mount; the error is a *Error of class
 // fault.RolledBack, or the one that ctx gave. When ctx ends after Restore has returned, nothing happens to the
@@ -166,36 +128,12 @@ func again(ctx context.Context, once func() (*Result, error)) (*Result, error) {
 	}
 }
 
-func newRestorer(ctx context.Context, img *image.Reader, o Options) *restorer {
-	r := &restorer{
-		ctx: ctx, j: &journal{ctx: ctx, fail: o.FailStep}, img: img, st: workingState(img.State()), o: o, actions: actions(),
-		phases: map[string]int64{},
-	}
-	r.content = content{ctx: ctx, img: img}
-	r.objects = &objects{j: r.j, content: r.content, st: r.st, temps: map[int]*os.File{}}
-	r.named = &namedFiles{j: r.j, content: r.content, st: r.st}
-	r.clocks = &clocks{kernel: &r.st.Kernel}
-	r.handover = &handover{j: r.j}
-	r.mapped = newMappedFiles(r.j, r.st, r.objects, r.handover)
-	r.descriptors = &descriptors{j: r.j, img: img, st: r.st, handover: r.handover, o: fdtable.RebuildOptions{
-		Moment: r.clocks.moment,
-		Std:    o.Std, Detach: o.Detach, Given: o.Given, Verify: o.Files == FilesVerify,
-		Shmem: func(i int) (*os.File, error) { return r.objects.shmems[i], nil },
-		Ghost: func(i int) (*os.File, error) { return r.objects.ghosts[i], nil },
-		Temp:  func(i int) (*os.File, error) { return r.objects.temps[i], nil },
-	}}
-	if o.Lazy != nil {
-		r.later = &laterPages{j: r.j, content: r.content, server: o.Lazy, plans: map[*process]*lazyPlan{}}
-	}
-	return r
-}
-
 func restoreOnce(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
-	r := newRestorer(ctx, img, o)
+	j := &journal{ctx: ctx, fail: o.FailStep}
 	start := time.Now()
-	res, err := r.run()
+	res, err := run(j, img, o)
 	if err != nil {
-		r.j.rollback()
+		j.rollback()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("restore: %w", ctx.Err())
 		}
@@ -214,53 +152,50 @@ func asRestoreFault(err error) error {
 	return fault.New(fault.RestoreStep, "restore", "%w", err)
 }
 
-func (r *restorer) run() (*Result, error) {
-	r.enter(phasePlan)
-	if err := r.decide(); err != nil {
-		return nil, err
-	}
-	r.j.notes = append(r.j.notes, r.plan.Notes...)
-	if len(r.plan.Refusals) > 0 {
-		return nil, r.plan.Refusals
-	}
-	pidNS, err := chooseIDs(r.j, r.o.PidNS, wantedIDs(r.plan.Births, r.st))
+func run(j *journal, img *image.Reader, o Options) (*Result, error) {
+	times := &stopwatch{phases: map[string]int64{}}
+	times.enter(phasePlan)
+	st := workingState(img.State())
+	p, err := decide(img, st, o)
 	if err != nil {
 		return nil, err
 	}
-	r.bequests = &bequests{j: r.j, content: r.content, heritage: r.plan.Forked, unshared: map[int]bool{}}
-	r.tree = &tree{
-		j: r.j, st: r.st, births: r.plan.Births, handover: r.handover, bequests: r.bequests,
-		stub: &stubProcess{j: r.j, pidNS: pidNS, detach: r.o.Detach},
+	j.notes = append(j.notes, p.Notes...)
+	if len(p.Refusals) > 0 {
+		return nil, p.Refusals
 	}
-	r.spaces = &spaces{st: r.st, boot: r.plan.Boot, bequests: r.bequests, objects: r.objects, mapped: r.mapped}
-	r.memory = &memory{content: r.content, bequests: r.bequests, later: r.later}
-	if err := r.raiseOwn(); err != nil {
+	pidNS, err := chooseIDs(j, o.PidNS, wantedIDs(p.Births, st))
+	if err != nil {
 		return nil, err
 	}
-	for _, s := range r.plan.Steps {
-		if err := r.execute(s); err != nil {
-			return nil, err
-		}
+	if err := raiseOwn(j); err != nil {
+		return nil, err
 	}
-	r.enter("")
-	return r.result(), nil
+	m := newMade(j, img, st, o, p, pidNS)
+	if err := execute(p.Steps, m.actions(j, st, img.Info().ID), times); err != nil {
+		return nil, err
+	}
+	times.enter("")
+	return result(j, m, times.phases), nil
 }
 
 // Plan tells what Restore would do with the same options, and everything that stands in the way. It makes nothing.
 func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error) {
-	r := newRestorer(ctx, img, o)
-	defer r.j.close()
-	if err := r.decide(); err != nil {
+	j := &journal{ctx: ctx}
+	defer j.close()
+	st := workingState(img.State())
+	p, err := decide(img, st, o)
+	if err != nil {
 		return nil, asRestoreFault(err)
 	}
-	p := r.plan
-	refusals, notes := r.descriptors.rebuilder().Check()
+	d := &descriptors{j: j, img: img, st: st, o: rebuildOptions(o)}
+	refusals, notes := d.rebuilder().Check()
 	p.Refusals, p.Notes = append(p.Refusals, refusals...), append(p.Notes, notes...)
 	if len(p.Steps) == 0 {
 		return p, nil // without births it is not known which ids are needed
 	}
-	_, err := chooseIDs(r.j, r.o.PidNS, wantedIDs(r.plan.Births, r.st))
-	p.Notes = append(p.Notes, r.j.notes...)
+	_, err = chooseIDs(j, o.PidNS, wantedIDs(p.Births, st))
+	p.Notes = append(p.Notes, j.notes...)
 	var taken *fault.Error
 	switch {
 	case errors.As(err, &taken):
@@ -275,48 +210,40 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 }
 
 // decide asks the plan whether the image can be brought back here. Nothing has been made yet.
-func (r *restorer) decide() error {
-	pol := plan.Policy{Side: plan.Restore, Detach: r.o.Detach, Lazy: r.o.Lazy != nil}
+func decide(img *image.Reader, st *model.State, o Options) (*plan.Plan, error) {
+	pol := plan.Policy{Side: plan.Restore, Detach: o.Detach, Lazy: o.Lazy != nil}
 	if !pol.Lazy { // what comes page by page comes to each
-		pol.Same = r.img.Same
+		pol.Same = img.Same
 	}
-	h, err := host.Read(r.st, pol)
+	h, err := host.Read(st, pol)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := host.Look(r.st, h); err != nil {
-		return err
+	if err := host.Look(st, h); err != nil {
+		return nil, err
 	}
-	h.Streams = host.Streams(r.o.Std)
-	r.plan = plan.Build(r.st, h, pol)
-	if skipped := r.img.Skipped(); len(skipped) > 0 {
-		r.plan.Notes = append(r.plan.Notes, "a later version has written records of the image that were skipped: "+
+	h.Streams = host.Streams(o.Std)
+	p := plan.Build(st, h, pol)
+	if skipped := img.Skipped(); len(skipped) > 0 {
+		p.Notes = append(p.Notes, "a later version has written records of the image that were skipped: "+
 			strings.Join(skipped, ", "))
 	}
-	if len(r.plan.Refusals) > 0 {
-		return nil
+	if len(p.Refusals) > 0 {
+		return p, nil
 	}
-	return arch.Require(arch.Stub, arch.InterruptedCalls)
+	return p, arch.Require(arch.Stub, arch.InterruptedCalls)
 }
 
-// enter ends the phase under way and begins another; time in a phase that is entered twice adds up.
-func (r *restorer) enter(phase string) {
-	now := time.Now()
-	if r.phase != "" {
-		r.phases[r.phase] += now.Sub(r.since).Microseconds()
-	}
-	r.phase, r.since = phase, now
-}
-
-func (r *restorer) result() *Result {
+func result(j *journal, m *made, phases map[string]int64) *Result {
+	root := m.tree.procs[0]
 	res := &Result{
-		Root: r.tree.procs[0].pid, Pids: map[int]int{}, PidNS: r.tree.stub.pidNS, Phases: r.phases, Notes: r.j.notes, Steps: r.j.steps,
-		waiter: waiter{root: r.tree.procs[0].pid, parent: r.tree.stub.parent},
+		Root: root.pid, Pids: map[int]int{}, PidNS: m.tree.stub.pidNS, Phases: phases, Notes: j.notes, Steps: j.steps,
+		waiter: waiter{root: root.pid, parent: m.tree.stub.parent},
 	}
-	if r.later != nil {
-		res.Lazy = r.later.res
+	if m.later != nil {
+		res.Lazy = m.later.res
 	}
-	for _, p := range r.tree.procs {
+	for _, p := range m.tree.procs {
 		res.Pids[p.rec.Pid] = p.pid
 		for i, th := range p.threads {
 			res.Pids[p.rec.Threads[i].Tid] = th.Tid

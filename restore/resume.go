@@ -2,40 +2,94 @@ package restore
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// finalise does everything that must come after the rest and leaves each thread in a stop from which it goes on as the
+// finisher makes of a process that has all the one that goes on.
+type finisher struct {
+	descriptors *descriptors
+	clocks      *clocks
+	timers      *timers
+	signals     *signals
+}
+
+// finish does everything that must come after the rest and leaves each thread in a stop from which it goes on as the
 // thread of the image.
-func (r *restorer) finalise(p *process) error {
-	if err := r.setAfterCreds(p); err != nil {
+func (f *finisher) finish(p *process) error {
+	if err := f.afterCreds(p); err != nil {
 		return err
 	}
-	if err := r.setTimers(p); err != nil {
+	if err := f.timers.set(p); err != nil {
 		return err
 	}
-	if err := r.queueSignals(p); err != nil {
+	if err := f.signals.queue(p); err != nil {
 		return err
 	}
-	if err := r.limitPending(p); err != nil {
+	if err := p.limitPending(); err != nil {
 		return err
 	}
 	for i := len(p.threads) - 1; i >= 0; i-- { // the leader last: it removes the boot area
-		if err := r.finaliseThread(p, i); err != nil {
+		if err := f.thread(p, i); err != nil {
 			return fmt.Errorf("thread %d: %w", p.rec.Threads[i].Tid, err)
 		}
 	}
-	return r.stop(p)
+	return f.signals.stop(p)
 }
 
-func (r *restorer) finaliseThread(p *process, i int) error {
+// afterCreds restores what a change of credentials would undo or what records them: dumpable, owners and locks of
+// descriptors, and limits, which hold from here on.
+func (f *finisher) afterCreds(p *process) error {
+	b := p.batch(p.lead)
+	switch p.rec.MM.Dumpable {
+	case 0, 1:
+		b.call("set dumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, p.rec.MM.Dumpable)
+	default:
+		return fault.New(fault.RestoreState, p.object(), "dumpable is %d, which only the kernel can set",
+			p.rec.MM.Dumpable)
+	}
+	for _, s := range f.descriptors.table().Steps(p.rec.Pid) {
+		b.callWant(stepVerdict(s), s.Want, s.Call, stepArguments(s)...)
+	}
+	if err := p.limit(b); err != nil {
+		return err
+	}
+	return b.done()
+}
+
+func stepArguments(s fdtable.Step) []any {
+	var args []any
+	for _, a := range s.Args {
+		args = append(args, a)
+	}
+	if s.Data != nil {
+		args = append(args, inBytes(s.Data))
+	}
+	return args
+}
+
+// stepVerdict forgives a step the error it may fail with; nil stands for any success.
+func stepVerdict(s fdtable.Step) func(int64) error {
+	if s.Ignore == 0 {
+		return nil
+	}
+	return func(result int64) error {
+		if err := errnoOf(result); err != nil && !errors.Is(err, s.Ignore) {
+			return err
+		}
+		return nil
+	}
+}
+
+func (f *finisher) thread(p *process, i int) error {
 	rec, th := &p.rec.Threads[i], p.threads[i]
 	regs, err := ptrace.RegsFrom(rec.Regs)
 	if err != nil {
@@ -44,15 +98,15 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 	if err := th.SetSigMask(^uint64(0)); err != nil {
 		return err
 	}
-	if err := r.lastCalls(p, i); err != nil {
+	if err := p.lastCalls(i); err != nil {
 		return err
 	}
 	if rec.Restart != nil && rec.Restart.Kind == model.RestartWait {
-		if err := r.goOn(p, rec, &regs); err != nil {
+		if err := p.goOn(rec, &regs); err != nil {
 			return err
 		}
 	} else if rec.Restart != nil {
-		if err := r.reenter(p, th, rec, &regs); err != nil {
+		if err := f.reenter(p, th, rec, &regs); err != nil {
 			return err
 		}
 	} else if _, result, ok := regs.Syscall(); ok && result == ptrace.RestartBlock {
@@ -64,13 +118,13 @@ func (r *restorer) finaliseThread(p *process, i int) error {
 			return err
 		}
 	}
-	return r.lastRegisters(p, th, rec, &regs)
+	return p.lastRegisters(th, rec, &regs)
 }
 
 // lastRegisters sets the extended state, the registers and the mask, and puts back what the kernel writes to while we
 // work.
-func (r *restorer) lastRegisters(p *process, th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
-	if err := r.j.step("set registers"); err != nil {
+func (p *process) lastRegisters(th *ptrace.Thread, rec *model.Thread, regs *ptrace.Regs) error {
+	if err := p.j.step("set registers"); err != nil {
 		return err
 	}
 	have, err := th.XState(nil)
@@ -141,11 +195,11 @@ func (p *process) rememberCriticalSections() error {
 
 // lastCalls makes the calls that cannot be in a batch, whose end is a breakpoint: the action of SIGTRAP, and a pending
 // one.
-func (r *restorer) lastCalls(p *process, i int) error {
+func (p *process) lastCalls(i int) error {
 	th := p.threads[i]
 	do := func(what string, data []byte, nr uint64, args func(at uint64) []uint64) error {
 		at := p.boot + bootData
-		if err := r.j.step(what); err != nil {
+		if err := p.j.step(what); err != nil {
 			return err
 		}
 		if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: at, Len: len(data)}}, data); err != nil {
@@ -200,7 +254,7 @@ const sizeofTimespec = 16
 
 // goOn makes the registers of a call with a timeout, which the snapshot would have ended, ones that make it again with
 // the time that was left.
-func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error {
+func (p *process) goOn(rec *model.Thread, regs *ptrace.Regs) error {
 	if !regs.InTimedWait() {
 		return fault.New(fault.RestoreState, p.object(), "thread %d is to go on waiting, and is in no call that waits",
 			rec.Tid)
@@ -209,7 +263,7 @@ func (r *restorer) goOn(p *process, rec *model.Thread, regs *ptrace.Regs) error 
 	if text == nil {
 		return nil
 	}
-	if err := r.j.step("write a timeout"); err != nil {
+	if err := p.j.step("write a timeout"); err != nil {
 		return err
 	}
 	if _, err := ptrace.WriteMemory(p.pid, []ptrace.Range{{Addr: rec.Restart.Addr, Len: len(text)}}, text); err != nil {

@@ -30,7 +30,7 @@ type spaces struct {
 // build replaces the stub's address space by the mappings of the image, still empty: the boot area first, the vDSO
 // parked beside it, everything else out, then the mappings, then the vDSO at its old address.
 func (s *spaces) build(p *process) error {
-	if err := raiseLimits(p); err != nil {
+	if err := p.raiseLimits(); err != nil {
 		return err
 	}
 	kept := s.bequests.kept(p)

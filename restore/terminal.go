@@ -3,40 +3,50 @@ package restore
 import (
 	"encoding/binary"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// takeTerminal gives the leader of a session its controlling terminal, its foreground group and its modes again, where
+// terminals is what a terminal of the restore, or of its streams, becomes for the processes.
+type terminals struct {
+	j      *journal
+	st     *model.State
+	std    [3]*os.File // Options.Std
+	detach bool        // they get none
+}
+
+// take gives the leader of a session its controlling terminal, its foreground group and its modes again, where
 // the terminal of the restore stands in for its own: if this command leads the session of that terminal itself, as
 // below a terminal emulator or ssh, nobody else needs it. Below a shell, which could never get it back, the processes
 // are without job control (tty_ioctl(4), TIOCSCTTY).
-func (r *restorer) takeTerminal(b *batch, p *process) {
-	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || r.o.Detach {
+func (t *terminals) take(b *batch, p *process) {
+	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || t.detach {
 		return
 	}
-	fd, term := r.ownTerminal(p.rec)
+	fd, term := t.own(p.rec)
 	if term == nil {
 		return
 	}
 	if session, err := unix.Getsid(0); err != nil || session != os.Getpid() {
-		r.j.note("%s led the session of its terminal and leads it no longer, since the shell of this one does: it has no job control; start the restore as the first command of a terminal for that",
+		t.j.note("%s led the session of its terminal and leads it no longer, since the shell of this one does: "+
+			"it has no job control; start the restore as the first command of a terminal for that",
 			p.object())
 		return
 	}
 	const steal = 1
 	b.call("take the controlling terminal", unix.SYS_IOCTL, fd, unix.TIOCSCTTY, steal)
-	if r.tree.byPid[term.Foreground] != nil {
+	if slices.ContainsFunc(t.st.Processes, func(o model.Process) bool { return o.Pid == term.Foreground }) {
 		b.callWant(ignore, "set the foreground group", unix.SYS_IOCTL, fd, unix.TIOCSPGRP,
 			inBytes(binary.LittleEndian.AppendUint32(nil, uint32(term.Foreground))))
 	}
 	b.callWant(ignore, "set the modes of the terminal", unix.SYS_IOCTL, fd, unix.TCSETS2, inBytes(term.Termios))
 }
 
-// ownTerminal finds a descriptor of the controlling terminal of a process, if ours stands in for it.
-func (r *restorer) ownTerminal(rec *model.Process) (fd int, term *model.Terminal) {
+// own finds a descriptor of the controlling terminal of a process, if ours stands in for it.
+func (t *terminals) own(rec *model.Process) (fd int, term *model.Terminal) {
 	ours, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return 0, nil
@@ -47,12 +57,12 @@ func (r *restorer) ownTerminal(rec *model.Process) (fd int, term *model.Terminal
 		return 0, nil
 	}
 	for _, d := range rec.FDs {
-		f := &r.st.Files[d.File-1]
+		f := &t.st.Files[d.File-1]
 		if f.Term == 0 || f.Rdev != uint64(rec.TTY) {
 			continue
 		}
 		if f.Std != 0 {
-			std := r.o.Std[f.Std-1]
+			std := t.std[f.Std-1]
 			if std == nil {
 				continue
 			}
@@ -60,7 +70,7 @@ func (r *restorer) ownTerminal(rec *model.Process) (fd int, term *model.Terminal
 				continue
 			}
 		}
-		return d.Num, &r.st.Terminals[f.Term-1]
+		return d.Num, &t.st.Terminals[f.Term-1]
 	}
 	return 0, nil
 }

@@ -3,9 +3,6 @@ package restore
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -60,8 +57,9 @@ const (
 	schedFlags       = 7 // SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN (sched_setattr(2))
 )
 
-// setThreadState gives each thread of a process the state that is its own, its credentials last.
-func (r *restorer) setThreadState(p *process) error {
+// setThreadState gives each thread of a process the state that is its own, its credentials last. A process that gets a
+// new parent at once, which must not kill it, has no signal for the death of its parent.
+func (p *process) setThreadState(newParent bool) error {
 	mine, err := ownCreds()
 	if err != nil {
 		return err
@@ -80,9 +78,7 @@ func (r *restorer) setThreadState(p *process) error {
 		setOne(b, rec)
 		setSeccomp(b, rec)
 		setCreds(b, &rec.Creds, mine)
-		if rec.PDeathSig != 0 && !(r.o.Detach && i == 0 && p == r.tree.procs[0]) {
-			// Last: a change of credentials clears it. A detached root gets a new parent at once, which must not kill
-			// it.
+		if rec.PDeathSig != 0 && !(newParent && i == 0) { // last: a change of credentials clears it
 			b.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, rec.PDeathSig)
 		}
 		if err := b.done(); err != nil {
@@ -210,40 +206,4 @@ func cpuSet(words []uint64) unix.CPUSet {
 		}
 	}
 	return set
-}
-
-// setProcFiles sets from outside what only files below /proc/PID can set: the OOM score adjustment
-// (proc_pid_oom_score_adj(5)), which to lower needs CAP_SYS_RESOURCE, what a core dump holds (core(5)), and how nice a
-// session is as a whole (sched(7)).
-func setProcFiles(p *process) error {
-	if p.rec.Autogroup != 0 && p.rec.Sid == p.rec.Pid {
-		name := fmt.Sprintf("/proc/%d/autogroup", p.pid)
-		if err := os.WriteFile(name, []byte(strconv.Itoa(p.rec.Autogroup)), 0); err != nil {
-			return fmt.Errorf("set the nice value of the session of %s: %w", p.object(), err)
-		}
-	}
-	for _, f := range []struct {
-		name, format string
-		value        any
-	}{
-		{"oom_score_adj", "%d", p.rec.OOMScoreAdj},
-		{"coredump_filter", "%08x", p.rec.MM.CoredumpFilter},
-	} {
-		name := fmt.Sprintf("/proc/%d/%s", p.pid, f.name)
-		have, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("read %s of %s: %w", f.name, p.object(), err)
-		}
-		want := fmt.Sprintf(f.format, f.value)
-		if strings.TrimSpace(string(have)) == want {
-			continue
-		}
-		if f.name == "coredump_filter" {
-			want = "0x" + want
-		}
-		if err := os.WriteFile(name, []byte(want), 0); err != nil {
-			return fmt.Errorf("set %s of %s to %s: %w", f.name, p.object(), want, err)
-		}
-	}
-	return nil
 }

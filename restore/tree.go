@@ -27,8 +27,8 @@ type tree struct {
 	helpers []*process       // others that were made and are no more when the tree stands
 }
 
-// start starts the stub.
-func (t *tree) start() error {
+// start starts the stub, in which the clocks are those of the tree.
+func (t *tree) start(c *clocks) error {
 	t.tr = ptrace.New()
 	// The last to be waited for: the init of a pid namespace does not end before those that we trace in it are let go.
 	t.j.onUndo(t.stub.wait)
@@ -46,7 +46,10 @@ func (t *tree) start() error {
 		return err
 	}
 	defer socket.Close()
-	return t.stub.start(t.tr, socket)
+	if err := t.stub.start(t.tr, socket); err != nil {
+		return err
+	}
+	return c.set(t.stub.process)
 }
 
 // process is one of those that a birth is about.
