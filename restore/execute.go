@@ -48,6 +48,8 @@ type stopwatch struct {
 	since  time.Time
 }
 
+func newStopwatch() *stopwatch { return &stopwatch{phases: map[string]int64{}} }
+
 // enter ends the phase under way and begins another, unless it is the same; "" begins none.
 func (w *stopwatch) enter(phase string) {
 	if phase == w.phase {

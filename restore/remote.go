@@ -67,12 +67,12 @@ func (b *batch) callWant(want func(int64) error, what string, nr uint64, args ..
 	for _, a := range args {
 		need += pointed(a)
 	}
-	if len(b.calls) == maxRecords || len(b.data)+need > dataRoom {
-		b.flush()
-	}
 	if need > dataRoom {
 		b.err = fmt.Errorf("%s: %d bytes of arguments: %w", what, need, unix.E2BIG)
 		return
+	}
+	if len(b.calls) == maxRecords || len(b.data)+need > dataRoom {
+		b.flush()
 	}
 	c := batchCall{what: what, nr: nr, want: want}
 	for i, a := range args {

@@ -6,9 +6,9 @@
 // that they make is a type of its own, with what it needs of the others as its fields; steps.go has them all, and which
 // of them does which step. Whatever they do is counted and taken back by the journal.
 //
-// New processes are driven with ptrace. Each starts as the stub of internal/stub, made by clone3(2) with set_tid so that
-// it has its old id; batches of system calls run inside it and turn it, piece by piece, into the process of the image.
-// Until the very last step every one of them is killed by the kernel when we end, so a restore that fails, or is
+// New processes are driven with ptrace. Each starts as the stub of internal/stub, made by clone3(2) with set_tid so
+// that it has its old id; batches of system calls run inside it and turn it, piece by piece, into the process of the
+// image. Until the very last step every one of them is killed by the kernel when we end, so a restore that fails, or is
 // killed, leaves nothing behind.
 //
 //	journal      what is done, and takes it back          clocks       of the tree, which go on after a reboot
@@ -153,7 +153,7 @@ func asRestoreFault(err error) error {
 }
 
 func run(j *journal, img *image.Reader, o Options) (*Result, error) {
-	times := &stopwatch{phases: map[string]int64{}}
+	times := newStopwatch()
 	times.enter(phasePlan)
 	st := workingState(img.State())
 	p, err := decide(img, st, o)

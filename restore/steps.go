@@ -70,7 +70,7 @@ func rebuildOptions(o Options) fdtable.RebuildOptions {
 
 // actions says how each op of a plan is done. id is that of the image.
 func (m *made) actions(j *journal, st *model.State, id string) map[plan.Op]action {
-	newParent := func(p *process) bool { return m.tree.stub.detach && p == m.tree.procs[0] }
+	adopted := func(p *process) bool { return m.tree.stub.detach && p == m.tree.procs[0] }
 	return map[plan.Op]action{
 		plan.OpServer: {phasePlan, whole(m.later.take)},
 		plan.OpShmem:  {phaseFiles, indexed(m.objects.shmem)},
@@ -93,7 +93,7 @@ func (m *made) actions(j *journal, st *model.State, id string) map[plan.Op]actio
 		plan.OpThreads:     {phaseThreads, m.tree.inside((*process).makeThreads)},
 		plan.OpProcess:     {phaseThreads, m.tree.inside(m.attributes.set)},
 		plan.OpThreadState: {
-			phaseThreads, m.tree.inside(func(p *process) error { return p.setThreadState(newParent(p)) }),
+			phaseThreads, m.tree.inside(func(p *process) error { return p.setThreadState(adopted(p)) }),
 		},
 		plan.OpFinish:      {phaseFinalise, m.tree.inside(m.finisher.finish)},
 		plan.OpNamedCommit: {phaseFinalise, whole(m.named.commit)},

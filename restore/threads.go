@@ -57,9 +57,9 @@ const (
 	schedFlags       = 7 // SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN (sched_setattr(2))
 )
 
-// setThreadState gives each thread of a process the state that is its own, its credentials last. A process that gets a
-// new parent at once, which must not kill it, has no signal for the death of its parent.
-func (p *process) setThreadState(newParent bool) error {
+// setThreadState gives each thread of a process the state that is its own, its credentials last. The death of its
+// parent does not kill a process that is adopted at once.
+func (p *process) setThreadState(adopted bool) error {
 	mine, err := ownCreds()
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (p *process) setThreadState(newParent bool) error {
 		setOne(b, rec)
 		setSeccomp(b, rec)
 		setCreds(b, &rec.Creds, mine)
-		if rec.PDeathSig != 0 && !(newParent && i == 0) { // last: a change of credentials clears it
+		if rec.PDeathSig != 0 && !(adopted && i == 0) { // last: a change of credentials clears it
 			b.call("set the parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, rec.PDeathSig)
 		}
 		if err := b.done(); err != nil {
