@@ -50,6 +50,9 @@ type RefusedKind struct{ What, Remedy string }
 func RefusedKinds() []RefusedKind {
 	var out []RefusedKind
 	for _, k := range anonKinds {
+		if isSaved(k.prefix) {
+			continue
+		}
 		remedy := k.remedy
 		if remedy == "" {
 			remedy = "let the program close it first"
@@ -61,17 +64,14 @@ func RefusedKinds() []RefusedKind {
 	return out
 }
 
-// anonRebuilt are those of them that can be rebuilt.
-var anonRebuilt = map[string]string{
-	"anon_inode:[eventpoll]": kindEpoll, "anon_inode:[eventfd]": kindEventFD, "anon_inode:[timerfd]": kindTimerFD,
-	"anon_inode:[signalfd]": kindSignalFD, "anon_inode:inotify": kindInotify,
-}
-
-func classifyAnon(d *desc) (string, error) {
-	if kind := anonRebuilt[d.Path]; kind != "" {
-		return kind, nil
+// isSaved tells whether what has such links is of a kind that can be saved.
+func isSaved(prefix string) bool {
+	for link := range byLink {
+		if strings.HasPrefix(link, prefix) {
+			return true
+		}
 	}
-	return "", refuseAnon(d)
+	return false
 }
 
 // anonName describes an object by its name in /proc/PID/fd.

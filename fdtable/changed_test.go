@@ -200,7 +200,7 @@ func TestBadRecords(t *testing.T) {
 		{ID: 1, Kind: kindPseudo, Path: "/dev/null", Mode: unix.S_IFCHR},
 		{ID: 1, Kind: kindEventFD},
 		{ID: 1, Kind: kindTimerFD},
-		{ID: 1, Kind: kindEpoll, Epoll: []model.EpollTarget{{FD: 1, File: 1}}},
+		{ID: 1, Kind: kindEpoll, Of: &model.Epoll{Targets: []model.EpollTarget{{FD: 1, File: 1}}}},
 		{ID: 1, Kind: kindTTY, Std: 9},
 		{
 			ID: 1, Kind: kindChar, Path: "/dev/null", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(1, 3),

@@ -13,6 +13,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindChar = "chardev"
+
+var _ = register(kind{
+	name: kindChar, capture: captureChar, open: openChar,
+})
+
 // Majors of character devices (Documentation/admin-guide/devices.txt).
 const (
 	majorMem    = 1
@@ -37,8 +43,6 @@ func classifyChar(d *desc) (string, error) {
 	case major == majorTTYAux && minor == 2:
 		return "", d.refuse(fault.FDDevice, "it is the controlling side of a pseudo-terminal (%s)", d.Path).
 			WithRemedy("name a process that runs inside the terminal; screen, tmux, ssh and terminal emulators cannot be saved yet")
-	case major == majorTTY, major == majorTTYAux, major >= majorPtsLo && major <= majorPtsHi:
-		return kindTTY, nil
 	}
 	driver := ""
 	if name := driverName("/proc/devices", major); name != "" {

@@ -7,6 +7,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindDir = "dir"
+
+var _ = register(kind{
+	name: kindDir, capture: captureDir, open: openDir,
+})
+
 // captureDir records a directory. Its position is the cookie of its file system, which stays valid for the same
 // directory.
 func captureDir(c *capturer, d *desc) error {

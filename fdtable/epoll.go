@@ -12,6 +12,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindEpoll = "epoll"
+
+var _ = register(kind{
+	name: kindEpoll, links: []string{"anon_inode:[eventpoll]"}, capture: captureEpoll, open: openEpoll,
+	steps: (*Table).epollSteps,
+})
+
 // captureEpoll records what an epoll instance watches (fs/eventpoll.c, ep_show_fdinfo). An entry is known by a
 // description and the number it had when it was added, which may since have been closed, or be another's.
 func captureEpoll(c *capturer, d *desc) error {
@@ -19,6 +26,8 @@ func captureEpoll(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
+	state := &model.Epoll{}
+	d.Of = state
 	seen := map[int]int{} // entries so far under each number
 	for _, l := range info.Lines {
 		t, err := parseTarget(l)
@@ -33,7 +42,7 @@ func captureEpoll(c *capturer, d *desc) error {
 			return err
 		}
 		seen[t.FD]++
-		d.Epoll = append(d.Epoll, t)
+		state.Targets = append(state.Targets, t)
 	}
 	return nil
 }
@@ -86,11 +95,15 @@ func (c *capturer) fileAt(r ref) (int, bool) {
 // openEpoll makes an empty instance. The processes fill it: the number under which something is added is part of its
 // name.
 func openEpoll(b *builder, f *model.File) (int, error) {
+	state, ok := f.Of.(*model.Epoll)
+	if !ok {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "an epoll instance without what it watches")
+	}
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
 	}
-	for _, t := range f.Epoll {
+	for _, t := range state.Targets {
 		if pid, _ := b.table.adder(f, t); pid < 0 {
 			_ = unix.Close(fd)
 			return -1, fault.New(fault.FDRecord, fileObject(f),
@@ -117,8 +130,12 @@ func (t *Table) adder(f *model.File, target model.EpollTarget) (pid, num int) {
 // epollSteps are the epoll_ctl(2) calls that are process pid's to make. A standard stream may have become something
 // that cannot be waited for, a file or /dev/null; then nothing ever happens there.
 func (t *Table) epollSteps(f *model.File, pid int) []Step {
+	state, ok := f.Of.(*model.Epoll)
+	if !ok {
+		return nil
+	}
 	var steps []Step
-	for _, target := range f.Epoll {
+	for _, target := range state.Targets {
 		adder, num := t.adder(f, target)
 		if adder != pid {
 			continue

@@ -10,21 +10,28 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindEventFD = "eventfd"
+
+var _ = register(kind{
+	name: kindEventFD, links: []string{"anon_inode:[eventfd]"}, capture: captureEventFD, open: openEventFD,
+})
+
 // captureEventFD records the counter of an eventfd as its fdinfo tells it (fs/eventfd.c, eventfd_show_fdinfo).
 func captureEventFD(c *capturer, d *desc) error {
 	info, err := c.ownInfo(d)
 	if err != nil {
 		return err
 	}
-	d.EventFD = &model.EventFD{}
+	state := &model.EventFD{}
+	d.Of = state
 	counted := false
 	for _, l := range info.Lines {
 		switch l.Key {
 		case "eventfd-count":
-			d.EventFD.Count, err = strconv.ParseUint(l.Value, 16, 64)
+			state.Count, err = strconv.ParseUint(l.Value, 16, 64)
 			counted = true
 		case "eventfd-semaphore":
-			d.EventFD.Semaphore, err = strconv.ParseBool(l.Value)
+			state.Semaphore, err = strconv.ParseBool(l.Value)
 		case "eventfd-id": // a number for people
 		default:
 			return d.unknownLine(l)
@@ -45,21 +52,22 @@ func captureEventFD(c *capturer, d *desc) error {
 
 // openEventFD makes an eventfd with the same count.
 func openEventFD(b *builder, f *model.File) (int, error) {
-	if f.EventFD == nil {
+	state, ok := f.Of.(*model.EventFD)
+	if !ok {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "an eventfd without a count")
 	}
 	flags := unix.EFD_CLOEXEC
-	if f.EventFD.Semaphore {
+	if state.Semaphore {
 		flags |= unix.EFD_SEMAPHORE
 	}
 	fd, err := unix.Eventfd(0, flags)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
 	}
-	if f.EventFD.Count != 0 {
-		if _, err := unix.Write(fd, binary.NativeEndian.AppendUint64(nil, f.EventFD.Count)); err != nil {
+	if state.Count != 0 {
+		if _, err := unix.Write(fd, binary.NativeEndian.AppendUint64(nil, state.Count)); err != nil {
 			_ = unix.Close(fd)
-			return -1, fault.New(fault.FDRebuild, fileObject(f), "set the count %d: %w", f.EventFD.Count, err)
+			return -1, fault.New(fault.FDRebuild, fileObject(f), "set the count %d: %w", state.Count, err)
 		}
 	}
 	return b.checkFlags(f, fd)

@@ -23,8 +23,8 @@ var eventSpecimens = []specimen{
 		must(t, err)
 		return []int{fd}
 	}, check: func(t *testing.T, st *model.State, fds []int) {
-		if got, want := saved(t, fds...).Files[0].SigMask, uint64(1<<(unix.SIGUSR1-1)|1<<63); got != want ||
-			st.Files[0].SigMask != want {
+		if got, want := saved(t, fds...).Files[0].Of.(*model.SignalFD).Mask, uint64(1<<(unix.SIGUSR1-1)|1<<63); got != want ||
+			st.Files[0].Of.(*model.SignalFD).Mask != want {
 			t.Errorf("the mask is %#x", got)
 		}
 	}},
@@ -43,7 +43,7 @@ var eventSpecimens = []specimen{
 		// The suite's states have no clock, so the date is an hour after 1970. A timer that is set to a time gone by
 		// fires from the next interrupt, which an emulated processor may take milliseconds to deliver.
 		fired(t, fds[0])
-		if f := saved(t, fds...).Files[0].TimerFD; f.Flags != unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET ||
+		if f := saved(t, fds...).Files[0].Of.(*model.TimerFD); f.Flags != unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET ||
 			f.Ticks != 1 {
 			t.Errorf("restored as %+v", f)
 		}
@@ -65,7 +65,7 @@ var eventSpecimens = []specimen{
 		return fds
 	}, check: func(t *testing.T, st *model.State, fds []int) {
 		// Counted, and so going on; by chance it has run out again since.
-		if f := st.Files[0].TimerFD; f.Ticks < 9 || f.Left == 0 && f.Expired < 1 {
+		if f := st.Files[0].Of.(*model.TimerFD); f.Ticks < 9 || f.Left == 0 && f.Expired < 1 {
 			t.Errorf("saved as %+v", f)
 		}
 		for i := range 3 {
@@ -79,8 +79,8 @@ var eventSpecimens = []specimen{
 	{
 		name: "inotify", kind: kindInotify, make: func(t *testing.T, dir string) []int { return watching(t, dir, dir) },
 		check: func(t *testing.T, st *model.State, fds []int) {
-			before := st.Files[0].Watches
-			after := saved(t, fds...).Files[0].Watches
+			before := st.Files[0].Of.(*model.Inotify).Watches
+			after := saved(t, fds...).Files[0].Of.(*model.Inotify).Watches
 			if len(before) != 13 || len(after) != 13 || before[12].WD != 17 {
 				t.Fatalf("watches %+v, were %+v", after, before)
 			}

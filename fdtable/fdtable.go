@@ -1,4 +1,5 @@
-// Package fdtable saves and rebuilds open file descriptions, one file per kind: capture -> record -> rebuild.
+// Package fdtable saves and rebuilds open file descriptions, one file per kind: capture -> record -> rebuild. A kind
+// registers itself (kind.go); what is known of it without Linux is in package model.
 //
 // Capture and Finish complete the descriptions a kstate.Source found; Rebuild opens every description again in the
 // restoring process, which hands it to the new processes. What cannot be rebuilt exactly is refused by name, never
@@ -10,7 +11,6 @@ package fdtable
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,84 +34,6 @@ type Input struct {
 	FD func(pid, fd int) (int, error)
 	// Outside is where Finish looks for other holders, nil for a look of its own.
 	Outside *holders.Outside
-}
-
-// The names of the kinds in model.File.Kind. Kinds that are always refused never reach an image.
-const (
-	kindRegular = "regular" // regular.go
-	kindDir     = "dir"     // dir.go
-	kindPath    = "path"    // path.go: O_PATH
-	kindChar    = "chardev" // chardev.go
-	kindPipe    = "pipe"    // pipe.go
-	kindFIFO    = "fifo"    // fifo.go
-	kindMemfd   = "memfd"   // memfd.go
-	kindTTY     = "tty"     // tty.go
-	kindPseudo  = "pseudo"  // pseudo.go
-	kindSocket  = "socket"  // socket.go: as a standard stream only
-
-	kindEventFD  = "eventfd"  // eventfd.go
-	kindTimerFD  = "timerfd"  // timerfd.go
-	kindSignalFD = "signalfd" // signalfd.go
-	kindEpoll    = "epoll"    // epoll.go
-	kindInotify  = "inotify"  // inotify.go
-)
-
-// A kind captures and rebuilds one sort of description.
-type kind struct {
-	// completes d.File; an error keeps the tree from being saved
-	capture func(c *capturer, d *desc) error
-	open    func(b *builder, f *model.File) (fd int, err error) // opens it again in this process
-}
-
-// kinds is filled in the file of each kind; a kind without an entry is refused.
-func kinds() map[string]kind {
-	return map[string]kind{
-		kindRegular: {captureRegular, openRegular},
-		kindDir:     {captureDir, openDir},
-		kindPath:    {capturePath, openPath},
-		kindChar:    {captureChar, openChar},
-		kindPipe:    {capturePipe, openPipe},
-		kindFIFO:    {capturePipe, openFIFO},
-		kindMemfd:   {captureMemfd, openMemfd},
-		kindTTY:     {captureTTY, openTTY},
-		kindPseudo:  {capturePseudo, openPseudo},
-		kindSocket:  {captureSocket, openStdOnly},
-
-		kindEventFD:  {captureEventFD, openEventFD},
-		kindTimerFD:  {captureTimerFD, openTimerFD},
-		kindSignalFD: {captureSignalFD, openSignalFD},
-		kindEpoll:    {captureEpoll, openEpoll},
-		kindInotify:  {captureInotify, openInotify},
-	}
-}
-
-// classify names the kind of a description; it returns a fault for those of which none can be saved.
-func (c *capturer) classify(d *desc) (string, error) {
-	f := d.File
-	switch {
-	case f.Flags&unix.O_PATH != 0:
-		return kindPath, nil
-	case f.Mode&unix.S_IFMT == 0:
-		return classifyAnon(d)
-	}
-	switch f.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return c.classifyOnDisk(d, kindDir)
-	case unix.S_IFREG:
-		return c.classifyOnDisk(d, kindRegular)
-	case unix.S_IFCHR:
-		return classifyChar(d)
-	case unix.S_IFIFO:
-		if strings.HasPrefix(f.Path, "pipe:[") {
-			return kindPipe, nil
-		}
-		return kindFIFO, nil
-	case unix.S_IFSOCK:
-		return kindSocket, nil
-	case unix.S_IFBLK:
-		return "", refuseBlock(d)
-	}
-	return "", d.refuse(fault.FDKind, "its file mode %#o is of no known type", f.Mode)
 }
 
 // A desc is a description with one process that holds it.
@@ -142,29 +64,29 @@ func writable(f *model.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_RDON
 func Capture(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
 	defer c.close()
-	all := kinds()
 	for _, d := range c.descs {
 		if err := ctx.Err(); err != nil {
 			return append(c.faults, d.refuse(fault.FDRead, "%w", err))
 		}
-		c.captureOne(d, all)
+		c.captureOne(d)
 	}
 	c.settlePackets()
 	c.captureLocks()
 	return c.faults
 }
 
-func (c *capturer) captureOne(d *desc, all map[string]kind) {
+func (c *capturer) captureOne(d *desc) {
 	name, err := c.classify(d)
+	k := kinds[name]
 	if err == nil {
 		d.Kind = name
-		err = c.checkFlags(d)
+		err = d.checkFlags(k.flags)
 	}
-	if err == nil && (name == kindTTY || name == kindPseudo || name == kindSocket || name == kindMemfd) {
+	if err == nil && k.silent {
 		err = c.checkInfo(d)
 	}
 	if err == nil {
-		err = all[name].capture(c, d)
+		err = k.capture(c, d)
 	}
 	if err != nil {
 		c.add(d, err)
@@ -175,9 +97,10 @@ func (c *capturer) captureOne(d *desc, all map[string]kind) {
 const knownFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_SYNC | unix.O_DSYNC | unix.O_ASYNC | unix.O_DIRECT | largeFile |
 	unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NOATIME | unix.O_CLOEXEC | unix.O_PATH | unix.O_TMPFILE
 
-func (c *capturer) checkFlags(d *desc) error {
+// checkFlags refuses a description with status flags that are neither known nor among those of its kind's own.
+func (d *desc) checkFlags(own uint32) error {
 	d.Flags &^= unix.O_CLOEXEC
-	if rest := d.Flags &^ knownFlags; rest != 0 {
+	if rest := d.Flags &^ (knownFlags | own); rest != 0 {
 		return d.refuse(fault.FDInfo, "it has the unknown status flags %#o", rest)
 	}
 	return nil

@@ -1,11 +1,20 @@
 package fdtable
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 )
+
+const kindFIFO = "fifo"
+
+var _ = register(kind{
+	name: kindFIFO, capture: capturePipe, open: openFIFO,
+	is: func(d *desc) bool { return d.hasType(unix.S_IFIFO) && !strings.HasPrefix(d.Path, "pipe:[") },
+})
 
 // openFIFO opens one more end of a named FIFO. The first opening is for reading and writing, which never blocks
 // (fifo(7)).

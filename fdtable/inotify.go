@@ -16,6 +16,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindInotify = "inotify"
+
+var _ = register(kind{
+	name: kindInotify, links: []string{"anon_inode:inotify"}, capture: captureInotify, open: openInotify,
+})
+
 // captureInotify records the watches of an inotify instance. fdinfo names what is watched by a file handle, which leads
 // to the file itself and by that to its present name (fs/notify/fdinfo.c, inotify_fdinfo).
 func captureInotify(c *capturer, d *desc) error {
@@ -35,14 +41,16 @@ func captureInotify(c *capturer, d *desc) error {
 		return d.refuse(fault.FDState, "%d bytes of its events have not been read yet", left).
 			WithRemedy("try again when the program has read them")
 	}
+	state := &model.Inotify{}
+	d.Of = state
 	for _, l := range info.Lines {
 		w, err := c.watch(l)
 		if err != nil {
 			return d.refuse(fault.FDState, "a watch of it cannot be followed: %w", err)
 		}
-		d.Watches = append(d.Watches, w)
+		state.Watches = append(state.Watches, w)
 	}
-	slices.SortFunc(d.Watches, func(a, b model.Watch) int { return cmp.Compare(a.WD, b.WD) })
+	slices.SortFunc(state.Watches, func(a, b model.Watch) int { return cmp.Compare(a.WD, b.WD) })
 	return nil
 }
 
@@ -139,11 +147,15 @@ var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\13
 
 // openInotify makes the instance and its watches under their old numbers.
 func openInotify(b *builder, f *model.File) (int, error) {
+	state, ok := f.Of.(*model.Inotify)
+	if !ok {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "an inotify instance without what it watches")
+	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
 		return -1, fault.New(fault.FDRebuild, fileObject(f), "make it: %w", err)
 	}
-	for _, w := range f.Watches {
+	for _, w := range state.Watches {
 		if err := addWatch(fd, w); err != nil {
 			_ = unix.Close(fd)
 			return -1, fault.New(fault.FDRebuild, fileObject(f), "watch %s again: %w", w.Path, err)

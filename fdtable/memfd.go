@@ -12,6 +12,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindMemfd = "memfd"
+
+var _ = register(kind{
+	name: kindMemfd, silent: true, capture: captureMemfd, open: openMemfd,
+	is: func(d *desc) bool { return d.hasType(unix.S_IFREG) && strings.HasPrefix(d.Path, "/memfd:") },
+})
+
 // kindOfMemfd is model.Shmem.Kind of a memfd.
 const kindOfMemfd = "memfd"
 

@@ -68,8 +68,8 @@ func (c *capturer) refuseUnread() {
 // instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing
 // the description.
 func instance(kind string) bool {
-	k, _ := model.FDKindOf(kind)
-	return k.Instance
+	k := model.FDKindOf(kind)
+	return k != nil && k.Instance
 }
 
 // sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent

@@ -10,6 +10,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindPath = "path"
+
+var _ = register(kind{
+	name: kindPath, capture: capturePath, open: openPath,
+})
+
 // capturePath records an O_PATH descriptor, which stands for a place in the tree of files and has no other state
 // (open(2)).
 func capturePath(c *capturer, d *desc) error {

@@ -3,12 +3,20 @@ package fdtable
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 )
+
+const kindPipe = "pipe"
+
+var _ = register(kind{
+	name: kindPipe, capture: capturePipe, open: openPipe,
+	is: func(d *desc) bool { return d.hasType(unix.S_IFIFO) && strings.HasPrefix(d.Path, "pipe:[") },
+})
 
 // capturePipe records one end of a pipe or FIFO. Contents are read later, once all ends are known.
 func capturePipe(c *capturer, d *desc) error {

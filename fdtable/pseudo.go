@@ -9,6 +9,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindPseudo = "pseudo"
+
+var _ = register(kind{
+	name: kindPseudo, silent: true, capture: capturePseudo, open: openPseudo,
+})
+
 // pseudoHow says what can be done about the files of a file system whose content the kernel makes up.
 type pseudoHow int
 

@@ -58,10 +58,7 @@ type Table struct {
 
 // Rebuilder opens descriptions again, one by one. It changes no file: what cannot be taken back is left to
 // Table.Commit.
-type Rebuilder struct {
-	b   *builder
-	all map[string]kind
-}
+type Rebuilder struct{ b *builder }
 
 // Begin gets ready to open the descriptions of an image. Whatever Open leaves open, Close of the table closes.
 func Begin(ctx context.Context, r *image.Reader, o RebuildOptions) *Rebuilder {
@@ -81,7 +78,7 @@ func begin(ctx context.Context, st *model.State, dir, id string, o RebuildOption
 		nameless: map[fileKey]int{},
 	}
 	b.written = b.writtenFiles()
-	return &Rebuilder{b: b, all: kinds()}
+	return &Rebuilder{b}
 }
 
 // Table returns what has been opened so far.
@@ -92,7 +89,7 @@ func (r *Rebuilder) Open(i int) error {
 	if err := r.b.ctx.Err(); err != nil {
 		return err
 	}
-	return r.b.build(&r.b.st.Files[i], r.all)
+	return r.b.build(&r.b.st.Files[i])
 }
 
 // Done says of all files together what the user should know, or refuses what has changed.
@@ -164,9 +161,9 @@ type builder struct {
 	streams  [3]*plan.Stream          // what o.Std leads to
 }
 
-func (b *builder) build(f *model.File, all map[string]kind) error {
-	k, ok := all[f.Kind]
-	if !ok {
+func (b *builder) build(f *model.File) error {
+	k := kinds[f.Kind]
+	if k == nil {
 		return fault.New(fault.FDRecord, fileObject(f), "a descriptor of the unknown kind %q", f.Kind)
 	}
 	if _, dup := b.table.fds[f.ID]; dup || f.ID <= 0 {
@@ -205,7 +202,7 @@ func (b *builder) checkNamed(f *model.File) error {
 	if err := unix.Lstat(f.Path, &st); err != nil {
 		return fileGone(f, err)
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK && f.Mode&unix.S_IFMT != unix.S_IFLNK && f.Kind != kindFIFO {
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK && f.Mode&unix.S_IFMT != unix.S_IFLNK && !model.FDKindOf(f.Kind).NoFollow {
 		if err := unix.Stat(f.Path, &st); err != nil {
 			return fileGone(f, err)
 		}
@@ -327,7 +324,7 @@ func (t *Table) FDFor(id, num int) int {
 
 // Step is one system call to run inside a process after all its descriptors are in place and its credentials set.
 type Step struct {
-	Call   uint64        // number: SYS_FCNTL or SYS_EPOLL_CTL
+	Call   uint64        // number
 	Args   []uint64      // without the last one if that is a pointer
 	Data   []byte        // what the last argument points to; nil if it is none
 	Ignore syscall.Errno // an error that is as good as success, 0 for none
@@ -346,7 +343,9 @@ func (t *Table) Steps(pid int) []Step {
 				steps = append(steps, ownerSteps(f, num)...)
 			}
 		}
-		steps = append(steps, t.epollSteps(f, pid)...)
+		if k := kinds[f.Kind]; k != nil && k.steps != nil {
+			steps = append(steps, k.steps(t, f, pid)...)
+		}
 		steps = append(steps, t.lockSteps(f, pid)...)
 	}
 	return steps

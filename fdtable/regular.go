@@ -12,11 +12,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindRegular = "regular"
+
+var _ = register(kind{
+	name: kindRegular, capture: captureRegular, open: openRegular,
+})
+
 // classifyOnDisk tells a real file or directory from what the kernel makes up under a file's mode.
 func (c *capturer) classifyOnDisk(d *desc, real string) (string, error) {
-	if real == kindRegular && strings.HasPrefix(d.Path, "/memfd:") {
-		return kindMemfd, nil
-	}
 	if strings.HasPrefix(d.Path, "(unreachable)") {
 		return "", d.refuse(fault.FDDeleted, "%s is on a file system that is not mounted here any more", d.Path)
 	}

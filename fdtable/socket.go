@@ -10,6 +10,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
+const kindSocket = "socket"
+
+var _ = register(kind{
+	name: kindSocket, silent: true, capture: captureSocket, open: openStdOnly,
+	is: func(d *desc) bool { return d.hasType(unix.S_IFSOCK) },
+})
+
 // captureSocket re-attaches a socket that is a standard stream and refuses any other, saying what it is connected to.
 func captureSocket(c *capturer, d *desc) error {
 	fd, err := c.dup(d)

@@ -93,11 +93,23 @@ func captured(t *testing.T, fds ...int) (*model.State, []*fault.Error) {
 	t.Helper()
 	in := Input{State: stateOf(t, fds...)}
 	faults := append(Capture(context.Background(), in), Finish(context.Background(), in)...)
-	text, err := json.Marshal(in.State)
-	must(t, err)
 	var st model.State
-	must(t, json.Unmarshal(text, &st))
+	stored(t, in.State, &st)
+	for i, f := range in.State.Files {
+		if f.Of != nil {
+			st.Files[i].Of = model.FDKindOf(f.Kind).New()
+			stored(t, f.Of, st.Files[i].Of)
+		}
+	}
 	return &st, faults
+}
+
+// stored sets to to what an image keeps of from.
+func stored(t *testing.T, from, to any) {
+	t.Helper()
+	text, err := json.Marshal(from)
+	must(t, err)
+	must(t, json.Unmarshal(text, to))
 }
 
 // saved is captured where nothing may be refused.

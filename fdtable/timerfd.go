@@ -15,6 +15,12 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindTimerFD = "timerfd"
+
+var _ = register(kind{
+	name: kindTimerFD, links: []string{"anon_inode:[timerfd]"}, capture: captureTimerFD, open: openTimerFD,
+})
+
 // captureTimerFD records clock, time left and unread expirations (fs/timerfd.c, timerfd_show).
 func captureTimerFD(c *capturer, d *desc) error {
 	t, err := c.timer(d)
@@ -49,7 +55,7 @@ func captureTimerFD(c *capturer, d *desc) error {
 			t.Expired = max(t.Expired-gone, 1)
 		}
 	}
-	d.TimerFD = t
+	d.Of = t
 	return nil
 }
 
@@ -125,8 +131,8 @@ func seconds(s string) (int64, error) {
 
 // openTimerFD makes the timer. Commit starts it, so that the time the restore takes is not counted.
 func openTimerFD(b *builder, f *model.File) (int, error) {
-	t := f.TimerFD
-	if t == nil {
+	t, ok := f.Of.(*model.TimerFD)
+	if !ok {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "a timerfd without a timer")
 	}
 	fd, err := unix.TimerfdCreate(t.Clock, unix.TFD_CLOEXEC)
@@ -137,7 +143,7 @@ func openTimerFD(b *builder, f *model.File) (int, error) {
 		return -1, err
 	}
 	b.table.late = append(b.table.late, func() error {
-		if err := startTimer(fd, f.TimerFD, b.moment(t.Clock)); err != nil {
+		if err := startTimer(fd, t, b.moment(t.Clock)); err != nil {
 			return fault.New(fault.FDRebuild, fileObject(f), "start the timer: %w", err)
 		}
 		return nil

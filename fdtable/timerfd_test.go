@@ -87,8 +87,8 @@ func TestStartTimer(t *testing.T) {
 				spec.Interval.Nano() != c.rec.Interval {
 				t.Errorf("%v left, interval %v", left, spec.Interval)
 			}
-			if st := saved(t, fd); st.Files[0].TimerFD.Flags != c.rec.Flags {
-				t.Errorf("its flags are %#x, want %#x", st.Files[0].TimerFD.Flags, c.rec.Flags)
+			if st := saved(t, fd); st.Files[0].Of.(*model.TimerFD).Flags != c.rec.Flags {
+				t.Errorf("its flags are %#x, want %#x", st.Files[0].Of.(*model.TimerFD).Flags, c.rec.Flags)
 			}
 		})
 	}

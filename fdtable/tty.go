@@ -15,6 +15,19 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
+const kindTTY = "tty"
+
+var _ = register(kind{
+	name: kindTTY, silent: true, capture: captureTTY, open: openTTY,
+	is: func(d *desc) bool { return d.hasType(unix.S_IFCHR) && isTTY(d.Rdev) },
+})
+
+// isTTY tells whether a device is a terminal, but for the controlling side of a pseudo-terminal.
+func isTTY(dev uint64) bool {
+	major := unix.Major(dev)
+	return major == majorTTY || major == majorTTYAux && unix.Minor(dev) != 2 || isPts(dev)
+}
+
 // termiosSize is the size of struct termios2 (include/uapi/asm-generic/termbits.h).
 const termiosSize = 44
 

@@ -29,7 +29,7 @@ func (k *recordKind) version() uint32 { return k.shape.newest }
 // recordKinds is all kinds in the order in which a state has them. There is always a record of the last one, so that no
 // record can be cut off unnoticed. It is made when it is first needed: that takes longer than to read a small image.
 var recordKinds = sync.OnceValue(func() []recordKind {
-	return []recordKind{
+	kinds := []recordKind{
 		one("kernel", func(st *model.State) *model.Kernel { return &st.Kernel }),
 		treeKind(),
 		factsKind(),
@@ -42,9 +42,9 @@ var recordKinds = sync.OnceValue(func() []recordKind {
 		lists("mappings", func(p *model.Process) *[]model.VMA { return &p.VMAs }),
 		lists("descriptors", func(p *model.Process) *[]model.FD { return &p.FDs }),
 		lists("threads", func(p *model.Process) *[]model.Thread { return &p.Threads }),
-		packed("files", func(st *model.State) *[]model.File { return &st.Files },
-			func(st *model.State, files *[]model.File) error { st.Files = *files; return nil }),
 	}
+	kinds = append(kinds, fdKinds()...)
+	return append(kinds, filesKind())
 })
 
 // objects is a kind whose payloads are JSON of what get returns, and what set takes.

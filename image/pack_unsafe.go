@@ -29,6 +29,22 @@ func pack(sh *shape, v any) []byte {
 	return k.out
 }
 
+// packList returns the packed form of a list whose elements are made one by one, by set, in a value that it is given.
+func packList[T any](elem *shape, none bool, n int, set func(i int, v *T)) []byte {
+	k := packer{strings: map[string]uint64{}}
+	if none {
+		k.number(0)
+		return k.out
+	}
+	k.number(uint64(n) + 1)
+	var v T
+	for i := range n {
+		set(i, &v)
+		k.value(elem, unsafe.Pointer(&v))
+	}
+	return k.out
+}
+
 func (k *packer) value(sh *shape, from unsafe.Pointer) {
 	switch sh.kind {
 	case reflect.Struct:
@@ -117,8 +133,38 @@ type unpacker struct {
 
 // unpack stores what was packed at v, which points to a zero value.
 func unpack(sh *shape, b []byte, v any) error {
+	return unpackAll(b, func(u *unpacker) error { return u.value(sh, reflect.ValueOf(v).UnsafePointer()) })
+}
+
+// unpackList undoes packList: take is told of each of the n elements, unless there is no list.
+func unpackList[T any](elem *shape, b []byte, begin func(n int), take func(i int, v *T) error) error {
+	return unpackAll(b, func(u *unpacker) error {
+		n, err := u.number()
+		if err != nil || n == 0 {
+			return err
+		}
+		if n--; n > uint64(len(u.rest)/elem.least) {
+			return fmt.Errorf("a list of %d in %d bytes", n, len(u.rest))
+		}
+		begin(int(n))
+		v := new(T)
+		for i := range int(n) {
+			if err := u.value(elem, unsafe.Pointer(v)); err != nil {
+				return err
+			}
+			if err := take(i, v); err != nil {
+				return err
+			}
+			*v = *new(T)
+		}
+		return nil
+	})
+}
+
+// unpackAll unpacks all of b.
+func unpackAll(b []byte, f func(u *unpacker) error) error {
 	u := unpacker{rest: b, known: map[string]struct{}{}, short: map[*shape]*spare{}}
-	if err := u.value(sh, reflect.ValueOf(v).UnsafePointer()); err != nil {
+	if err := f(&u); err != nil {
 		return fmt.Errorf("at byte %d: %w", len(b)-len(u.rest), err)
 	}
 	if len(u.rest) > 0 {

@@ -18,6 +18,15 @@ func full() *model.State {
 	st := &model.State{}
 	n := 0
 	fill(reflect.ValueOf(st).Elem(), &n)
+	for _, k := range model.FDKinds() {
+		if k.New != nil {
+			f := model.File{Of: k.New()}
+			fill(reflect.ValueOf(&f).Elem(), &n)
+			fill(reflect.ValueOf(f.Of).Elem(), &n)
+			f.Kind = k.Name
+			st.Files = append(st.Files, f)
+		}
+	}
 	return st
 }
 
@@ -216,7 +225,7 @@ func changes(v reflect.Value) map[string]func() {
 	switch v.Kind() {
 	case reflect.Slice:
 		return map[string]func(){"dropped": drop, "cut short": func() { v.Set(v.Slice(0, v.Len()-1)) }}
-	case reflect.Pointer:
+	case reflect.Pointer, reflect.Interface:
 		return map[string]func(){"dropped": drop}
 	case reflect.String:
 		return map[string]func(){"dropped": drop, "changed": func() { v.SetString(v.String() + "x") }}
@@ -233,9 +242,14 @@ func eachLeaf(v reflect.Value, path string, visit func(path string, v reflect.Va
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if f := v.Type().Field(i); f.Tag.Get("json") != "-" {
+			if f := v.Type().Field(i); f.Tag.Get("json") != "-" || f.Type == payloadType {
 				eachLeaf(v.Field(i), strings.TrimPrefix(path+"."+f.Name, "."), visit)
 			}
+		}
+	case reflect.Interface:
+		if !v.IsNil() {
+			visit(path, v)
+			eachLeaf(v.Elem().Elem(), path, visit)
 		}
 	case reflect.Pointer:
 		visit(path, v)

@@ -38,6 +38,8 @@ func comparerOf(t reflect.Type) comparer {
 			}
 			return elem(p, q)
 		}
+	case reflect.Interface:
+		return payloadComparer()
 	case reflect.Slice:
 		return sliceComparer(t)
 	case reflect.Array:
@@ -72,7 +74,7 @@ func structComparer(t reflect.Type) comparer {
 	}
 	var parts []part
 	for i := range t.NumField() {
-		if f := t.Field(i); f.Tag.Get("json") != "-" {
+		if f := t.Field(i); f.Tag.Get("json") != "-" || f.Type == payloadType {
 			parts = append(parts, part{f.Name, f.Offset, comparerOf(f.Type)})
 		}
 	}
@@ -84,6 +86,27 @@ func structComparer(t reflect.Type) comparer {
 			}
 		}
 		return ""
+	}
+}
+
+var payloadType = reflect.TypeFor[model.Payload]()
+
+// payloadComparer compares what only one kind of descriptors has.
+func payloadComparer() comparer {
+	known := map[reflect.Type]comparer{}
+	for _, k := range model.FDKinds() {
+		if k.New != nil {
+			t := reflect.TypeOf(k.New())
+			known[t] = comparerOf(t)
+		}
+	}
+	return func(a, b unsafe.Pointer) string {
+		p, q := *(*model.Payload)(a), *(*model.Payload)(b)
+		if p == nil || q == nil || reflect.TypeOf(p) != reflect.TypeOf(q) {
+			return differs(p != q)
+		}
+		v, w := reflect.ValueOf(p).UnsafePointer(), reflect.ValueOf(q).UnsafePointer()
+		return known[reflect.TypeOf(p)](unsafe.Pointer(&v), unsafe.Pointer(&w))
 	}
 }
 

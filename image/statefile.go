@@ -81,12 +81,15 @@ func readRawState(from source, id string, want fileRecord) (raw []byte, h header
 }
 
 // oldShape is the shape of the one document that a state was up to version 2 of the format.
-var oldShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[model.State]()) })
+var oldShape = sync.OnceValue(func() *shape { return newShape(reflect.TypeFor[storedState]()) })
 
 // decodeOldState decodes a state that is one JSON document.
 func decodeOldState(b []byte) (*model.State, error) {
-	st := new(model.State)
-	return st, decodeJSON(b, st, oldShape())
+	d := new(storedState)
+	if err := decodeJSON(b, d, oldShape()); err != nil {
+		return nil, err
+	}
+	return d.state()
 }
 
 // maxRawState is how many bytes of state a file may decode to if it stores n: what a hostile file makes us allocate is

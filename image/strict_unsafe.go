@@ -77,8 +77,10 @@ func newShape(t reflect.Type) *shape {
 		sh.elem = newShape(t.Elem())
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if f, ok := newShapeField(t.Field(i)); ok {
-				sh.fields = append(sh.fields, f)
+			if t.Field(i).Anonymous {
+				sh.embed(newShape(t.Field(i).Type), t.Field(i).Offset)
+			} else if f, ok := newShapeField(t.Field(i)); ok {
+				sh.add(f)
 			}
 		}
 		sh.count()
@@ -91,6 +93,24 @@ func newShape(t reflect.Type) *shape {
 		sh.newest = sh.elem.newest
 	}
 	return sh
+}
+
+// embed adds the fields of an embedded struct, of which this one is the stored form.
+func (sh *shape) embed(inner *shape, at uintptr) {
+	sh.name = inner.name
+	for _, f := range inner.fields {
+		f.at += at
+		sh.fields = append(sh.fields, f)
+	}
+}
+
+// add adds a field, or puts it in the place of an embedded one of its name.
+func (sh *shape) add(f shapeField) {
+	if i := slices.IndexFunc(sh.fields, func(o shapeField) bool { return o.name == f.name }); i >= 0 {
+		sh.fields[i] = f
+		return
+	}
+	sh.fields = append(sh.fields, f)
 }
 
 // newShapeField returns the shape of a field, and false for one that is never stored.

@@ -76,11 +76,19 @@ var special = map[string]func(*program){
 	"forked/restless":   nil, // TestForkedRestless
 }
 
-// cases asks each program in C that has cases for their names.
+// cases asks each program in C that has cases for their names: those listed, and those about one kind of descriptors.
 func cases(t *testing.T) []program {
 	t.Helper()
+	progs := []string{"signals", "timers", "sleeps", "vmas", "files", "proc", "fds", "events", "trees", "forked"}
+	kinds, err := filepath.Glob("testdata/fd_*.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range kinds {
+		progs = append(progs, strings.TrimSuffix(filepath.Base(source), ".c"))
+	}
 	var list []program
-	for _, prog := range []string{"signals", "timers", "sleeps", "vmas", "files", "proc", "fds", "events", "trees", "forked"} {
+	for _, prog := range progs {
 		names, err := exec.Command(filepath.Join(built.dir, prog)).Output()
 		if err != nil {
 			t.Fatal(err)

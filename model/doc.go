@@ -5,6 +5,6 @@
 // Names follow the kernel's own. Units: addresses and lengths are bytes, times are nanoseconds, ids are those of the pid
 // namespace the snapshot ran in.
 //
-// What is known of the flags of mappings (vmaflag.go) and of the kinds of descriptors (fdkind.go) stands here once.
+// What is known of the flags of mappings (vmaflag.go) and of each kind of descriptors (fd_NAME.go) stands here once.
 // State.Validate checks everything of a state that others rely on without looking again.
 package model

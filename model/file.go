@@ -9,8 +9,8 @@ type FD struct {
 	File    int  `json:"file"` // ID of a File
 }
 
-// File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and the record of
-// that kind.
+// File is one open file description. A source fills ID to Path; package fdtable turns that into Kind and what that kind
+// has: the payload, which is Of, and of the fields from Size on those that the kind says it may have (FDKind.Fields).
 type File struct {
 	ID   int    `json:"id"`   // unique in the image, from 1
 	Kind string `json:"kind"` // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
@@ -38,12 +38,9 @@ type File struct {
 	// of a directory, FIFO or symbolic link whose name is gone: what it takes to make it again
 	Removed *Removed `json:"removed,omitempty"`
 	Locks   []Lock   `json:"locks,omitempty"` // file locks held through this description or by this process
+	// Of is what only its kind has (FDKind.New), nil if that has none. Package image knows how it is stored.
+	Of Payload `json:"-"`
 
-	EventFD *EventFD      `json:"eventfd,omitempty"`
-	TimerFD *TimerFD      `json:"timerfd,omitempty"`
-	SigMask uint64        `json:"sigmask,omitempty"` // of a signalfd: the signals it takes
-	Epoll   []EpollTarget `json:"epoll,omitempty"`   // what an epoll instance watches
-	Watches []Watch       `json:"watches,omitempty"` // of an inotify instance, ascending
 	// the source knows that nobody has a lock or a lease on the file; on its way to fdtable, never stored
 	Unlocked bool `json:"-"`
 	// of a timerfd: when it runs out, or last did, CLOCK_MONOTONIC of the initial time namespace; 0 if the source
@@ -65,39 +62,6 @@ type GoneDir struct {
 	Mode uint32 `json:"mode"`
 	UID  uint32 `json:"uid"`
 	GID  uint32 `json:"gid"`
-}
-
-// EventFD is the state of an eventfd (eventfd(2)).
-type EventFD struct {
-	Count     uint64 `json:"count"`
-	Semaphore bool   `json:"semaphore"`
-}
-
-// TimerFD is the state of a timerfd (timerfd_create(2)).
-type TimerFD struct {
-	Clock    int    `json:"clock"`
-	Flags    int    `json:"flags"`    // TFD_TIMER_* it was last set with
-	Ticks    uint64 `json:"ticks"`    // expirations not read yet
-	Left     int64  `json:"left"`     // ns until the next expiration, 0 if disarmed
-	Interval int64  `json:"interval"` // ns
-	// Expired is how long ago, in ns, a repeating timer ran out that was not read since: the kernel counts the periods
-	// from there, and starts it again, when it is read. 0 if the timer runs or is disarmed.
-	Expired int64 `json:"expired,omitempty"`
-}
-
-// EpollTarget is one entry of the interest list of an epoll instance (epoll_ctl(2)).
-type EpollTarget struct {
-	FD     int    `json:"fd"`   // the number it was added under
-	File   int    `json:"file"` // ID of the File it watches
-	Events uint32 `json:"events"`
-	Data   uint64 `json:"data"`
-}
-
-// Watch is one watch of an inotify instance (inotify_add_watch(2)).
-type Watch struct {
-	WD   int    `json:"wd"`
-	Path string `json:"path"`
-	Mask uint32 `json:"mask"`
 }
 
 // Opened is how an open file description came to be. Only a watch knows: the kernel does not keep it.

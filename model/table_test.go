@@ -3,6 +3,7 @@ package model
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,26 +22,33 @@ func TestTableOfFields(t *testing.T) {
 		if typ.Field(i).Tag.Get("json") == "-" || slices.Contains(common, name) {
 			continue
 		}
-		if !slices.Contains(fdFields, name) {
-			t.Errorf("File.%s belongs neither to all kinds nor to some: add it to fdFields and to its kinds", name)
-		}
-		if !slices.ContainsFunc(fdKinds, func(k FDKind) bool { return slices.Contains(k.Fields, name) }) {
-			t.Errorf("File.%s belongs to no kind", name)
+		if !slices.ContainsFunc(FDKinds(), func(k *FDKind) bool { return slices.Contains(k.Fields, name) }) {
+			t.Errorf("File.%s belongs neither to all kinds nor to some: what only one kind has is its payload", name)
 		}
 	}
-	for _, name := range fdFields {
-		if _, ok := typ.FieldByName(name); !ok {
-			t.Errorf("File has no field %s", name)
+	for _, k := range FDKinds() {
+		for _, name := range k.Fields {
+			if _, ok := typ.FieldByName(name); !ok || slices.Contains(common, name) {
+				t.Errorf("%s has the field %s, which File has not, or for all", k.Name, name)
+			}
 		}
 	}
 }
 
 // A description is valid with the fields of its kind and with no other.
 func TestTableOfKindsIsValidated(t *testing.T) {
-	for _, k := range fdKinds {
-		for _, name := range fdFields {
+	typ := reflect.TypeFor[File]()
+	for _, k := range FDKinds() {
+		for i := range typ.NumField() {
+			name := typ.Field(i).Name
+			if !slices.ContainsFunc(FDKinds(), func(k *FDKind) bool { return slices.Contains(k.Fields, name) }) {
+				continue
+			}
 			f := File{Kind: k.Name}
-			makeNonZero(reflect.ValueOf(&f).Elem().FieldByName(name))
+			if k.New != nil {
+				f.Of = k.New()
+			}
+			makeNonZero(reflect.ValueOf(&f).Elem().Field(i))
 			if err := checkFDKind(&f); (err == nil) != slices.Contains(k.Fields, name) {
 				t.Errorf("%s with %s: %v", k.Name, name, err)
 			}
@@ -48,6 +56,27 @@ func TestTableOfKindsIsValidated(t *testing.T) {
 	}
 	if checkFDKind(&File{Kind: "unheard of"}) == nil {
 		t.Error("an unknown kind is valid")
+	}
+}
+
+// A description is valid with the payload of its kind and with no other.
+func TestTableOfPayloads(t *testing.T) {
+	payloads := []Payload{nil}
+	for _, k := range FDKinds() {
+		if k.New != nil {
+			payloads = append(payloads, k.New())
+		}
+	}
+	for _, k := range FDKinds() {
+		if strings.Trim(k.Name, "abcdefghijklmnopqrstuvwxyz") != "" || len(k.Name) > 13 {
+			t.Errorf("%q is no name for a record", k.Name)
+		}
+		for _, p := range payloads {
+			own := k.New == nil && p == nil || k.New != nil && reflect.TypeOf(p) == reflect.TypeOf(k.New())
+			if err := checkFDKind(&File{Kind: k.Name, Of: p}); (err == nil) != own {
+				t.Errorf("%s with %T: %v", k.Name, p, err)
+			}
+		}
 	}
 }
 

@@ -69,10 +69,7 @@ func (st *State) Validate() error {
 	); err != nil {
 		return err
 	}
-	if err := each("file", st.Files, c.watched); err != nil {
-		return err
-	}
-	if err := each("file", st.Files, checkFDKind); err != nil {
+	if err := each("file", st.Files, c.ofKind); err != nil {
 		return err
 	}
 	pids := map[int]bool{}

@@ -108,9 +108,6 @@ func (c *validator) file(f *File) error {
 		return err
 	}
 	c.files[f.ID] = true
-	if err := checkEvents(f); err != nil {
-		return err
-	}
 	return each("lock", f.Locks, func(l *Lock) error {
 		return firstBad(
 			rule{
@@ -122,36 +119,21 @@ func (c *validator) file(f *File) error {
 	})
 }
 
-// checkEvents checks what descriptions that tell of events hold.
-func checkEvents(f *File) error {
-	if e := f.EventFD; e != nil && e.Count == ^uint64(0) { // eventfd(2): the largest count is one less
-		return errors.New("its count is beyond what an eventfd holds")
+// ofKind checks what a description has of its kind, once all that it may lead to has been seen.
+func (c *validator) ofKind(f *File) error {
+	if err := checkFDKind(f); err != nil {
+		return err
 	}
-	if t := f.TimerFD; t != nil && (t.Left < 0 || t.Interval < 0 || t.Clock < 0 || t.Expired < 0) {
-		return errors.New("its time is negative, or its clock none")
-	}
-	if t := f.TimerFD; t != nil && t.Expired != 0 && (t.Interval == 0 || t.Left != 0 || t.Ticks == 0) {
-		return errors.New("its timer has run out, but it does not repeat, runs, or was never due")
-	}
-	last := -1
-	for _, w := range f.Watches {
-		if w.WD <= last || !path(w.Path) {
-			return fmt.Errorf("watch %d: out of order, or not of an absolute path", w.WD)
+	refs := f.Refers()
+	for _, id := range refs.Files {
+		if !c.files[id] || id == f.ID {
+			return fmt.Errorf("it names file %d, which does not exist or is itself", id)
 		}
-		last = w.WD
+	}
+	for _, pid := range refs.Pids {
+		if !slices.ContainsFunc(c.st.Processes, func(p Process) bool { return p.Pid == pid }) {
+			return fmt.Errorf("it names process %d, which does not exist", pid)
+		}
 	}
 	return nil
-}
-
-// watched checks that what an epoll instance watches is there.
-func (c *validator) watched(f *File) error {
-	return each("entry", f.Epoll, func(t *EpollTarget) error {
-		return firstBad(
-			rule{t.FD < 0 || t.FD >= maxFD, "its number is absurd"},
-			rule{
-				!c.files[t.File] || t.File == f.ID,
-				fmt.Sprintf("it names file %d, which does not exist or is itself", t.File),
-			},
-		)
-	})
 }

@@ -62,9 +62,8 @@ func (b *builder) files() {
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if k, ok := model.FDKindOf(f.Kind); !ok || !k.ByName || f.Std != 0 || f.Ghost != 0 || f.Removed != nil ||
-			f.Kind == "regular" {
-			continue // regular files may have got another name: package fdtable looks for them
+		if !f.NamedAgain() {
+			continue
 		}
 		if have, ok := b.host.Files[f.Path]; ok {
 			b.refuse(CheckNamed(f, have))
@@ -161,18 +160,13 @@ func CheckNamed(f *model.File, have File) *fault.Error {
 	if have.Gone != "" {
 		return fault.New(fault.FileGone, f.Path, "%s", have.Gone)
 	}
-	want, is := f.Mode&typeMask, have.Mode&typeMask
-	switch {
-	case f.Kind == "dir" && is != typeDir:
-		return fault.New(fault.FileChanged, f.Path, "it was a directory and no longer is")
-	case f.Kind == "dir" && f.Pos != 0 && (have.Dev != f.Dev || have.Ino != f.Ino):
-		return fault.New(fault.FileChanged, f.Path, "it was being listed, and is another directory now")
-	case f.Kind == "fifo" && is != typeFIFO:
-		return fault.New(fault.FileChanged, f.Path, "it was a FIFO and no longer is")
-	case f.Kind == "chardev" && (is != typeChar || have.Rdev != f.Rdev):
-		return fault.New(fault.FileChanged, f.Path, "it was character device %d:%d and no longer is", f.Rdev>>8&0xfff,
-			f.Rdev&0xff)
-	case is != want:
+	if k := model.FDKindOf(f.Kind); k != nil && k.Changed != nil {
+		now := model.Found{Mode: have.Mode, Dev: have.Dev, Ino: have.Ino, Rdev: have.Rdev}
+		if why := k.Changed(f, now); why != "" {
+			return fault.New(fault.FileChanged, f.Path, "%s", why)
+		}
+	}
+	if want, is := f.Mode&typeMask, have.Mode&typeMask; is != want {
 		return fault.New(fault.FileChanged, f.Path, "it was of type %#o and is of type %#o now", want, is)
 	}
 	return nil
@@ -224,9 +218,8 @@ func Names(st *model.State) map[string]bool {
 	}
 	for i := range st.Files {
 		f := &st.Files[i]
-		if k, ok := model.FDKindOf(f.Kind); ok && k.ByName && f.Std == 0 && f.Ghost == 0 && f.Removed == nil &&
-			f.Kind != "regular" {
-			names[f.Path] = f.Kind == "fifo" || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
+		if f.NamedAgain() {
+			names[f.Path] = model.FDKindOf(f.Kind).NoFollow || f.Flags&(pathOnly|noFollow) == pathOnly|noFollow
 		}
 	}
 	return names

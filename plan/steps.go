@@ -170,18 +170,14 @@ func (s *stepper) becomes(f *model.File) string {
 		return fmt.Sprintf("%s becomes /dev/null", f.Path)
 	case f.Std != 0:
 		return fmt.Sprintf("%s becomes standard stream %d of the restore", f.Path, f.Std-1)
-	case f.Ghost != 0:
-		return fmt.Sprintf("open the unlinked file %s, at %d", f.Path, f.Pos)
-	case f.Kind == "regular" || f.Kind == "dir":
-		return fmt.Sprintf("open %s, at %d", f.Path, f.Pos)
-	case f.Kind == "tty" && s.pol.Detach:
-		return fmt.Sprintf("%s becomes /dev/null", f.Path)
-	case f.Kind == "tty":
-		return fmt.Sprintf("%s becomes the terminal of the restore", f.Path)
-	case f.Pipe != 0:
-		return fmt.Sprintf("a %s with %d bytes in it (%s)", f.Kind, len(s.st.Pipes[f.Pipe-1].Data), f.Path)
 	}
-	if k, ok := model.FDKindOf(f.Kind); ok && k.ByName {
+	k := model.FDKindOf(f.Kind)
+	if k != nil && k.Becomes != nil {
+		if text := k.Becomes(s.st, f, s.pol.Detach); text != "" {
+			return text
+		}
+	}
+	if k != nil && k.ByName {
 		return "open " + f.Path
 	}
 	return fmt.Sprintf("make a new %s (%s)", f.Kind, f.Path)

@@ -94,16 +94,28 @@ func descriptorsPage() string {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", r.What, r.Saved, r.Restored)
 		}
 	}
-	b.WriteString("\n" + descriptorsText + "\n## What is refused\n\n| it is | what to do |\n|---|---|\n")
+	b.WriteString("\n" + fmt.Sprintf(descriptorsText, instances()) + "\n## What is refused\n\n| it is | what to do |\n|---|---|\n")
 	for _, r := range fdtable.RefusedKinds() {
 		fmt.Fprintf(&b, "| %s | %s |\n", r.What, r.Remedy)
 	}
 	return b.String()
 }
 
+// instances lists the kinds that exist only as descriptors.
+func instances() string {
+	var names []string
+	for _, k := range model.FDKinds() {
+		if k.Instance {
+			names = append(names, k.Name)
+		}
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
 const descriptorsText = `With every kind: access mode, ` + "`" + `O_APPEND O_NONBLOCK O_DIRECT O_SYNC O_DSYNC O_NOATIME O_ASYNC` + "`" + `, close-on-exec, and which descriptors, of
 which processes, share a description. Signal owner and signal (` + "`" + `F_SETOWN` + "`" + `, ` + "`" + `F_SETSIG` + "`" + `) of pipes, FIFOs, terminals, inotify instances and random devices, if the owner is in the
-tree. An eventfd, timerfd, signalfd, epoll or inotify instance that a process outside the tree has too is refused. Locks: ` + "`" + `flock` + "`" + `, ` + "`" + `F_OFD_SETLK` + "`" + ` and ` + "`" + `F_SETLK` + "`" + ` locks are taken again; if somebody else has one by then, the restore fails
+tree. An %s instance that a process outside the tree has too is refused. Locks: ` + "`" + `flock` + "`" + `, ` + "`" + `F_OFD_SETLK` + "`" + ` and ` + "`" + `F_SETLK` + "`" + ` locks are taken again; if somebody else has one by then, the restore fails
 (` + "`" + `E_FD_LOCKED` + "`" + `). Leases and directory notification (` + "`" + `F_NOTIFY` + "`" + `) are refused.
 
 Standard streams and terminals: see [0041](adr/0041-standard-streams.md). Cutting files back: see [0042](adr/0042-append-and-cut-back.md).

@@ -1,8 +1,10 @@
 package imagetest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Places in the header of a file (docs/format.md).
@@ -35,7 +38,7 @@ func Format2(dir, id string) error {
 			return fmt.Errorf("pipe %d has its content in the page map", i)
 		}
 	}
-	text, err := json.Marshal(st)
+	text, err := document(st)
 	if err != nil {
 		return err
 	}
@@ -52,6 +55,39 @@ func Format2(dir, id string) error {
 	is := fmt.Appendf(nil, `"state":{"size":%d,"sum":%d}`, len(state), binary.LittleEndian.Uint64(state[atSum:]))
 	_, err = rewrite(filepath.Join(base, "info"), func(b []byte) []byte { return stateOf.ReplaceAll(b, is) })
 	return err
+}
+
+// document is a state as one JSON document, in which five kinds of descriptors have their payloads among the fields of
+// the file.
+func document(st *model.State) ([]byte, error) {
+	type file struct {
+		model.File
+		EventFD model.Payload       `json:"eventfd,omitempty"`
+		TimerFD model.Payload       `json:"timerfd,omitempty"`
+		SigMask uint64              `json:"sigmask,omitempty"`
+		Epoll   []model.EpollTarget `json:"epoll,omitempty"`
+		Watches []model.Watch       `json:"watches,omitempty"`
+	}
+	files := make([]file, len(st.Files))
+	for i, f := range st.Files {
+		files[i].File = f
+		switch p := f.Of.(type) {
+		case *model.EventFD:
+			files[i].EventFD = p
+		case *model.TimerFD:
+			files[i].TimerFD = p
+		case *model.SignalFD:
+			files[i].SigMask = p.Mask
+		case *model.Epoll:
+			files[i].Epoll = p.Targets
+		case *model.Inotify:
+			files[i].Watches = p.Watches
+		}
+	}
+	all, err := json.Marshal(st)
+	without, err1 := json.Marshal(st.Files)
+	with, err2 := json.Marshal(files)
+	return bytes.Replace(all, without, with, 1), errors.Join(err, err1, err2)
 }
 
 // rewrite makes a file of an image one of format 2, with another content, which is not compressed.
