@@ -39,6 +39,8 @@ type RebuildOptions struct {
 	// Temp returns the very description that NewGhost made for State.Ghosts[i], for those whose Flags are not 0. The
 	// caller closes it.
 	Temp func(i int) (*os.File, error)
+	// Pid returns what we call a process of the image, which is there; nil if that is its pid.
+	Pid func(pid int) int
 }
 
 // Table is the rebuilt descriptions, open in this process until Close.
@@ -77,6 +79,11 @@ func begin(ctx context.Context, st *model.State, dir, id string, o RebuildOption
 		told:     map[uint64]bool{},
 		nameless: map[fileKey]int{},
 	}
+	for i := range st.Files {
+		if !st.Files[i].NeedsProcesses() {
+			b.left++
+		}
+	}
 	b.written = b.writtenFiles()
 	return &Rebuilder{b}
 }
@@ -84,16 +91,21 @@ func begin(ctx context.Context, st *model.State, dir, id string, o RebuildOption
 // Table returns what has been opened so far.
 func (r *Rebuilder) Table() *Table { return r.b.table }
 
-// Open opens State.Files[i] again. The files are to be opened in order.
+// Open opens State.Files[i] again. The files are to be opened in order, those that lead to processes after all others.
+// The last of the others brings with it what is to be said of all files together, or refuses what has changed.
 func (r *Rebuilder) Open(i int) error {
-	if err := r.b.ctx.Err(); err != nil {
+	b, f := r.b, &r.b.st.Files[i]
+	if err := b.ctx.Err(); err != nil {
 		return err
 	}
-	return r.b.build(&r.b.st.Files[i])
+	if err := b.build(f); err != nil || f.NeedsProcesses() {
+		return err
+	}
+	if b.left--; b.left > 0 {
+		return nil
+	}
+	return b.tellChanges()
 }
-
-// Done says of all files together what the user should know, or refuses what has changed.
-func (r *Rebuilder) Done() error { return r.b.tellChanges() }
 
 // Check looks at the regular files that are opened by name, without opening them for the tree: it returns what keeps
 // one from being opened again, and what the user should know of all, one line each.
@@ -117,7 +129,7 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 			refusals = append(refusals, asFault(err, fault.FDRebuild, fileObject(f)))
 		}
 	}
-	if err := r.Done(); err != nil {
+	if err := b.tellChanges(); err != nil {
 		refusals = append(refusals, asFault(err, fault.FDRebuild, "files"))
 	}
 	return refusals, b.table.notes
@@ -135,9 +147,6 @@ func rebuild(ctx context.Context, st *model.State, dir, id string, o RebuildOpti
 	for i := 0; i < len(st.Files) && err == nil; i++ {
 		err = r.Open(i)
 	}
-	if err == nil {
-		err = r.Done()
-	}
 	if err != nil {
 		r.Table().Close()
 		return nil, err
@@ -154,6 +163,7 @@ type builder struct {
 	pipes    map[int]*pipeEnds        // by 1-based index
 	temps    map[int]bool             // Ghosts whose own description has been taken
 	made     map[int]bool             // 1-based indices of Shmems of which that is so
+	left     int                      // descriptions that do not lead to processes, not opened yet
 	written  map[fileKey]*writtenFile // by what the image calls them
 	moved    map[fileKey]bool         // files that were found under another name, and told of
 	told     map[uint64]bool          // terminals, by Rdev, of which it was told that ours is of another kind

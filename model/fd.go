@@ -69,6 +69,9 @@ func (f *File) Refers() Refs {
 	return Refs{}
 }
 
+// NeedsProcesses tells whether a description can be opened again only when the processes are there.
+func (f *File) NeedsProcesses() bool { return len(f.Refers().Pids) > 0 }
+
 // Found is what a name leads to, in the terms of stat(2).
 type Found struct {
 	Mode           uint32

@@ -62,6 +62,7 @@ func (b *builder) steps(births *Births) []Step {
 	s.objects()
 	s.files()
 	s.processes(births)
+	s.descriptions(true)
 	s.inside()
 	s.last()
 	return s.steps
@@ -140,11 +141,18 @@ func (s *stepper) files() {
 		}
 		s.add(OpMapped, p.Pid, -1, "open %s, the executable of pid %d", p.Exe.Path, p.Pid)
 	}
+	s.descriptions(false)
+}
+
+// descriptions opens those that lead to processes, or all others.
+func (s *stepper) descriptions(late bool) {
 	holders := firstHolders(s.st)
 	for i := range s.st.Files {
 		f := &s.st.Files[i]
-		s.add(OpDescription, holders[f.ID].pid, i, "fd %d of pid %d: %s", holders[f.ID].fd, holders[f.ID].pid,
-			s.becomes(f))
+		if f.NeedsProcesses() == late {
+			s.add(OpDescription, holders[f.ID].pid, i, "fd %d of pid %d: %s", holders[f.ID].fd, holders[f.ID].pid,
+				s.becomes(f))
+		}
 	}
 }
 

@@ -22,15 +22,12 @@ type descriptors struct {
 	rebuild *fdtable.Rebuilder // nil until the first is opened
 }
 
-// open opens State.Files[i] again; the last one brings with it what is to be said of all.
+// open opens State.Files[i] again.
 func (d *descriptors) open(i int) error {
 	if err := d.j.step("open descriptors"); err != nil {
 		return err
 	}
-	if err := d.rebuilder().Open(i); err != nil || i < len(d.st.Files)-1 {
-		return err
-	}
-	return d.rebuilder().Done()
+	return d.rebuilder().Open(i)
 }
 
 // rebuilder opens descriptions. It is made when the first one, or their table, is needed: what is named memory must be

@@ -50,6 +50,7 @@ func newMade(j *journal, img *image.Reader, st *model.State, o Options, p *plan.
 		j: j, st: st, births: p.Births, handover: h, bequests: b,
 		stub: &stubProcess{j: j, pidNS: pidNS, detach: o.Detach},
 	}
+	m.descriptors.o.Pid = func(pid int) int { return m.tree.byPid[pid].pid }
 	m.spaces = &spaces{st: st, boot: p.Boot, bequests: b, objects: m.objects, mapped: m.mapped}
 	m.memory = &memory{content: c, bequests: b, later: m.later}
 	m.attributes = &attributes{
