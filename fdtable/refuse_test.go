@@ -68,7 +68,7 @@ var refusals = []refusal{
 		}),
 		[]string{"fanotify"},
 	},
-	{"pidfd", fault.FDKind, fdOf(func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) }), []string{"pidfd"}},
+	{"pidfd", fault.FDKind, fdOf(func() (int, error) { return unix.PidfdOpen(1, 0) }), []string{"pidfd"}},
 	{"userfaultfd", fault.FDKind, func(t *testing.T,
 		_ string,
 	) int {
@@ -249,7 +249,7 @@ func TestRefusals(t *testing.T) {
 
 // All blockers are found in one go.
 func TestRefusesAllAtOnce(t *testing.T) {
-	a := fdOf(func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) })(t, "")
+	a := fdOf(func() (int, error) { return unix.PidfdOpen(1, 0) })(t, "")
 	b := pair(t, "")
 	c := open(t, "/proc/self/maps", unix.O_RDONLY)
 	_, faults := captured(t, a, b, c)

@@ -84,7 +84,7 @@ static void check_socket(struct item *it)
 	}
 }
 
-static void set_pidfd(struct item *it) { it->fd[0] = need(it, (int)syscall(SYS_pidfd_open, getpid(), 0)); }
+static void set_pidfd(struct item *it) { it->fd[0] = need(it, (int)syscall(SYS_pidfd_open, 1, 0)); } // outside of the tree
 static void set_fanotify(struct item *it) { it->fd[0] = need(it, fanotify_init(FAN_CLASS_NOTIF, O_RDONLY)); }
 static void set_userfaultfd(struct item *it) { it->fd[0] = need(it, (int)syscall(SYS_userfaultfd, O_CLOEXEC)); }
 static void set_fscontext(struct item *it) { it->fd[0] = need(it, (int)syscall(SYS_fsopen, "tmpfs", 0)); }
@@ -227,7 +227,7 @@ static const struct feature features[] = {
 	PSEUDO("pagemap", 8),
 	KIND("proc own ns", set_pseudo, 3),
 	{"sysfs file written", set_written, open_at_all, 0, 0, NULL, "E_FD_PSEUDO"},
-	KIND("pidfd", set_pidfd, 0), KIND("fanotify", set_fanotify, 0), KIND("userfaultfd", set_userfaultfd, 0), KIND("file system context", set_fscontext, 0),
+	KIND("pidfd of init", set_pidfd, 0), KIND("fanotify", set_fanotify, 0), KIND("userfaultfd", set_userfaultfd, 0), KIND("file system context", set_fscontext, 0),
 	KIND("Landlock ruleset", set_ruleset, 0), KIND("BPF map", set_bpf, 0), KIND("perf event", set_perf, 0), KIND("io_uring", set_io_uring, 0),
 	{"detached mount", set_mount, open_at_all, 0, 0, NULL, "E_FD_KIND,E_FD_DELETED,E_FD_PSEUDO,E_NOT_RESTORABLE"},
 	{"secret memory", set_secret, open_at_all, 0, 0, NULL, "E_FD_KIND,E_FD_PSEUDO,E_FD_STATE"},
