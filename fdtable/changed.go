@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // A writtenFile is a regular file that the tree itself has open for writing or mapped so. What the tree wrote to it
@@ -18,12 +19,13 @@ import (
 type writtenFile struct {
 	known Known
 	// all that write to it append, or write only and stood at its end: nothing that was in it was changed
-	output   bool
-	others   bool   // somebody outside had it open for writing at the snapshot
-	asked    bool   // outsider says who has it now
-	outsider string // why it may be somebody else's too, "" if it is not
-	cut      bool   // Commit cuts it back to what it was
-	kept     bool   // it has grown, and it was told why that is left
+	output  bool
+	appends bool   // a descriptor adds to it: it is of class policy.Appended
+	others  bool   // somebody outside had it open for writing at the snapshot
+	asked   bool   // left says whether it is
+	left    string // why it is left as it has grown, "" if it is not: it may be somebody else's too
+	cut     bool   // Commit cuts it back to what it was
+	kept    bool   // it has grown, and it was told why that is left
 }
 
 // writtenFiles lists the files that the tree itself can change and that are found by name.
@@ -46,6 +48,7 @@ func (b *builder) writtenFiles() map[fileKey]*writtenFile {
 			w.output = false
 		}
 		w.others = w.others || f.Others
+		w.appends = w.appends || f.Flags&unix.O_APPEND != 0
 	}
 	for i := range b.st.Processes {
 		for j := range b.st.Processes[i].VMAs {
@@ -63,21 +66,26 @@ func WritesFile(v *model.VMA) bool {
 	return v.Kind == model.VMAFile && v.File.Ghost == 0 && v.Shared && writable
 }
 
-// ask finds out, once, whether somebody outside writes to the file too.
-func (w *writtenFile) ask(ctx context.Context, now Known) error {
+// ask finds out, once, whether the file is left as it has grown: if somebody outside writes to it too, or the policy
+// says so.
+func (w *writtenFile) ask(ctx context.Context, now Known, pol policy.Policy) error {
 	if w.asked {
 		return nil
 	}
 	w.asked = true
+	if w.appends && pol.Of(policy.Appended) == policy.Note {
+		w.left = "the policy says so"
+		return nil
+	}
 	who, err := writerOutside(ctx, now)
 	if err != nil {
 		return fault.New(fault.FDRebuild, now.Path, "look who else has it open: %w", err)
 	}
 	switch {
 	case who != "":
-		w.outsider = who + " has it open for writing"
+		w.left = who + " has it open for writing"
 	case w.others:
-		w.outsider = "at the snapshot somebody outside had it open for writing too"
+		w.left = "at the snapshot somebody outside had it open for writing too"
 	}
 	return nil
 }
@@ -94,8 +102,8 @@ func (b *builder) tellChanges() error {
 		}
 		how, touched := w.known.changed(now)
 		switch {
-		case w.cut && w.output, how == "" && !touched:
-		case b.o.Verify && how != "":
+		case w.cut && w.output, how == "" && !touched, w.kept && w.output && b.o.Policy.Of(policy.Appended) == policy.Note:
+		case b.o.Policy.Of(policy.Files) == policy.Verify && how != "":
 			return fault.New(fault.FileChanged, now.Path, "the program writes to it, and it was changed since: %s",
 				how).
 				WithRemedy("put the file back as it was at the snapshot (cp -p), restore a later image, " +

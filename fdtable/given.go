@@ -11,6 +11,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Given is what a standard stream was that the program got from whoever started it. Ours of the same number comes in
@@ -35,7 +36,7 @@ func (g *Given) is(f *model.File) bool {
 
 // given returns 1 + N if f was standard stream N that the program was given, 0 if it was none.
 func (b *builder) given(f *model.File) int {
-	if b.o.Detach {
+	if b.o.Policy.Of(policy.Std) != policy.Reattach {
 		return 0
 	}
 	for n, g := range b.o.Given {
@@ -81,7 +82,7 @@ func (b *builder) adopt(f *model.File, std *os.File, kept string) error {
 	case same && appends && now.Size > f.Size:
 		like := *f
 		like.Flags |= unix.O_APPEND
-		_, err = b.growth(&like, now, &writtenFile{others: f.Others})
+		_, err = b.growth(&like, now, &writtenFile{appends: true, others: f.Others})
 		return err
 	case same && !appends && now.Size >= f.Size:
 		b.table.late = append(b.table.late, func() error { return moveOn(std, f.Pos, false) })

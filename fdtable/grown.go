@@ -13,6 +13,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // TailDir is the directory beside the store's images that keeps what was cut off files.
@@ -28,9 +29,9 @@ type growth struct {
 }
 
 // growth decides what becomes of a file that the tree writes to and that has grown since the snapshot, and returns the
-// position for f. Commit cuts a file back that the tree appends to, unless somebody outside has it open for writing now
-// or had it at the snapshot: then the lines may be theirs. To what only writes, and stood at the end, the end has moved
-// then.
+// position for f. Commit cuts a file back that the tree appends to, unless the policy is another, or somebody outside
+// has it open for writing now or had it at the snapshot: then the lines may be theirs. To what only writes, and stood at
+// the end, the end has moved then.
 func (b *builder) growth(f *model.File, now Known, w *writtenFile) (pos int64, err error) {
 	if !writable(f) || now.Size <= f.Size {
 		return f.Pos, nil
@@ -40,26 +41,26 @@ func (b *builder) growth(f *model.File, now Known, w *writtenFile) (pos int64, e
 		return f.Pos, nil
 	}
 	if appends {
-		if err := sameStart(f, now); err != nil {
+		if err := b.mayBeCut(f, now); err != nil {
 			return 0, err
 		}
 	}
-	if err := w.ask(b.ctx, now); err != nil {
+	if err := w.ask(b.ctx, now, b.o.Policy); err != nil {
 		return 0, err
 	}
 	switch {
-	case w.outsider == "" && appends:
+	case w.left == "" && appends:
 		b.cut(f, now)
 		w.cut = true
 		return f.Pos, nil
-	case w.outsider == "":
+	case w.left == "":
 		return f.Pos, nil
 	}
 	if !w.kept {
 		w.kept = true
 		b.note("%s has grown by %d bytes since the snapshot and is left so: %s. What the program itself wrote there "+
 			"after the snapshot comes twice; at the snapshot the file ended at byte %d", now.Path, now.Size-f.Size,
-			w.outsider, f.Size)
+			w.left, f.Size)
 	}
 	if appends {
 		return f.Pos, nil
@@ -86,6 +87,19 @@ func hashTail(path string, k Known, end int64) uint64 {
 		return 0
 	}
 	return xxhash.Sum64(tail)
+}
+
+// mayBeCut refuses a file that has grown if the policy does, or if it cannot be cut back and the policy wants it.
+func (b *builder) mayBeCut(f *model.File, now Known) error {
+	switch b.o.Policy.Of(policy.Appended) {
+	case policy.Note:
+		return nil
+	case policy.Verify:
+		return fault.New(fault.FileChanged, now.Path, "the program appends to it, and it has grown by %d bytes since the snapshot",
+			now.Size-f.Size).
+			WithRemedy("cut it back to %d bytes, or restore without --policy appended=verify", f.Size)
+	}
+	return sameStart(f, now)
 }
 
 // sameStart refuses a file that is longer than it was, but not by having grown: cutting it back would leave what was

@@ -2,6 +2,7 @@ package fdtable
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 const logText = "one\n"
@@ -204,6 +206,47 @@ func TestGrownFileOfOthers(t *testing.T) {
 	}
 }
 
+// A file that has grown is cut back, left or refused, as the policy says; if it is left, others of its descriptors go on
+// at its end. What the policy says of files that were changed is not asked.
+func TestGrownFileByPolicy(t *testing.T) {
+	for _, c := range []struct {
+		action, files policy.Action
+		want, told    string
+	}{
+		{policy.Rollback, policy.Note, logText, "cut back"},
+		{policy.Rollback, policy.Verify, logText, "cut back"},
+		{policy.Note, policy.Note, logText + "two\n", "left so: the policy says so"},
+		{policy.Note, policy.Verify, logText + "two\n", "left so: the policy says so"},
+		{policy.Verify, policy.Note, "", "it has grown by 4 bytes"},
+	} {
+		t.Run(string(c.action)+" "+string(c.files), func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "file")
+			plain := seekTo(t, file(t, dir, logText, unix.O_WRONLY), int64(len(logText)))
+			adds := open(t, path, unix.O_WRONLY|unix.O_APPEND)
+			st := saved(t, plain, adds)
+			must(t, errors.Join(unix.Close(plain), unix.Close(adds)))
+			appendTo(t, path, "two\n")
+			pol := policy.Policy{policy.Appended: c.action, policy.Files: c.files}
+			table, err := rebuild(context.Background(), st, dir, "id", RebuildOptions{Policy: pol})
+			if c.want == "" {
+				mustFault(t, err, fault.FileChanged, path, c.told)
+				return
+			}
+			must(t, err)
+			defer table.Close()
+			notes, err := table.Commit()
+			must(t, err)
+			_, err = unix.Write(table.FD(1), []byte("end"))
+			must(t, err)
+			text, _ := os.ReadFile(path)
+			if string(text) != c.want+"end" || !strings.Contains(strings.Join(notes, "\n"), c.told) {
+				t.Errorf("the file is %q; notes %q", text, notes)
+			}
+		})
+	}
+}
+
 // A file that was emptied and written anew has grown beyond its end, but not from there: it is not cut in the middle of
 // what is another's.
 func TestEmptiedAndGrownFile(t *testing.T) {
@@ -283,7 +326,7 @@ func TestChangedInPlace(t *testing.T) {
 			must(t, unix.Close(fd))
 			tick(t, dir)
 			c.change(t, path)
-			table, err := rebuild(context.Background(), st, dir, "id", RebuildOptions{Verify: true})
+			table, err := rebuild(context.Background(), st, dir, "id", RebuildOptions{Policy: policy.Policy{policy.Files: policy.Verify}})
 			if c.verify {
 				mustFault(t, err, fault.FileChanged, path, "--files note")
 			} else {
@@ -333,7 +376,7 @@ func TestStdFileOfOthers(t *testing.T) {
 		want string
 	}{
 		{RebuildOptions{Std: std}, out.Name()},
-		{RebuildOptions{Std: std, Detach: true}, path},
+		{RebuildOptions{Std: std, Policy: nowhere}, path},
 		{RebuildOptions{}, path},
 	} {
 		table := rebuilt(t, st, emptyMemory(t), dir, c.o)

@@ -15,16 +15,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // RebuildOptions says what a rebuilt description that leads outside the tree is attached to.
 type RebuildOptions struct {
-	Std    [3]*os.File // the restore command's standard streams; nil means closed
-	Detach bool        // attach standard streams and terminals to /dev/null
-	Given  [3]*Given   // what the standard streams were that the program was started with; nil if that is not known
-	// Verify makes it an error that a file the tree writes to was changed after the snapshot, unless it is put back;
-	// else Commit notes it.
-	Verify bool
+	Std    [3]*os.File   // the restore command's standard streams; nil means closed
+	Given  [3]*Given     // what the standard streams were that the program was started with; nil if that is not known
+	Policy policy.Policy // what becomes of what the image does not hold
 	// State is what to rebuild instead of the image's own, which it is a changed copy of; nil for that.
 	State *model.State
 	// Moment returns what a clock, as this process reads it, showed at the freeze, in ns; nil for what the image has of

@@ -8,6 +8,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // openStd attaches a description that led outside to the restore command's own stream.
@@ -59,7 +60,7 @@ func (b *builder) stream(f *model.File) int {
 // of ours for it.
 func (b *builder) byName(f *model.File) bool {
 	return f.Kind == kindRegular && f.Others && f.Std > 0 && f.Std <= len(b.o.Std) &&
-		(b.o.Detach || !isOpen(b.o.Std[f.Std-1]))
+		(b.o.Policy.Of(policy.Std) == policy.Null || !isOpen(b.o.Std[f.Std-1]))
 }
 
 func isOpen(f *os.File) bool {
@@ -71,7 +72,7 @@ func isOpen(f *os.File) bool {
 // process has set, or will set, are its own and not our shell's too; anything else keeps its description, which holds a
 // position.
 func (b *builder) attach(f *model.File, std *os.File) (int, error) {
-	if b.o.Detach || std == nil {
+	if b.o.Policy.Of(policy.Std) == policy.Null || std == nil {
 		return b.openNull(f)
 	}
 	fd := int(std.Fd())
@@ -120,7 +121,7 @@ func (b *builder) openAnyTTY(std, flags int) int {
 
 // goesOn returns our own standard stream if f becomes that: see plan.GoesOn.
 func (b *builder) goesOn(f *model.File) *os.File {
-	if i := plan.GoesOn(b.st, f, b.streams, b.o.Detach); i >= 0 {
+	if i := plan.GoesOn(b.st, f, b.streams, b.o.Policy); i >= 0 {
 		return b.o.Std[i]
 	}
 	return nil
@@ -153,7 +154,7 @@ func (b *builder) splitStd(f *model.File, n, first int) error {
 
 // sameStream tells whether two of our streams lead to the same terminal, pipe or file.
 func (b *builder) sameStream(i, j int) bool {
-	if b.o.Detach {
+	if b.o.Policy.Of(policy.Std) == policy.Null {
 		return true
 	}
 	if b.o.Std[i] == nil || b.o.Std[j] == nil {

@@ -14,7 +14,11 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
+
+// nowhere is the policy of restore --detach.
+var nowhere = policy.Policy{policy.Std: policy.Null, policy.Terminal: policy.Null}
 
 // asStd renumbers the descriptors of a state to the standard streams nums, whatever they are in this process, and
 // captures it.
@@ -99,7 +103,7 @@ func TestStdPipe(t *testing.T) {
 	if flags, _ := unix.FcntlInt(uintptr(table.FD(1)), unix.F_GETFL, 0); flags&unix.O_NONBLOCK == 0 {
 		t.Error("O_NONBLOCK is lost")
 	}
-	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Std: [3]*os.File{nil, newW, nil}, Detach: true})
+	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Std: [3]*os.File{nil, newW, nil}, Policy: nowhere})
 	if p := pathOf(t, detached.FDFor(1, 1)); p != os.DevNull {
 		t.Errorf("detached it is %s", p)
 	}
@@ -242,7 +246,7 @@ func TestTerminalElsewhere(t *testing.T) {
 	mustFault(t, faults[0], fault.FDDevice, "neither the controlling terminal")
 	st, faults := capturedOn(t, slave)
 	accepted(t, faults)
-	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Detach: true})
+	detached := rebuilt(t, st, keep(t, st), t.TempDir(), RebuildOptions{Policy: nowhere})
 	if p := pathOf(t, detached.FD(1)); p != os.DevNull {
 		t.Errorf("detached it is %s", p)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 const kindTTY = "tty"
@@ -141,7 +142,7 @@ func openTTY(b *builder, f *model.File) (int, error) {
 	if f.Term < 0 || f.Term > len(b.st.Terminals) {
 		return -1, fault.New(fault.FDRecord, fileObject(f), "it names terminal %d of %d", f.Term, len(b.st.Terminals))
 	}
-	if b.o.Detach {
+	if b.o.Policy.Of(policy.Terminal) == policy.Null {
 		return b.openNull(f)
 	}
 	fd, err := b.openTerminal(f)

@@ -20,6 +20,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/policy"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
 	"github.com/bpfckpt/bpfckpt/tracer"
@@ -30,7 +31,7 @@ type Options struct {
 	Dir      string          // the store
 	Args     []string        // the command line; the command is looked for in PATH
 	PidNS    string          // of the restore that goes on, as in restore.Options
-	Files    string          // of the restore that goes on, as in restore.Options
+	Policy   policy.Policy   // of the restore that goes on
 	Saves    *agent.Periodic // also save it now and then, into Dir; nil: only at a signal
 	Observer Observer
 }
@@ -153,7 +154,7 @@ func (j *Job) resumeOrStart() error {
 		return j.start()
 	}
 	defer r.Close()
-	o := restore.Options{PidNS: j.PidNS, Files: j.Files, Std: OwnStreams()}
+	o := restore.Options{PidNS: j.PidNS, Policy: j.Policy, Std: OwnStreams()}
 	j.streams, o.Given = had.replaced(j.Dir)
 	tree, err := j.place.Restore(j.ctx, r, o)
 	if err != nil {

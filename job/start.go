@@ -53,7 +53,7 @@ func (j *Job) foresee(ctx context.Context, pid int) {
 		return
 	case <-time.After(foreseeAfter):
 	}
-	report, err := snapshot.Check(ctx, pid)
+	report, err := snapshot.Check(ctx, pid, j.Policy)
 	if err != nil || ctx.Err() != nil {
 		return // it has ended, or a signal asks for the real thing
 	}

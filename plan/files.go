@@ -1,11 +1,11 @@
 package plan
 
 import (
-	"slices"
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // File is what a name leads to.
@@ -83,14 +83,14 @@ func (b *builder) directory(p *model.Process, dir string) *fault.Error {
 
 // mapped checks a mapped file or an executable.
 func (b *builder) mapped(want *model.MappedFile, writable bool) {
-	if want.Nameless() || b.pol.Side == Check { // which files have lost their names only the freeze tells
+	if want.Nameless() || b.o.Side == Check { // which files have lost their names only the freeze tells
 		return
 	}
-	if slices.ContainsFunc(b.st.Named, func(g model.Ghost) bool { return g.Dev == want.Dev && g.Ino == want.Ino }) {
+	if isNamed(b.st, want.Dev, want.Ino) {
 		return // it is made again if it is gone, and its content is that of the state
 	}
 	have, ok := b.host.Files[want.Path]
-	if !ok || writable && b.pol.Side == Restore && have.Gone != "" {
+	if !ok || writable && b.o.Side == Restore && have.Gone != "" {
 		return // what the tree writes to may have got another name since: package fdtable looks for it
 	}
 	b.refuse(CheckMapped(want, b.asOf(have, want.Size, want.MTime), writable))
@@ -99,7 +99,7 @@ func (b *builder) mapped(want *model.MappedFile, writable bool) {
 // asOf returns a file with the size and time that the state knows of, unless it may have changed since: when the tree
 // runs on during a snapshot, files go on too, and what was looked at a moment earlier or later says nothing.
 func (b *builder) asOf(have File, size, mtime int64) File {
-	if b.pol.Side != Restore {
+	if b.o.Side != Restore {
 		have.Size, have.MTime = size, mtime
 	}
 	return have
@@ -111,7 +111,7 @@ func (b *builder) executable(p *model.Process) {
 	have, ok := b.host.Files[p.Exe.Path]
 	switch {
 	case !ok || have.Gone != "" || p.Exe.Nameless() || have.Mode&typeMask != typeRegular:
-	case b.pol.Side == Check && (have.Dev != p.Exe.Dev ||
+	case b.o.Side == Check && (have.Dev != p.Exe.Dev ||
 		have.Ino != p.Exe.Ino): // it has lost its name, and is made anew
 	case have.Mode&0o111 == 0:
 		b.refuse(fault.New(fault.FileChanged, p.Exe.Path,
@@ -176,8 +176,8 @@ func CheckNamed(f *model.File, have File) *fault.Error {
 // as the same stream, and it is plain that the one continues the other: ours stands where f stood, as in a script that
 // runs the program twice, or our shell has cut the file short to write it anew. Otherwise the file is opened again by
 // name, with a position of its own.
-func GoesOn(st *model.State, f *model.File, streams [3]*Stream, detach bool) int {
-	if f.Kind != "regular" || detach {
+func GoesOn(st *model.State, f *model.File, streams [3]*Stream, pol policy.Policy) int {
+	if f.Kind != "regular" || pol.Of(policy.Std) != policy.Reattach {
 		return -1
 	}
 	for i := range st.Processes {

@@ -91,12 +91,12 @@ func (b *builder) machine() {
 	}
 	k := &b.st.Kernel
 	root := &b.st.Processes[0]
-	if b.pol.Side == Restore && k.Machine != b.host.Machine {
+	if b.o.Side == Restore && k.Machine != b.host.Machine {
 		b.refuse(fault.New(fault.OtherCPU, pidName(root.Pid), "its machine is %s, and this one is %s", k.Machine,
 			b.host.Machine).WithRemedy("restore it on a machine of that architecture"))
 		return
 	}
-	if !b.vdsoParts() || b.pol.Side != Restore {
+	if !b.vdsoParts() || b.o.Side != Restore {
 		return // before a restore the state is of this machine
 	}
 	if len(Specials(root)) > 0 && k.VDSOHash != "" && b.host.VDSOHash != k.VDSOHash {
@@ -113,7 +113,7 @@ func (b *builder) vdsoParts() bool {
 		switch {
 		case err == nil:
 			continue
-		case b.pol.Side == Restore:
+		case b.o.Side == Restore:
 			b.refuse(fault.New(fault.OtherKernel, pidName(p.Pid), "%w (image from kernel %s)", err,
 				b.st.Kernel.Release))
 		default: // the program has cut or split a part, which nobody can do again
@@ -215,7 +215,7 @@ func (b *builder) thread(p *model.Process, t *model.Thread) {
 func (b *builder) capabilities(object string, lacks uint64) {
 	switch {
 	case lacks == 0:
-	case b.pol.Side != Restore && !b.pol.Kill:
+	case b.o.Side != Restore && !b.o.Kill:
 		b.note("%s has capabilities that this command has not (%#x): to restore it takes somebody who has them", object,
 			lacks)
 	default:
@@ -241,7 +241,7 @@ const (
 )
 
 // needs says what of the kernel's features a state needs, and for what.
-func needs(st *model.State, bootID string, pol Policy) map[string]*fault.Error {
+func needs(st *model.State, bootID string, o Options) map[string]*fault.Error {
 	out := map[string]*fault.Error{}
 	for i := range st.Processes {
 		for j := range st.Processes[i].Threads {
@@ -252,24 +252,24 @@ func needs(st *model.State, bootID string, pol Policy) map[string]*fault.Error {
 		}
 	}
 	k := &st.Kernel
-	if pol.Side == Restore && k.BootID != bootID || k.MonotonicOffset != 0 || k.BoottimeOffset != 0 {
+	if o.Side == Restore && k.BootID != bootID || k.MonotonicOffset != 0 || k.BoottimeOffset != 0 {
 		out[featureTime] = fault.New(fault.RestoreState, "time namespace",
 			"the clocks of the image are not those of this boot")
 	}
-	if pol.Lazy {
+	if o.Lazy {
 		out[featureLazy] = fault.New(fault.NoLazy, "restore --lazy", "")
 	}
 	return out
 }
 
 // Needs lists the names of the kernel features that a state needs, sorted.
-func Needs(st *model.State, bootID string, pol Policy) []string {
-	return slices.Sorted(maps.Keys(needs(st, bootID, pol)))
+func Needs(st *model.State, bootID string, o Options) []string {
+	return slices.Sorted(maps.Keys(needs(st, bootID, o)))
 }
 
 // features checks that the kernel has what the state needs.
 func (b *builder) features() {
-	wanted := needs(b.st, b.host.BootID, b.pol)
+	wanted := needs(b.st, b.host.BootID, b.o)
 	for _, name := range slices.Sorted(maps.Keys(wanted)) { // the same state is refused in the same words
 		e := wanted[name]
 		if f, ok := b.host.Features[name]; ok && !f.Has {
@@ -284,7 +284,7 @@ func (b *builder) features() {
 
 // changedFacts names what has changed since the image was made, for whoever looks for the reason of a refusal.
 func (b *builder) changedFacts() {
-	if b.pol.Side != Restore || len(b.refusals) == 0 {
+	if b.o.Side != Restore || len(b.refusals) == 0 {
 		return
 	}
 	for _, was := range b.st.Facts {

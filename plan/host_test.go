@@ -120,7 +120,7 @@ func TestHostRefusals(t *testing.T) {
 			for _, side := range []Side{Restore, Snap} {
 				st, h := ordinary(), capableHost()
 				c.change(st, h)
-				p := Build(st, h, Policy{Side: side, Kill: true})
+				p := Build(st, h, Options{Side: side, Kill: true})
 				want := c.code
 				if side == Snap {
 					want = ""
@@ -144,12 +144,12 @@ func TestChangedFactsAreNamed(t *testing.T) {
 	st, h := ordinary(), capableHost()
 	h.Files["/data"] = File{Gone: "no such file or directory"}
 	h.Facts = []model.Fact{{Name: "kernel", Value: "6.18"}}
-	p := Build(st, h, Policy{Side: Restore})
+	p := Build(st, h, Options{Side: Restore})
 	if notes := strings.Join(p.Notes, "\n"); !strings.Contains(notes,
 		"mount /data was ext4 /dev/sdb at the snapshot and is not there now") || strings.Contains(notes, "kernel") {
 		t.Errorf("%q", notes)
 	}
-	if p := Build(ordinary(), h, Policy{Side: Snap}); len(p.Notes) > 0 {
+	if p := Build(ordinary(), h, Options{Side: Snap}); len(p.Notes) > 0 {
 		t.Errorf("a snapshot names changes: %q", p.Notes)
 	}
 }
@@ -162,7 +162,7 @@ func TestStepsAreInOrder(t *testing.T) {
 	child.Threads = []model.Thread{{Tid: 11, Affinity: []uint64{3}}}
 	st.Processes = append(st.Processes, child,
 		model.Process{Pid: 12, PPid: 10, Pgid: 10, Sid: 10, ExitSignal: 17, Zombie: true})
-	p := Build(st, capableHost(), Policy{Side: Restore, Lazy: true})
+	p := Build(st, capableHost(), Options{Side: Restore, Lazy: true})
 	if len(p.Refusals) > 0 {
 		t.Fatal(p.Refusals)
 	}

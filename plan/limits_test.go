@@ -33,7 +33,7 @@ func TestPipeCapacity(t *testing.T) {
 		"above":   {&Host{PipeMax: 1 << 20}, 1},
 		"capable": {&Host{PipeMax: 1 << 16, Caps: 1 << capSysResource}, 0},
 	} {
-		b := &builder{st: st, host: c.host, pol: Policy{Side: Snap}}
+		b := &builder{st: st, host: c.host, o: Options{Side: Snap}}
 		if b.pipes(); len(b.refusals) != c.want {
 			t.Errorf("%s: %v", name, b.refusals)
 		}
@@ -56,7 +56,7 @@ func TestRenamedMapping(t *testing.T) {
 		}
 		b := &builder{
 			st: &model.State{}, host: &Host{Files: map[string]File{"/log": {Gone: "it is not there"}}},
-			pol: Policy{Side: Restore},
+			o: Options{Side: Restore},
 		}
 		if b.mapped(&v.File, v.Shared && v.Has("mw")); len(b.refusals) != c.want {
 			t.Errorf("%s: %v", name, b.refusals)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Side says who asks.
@@ -29,13 +30,13 @@ const (
 	Restore
 )
 
-// Policy is what the user wants.
-type Policy struct {
+// Options is what the user wants.
+type Options struct {
 	Side   Side
-	Detach bool      // the tree gets no terminal and no standard streams of ours
-	Lazy   bool      // memory comes after the processes run
-	Kill   bool      // of Snap and Check: the tree is killed when it is saved
-	Same   SamePages // of Restore: which pages processes are to share again; nil for none
+	Policy policy.Policy // what becomes of what the image does not hold
+	Lazy   bool          // memory comes after the processes run
+	Kill   bool          // of Snap and Check: the tree is killed when it is saved
+	Same   SamePages     // of Restore: which pages processes are to share again; nil for none
 }
 
 // Plan is the answer.
@@ -53,29 +54,30 @@ type Plan struct {
 }
 
 // Build makes the plan. host may be nil: then the state alone is judged.
-func Build(st *model.State, host *Host, pol Policy) *Plan {
-	b := &builder{st: st, host: host, pol: pol}
+func Build(st *model.State, host *Host, o Options) *Plan {
+	b := &builder{st: st, host: host, o: o}
 	b.refusals = stateRefusals(st)
-	if pol.Side == Restore {
+	if o.Side == Restore {
 		for i, e := range b.refusals {
 			b.refusals[i] = fault.New(fault.RestoreState, e.Object, "%s (%s)", e.Cause, e.Code).
 				WithRemedy("%s", e.Advice())
 		}
 	}
+	b.refusedByPolicy()
 	p := &Plan{}
 	if host != nil {
 		p.Births, p.Boot = b.births(), rooms(st)
 		b.hostRefusals()
 	}
-	if pol.Side != Restore {
+	if o.Side != Restore {
 		b.notes = append(append(b.notes, cpuClockNotes(st)...), threadChildNotes(st)...)
 	}
 	p.Refusals, p.Notes = Distinct(b.refusals), b.notes
-	if len(p.Refusals) > 0 || pol.Side == Check || host == nil {
+	if len(p.Refusals) > 0 || o.Side == Check || host == nil {
 		p.Births, p.Boot = nil, nil
 		return p
 	}
-	p.Forked = MakeHeritage(p.Births, pol.Same)
+	p.Forked = MakeHeritage(p.Births, o.Same)
 	p.Steps = b.steps(p.Births)
 	return p
 }
@@ -84,7 +86,7 @@ func Build(st *model.State, host *Host, pol Policy) *Plan {
 type builder struct {
 	st       *model.State
 	host     *Host
-	pol      Policy
+	o        Options
 	refusals fault.List
 	notes    []string
 }
@@ -94,7 +96,7 @@ func (b *builder) refuse(e *fault.Error) {
 	if e == nil {
 		return
 	}
-	if b.pol.Side != Restore {
+	if b.o.Side != Restore {
 		e = fault.New(fault.NotRestorable, e.Object, "%s (%s)", e.Cause, e.Code).WithRemedy("%s", e.Advice())
 	}
 	b.refusals = append(b.refusals, e)

@@ -34,7 +34,7 @@ func TestRegistersOfAnotherArchitecture(t *testing.T) {
 	}}}
 	for machine, want := range map[string]int{"x86_64": 1, "aarch64": 0} {
 		st.Kernel.Machine = machine
-		if list := Build(st, nil, Policy{Side: Snap}).Refusals; len(list) != want {
+		if list := Build(st, nil, Options{Side: Snap}).Refusals; len(list) != want {
 			t.Errorf("%s: %v", machine, list)
 		}
 	}

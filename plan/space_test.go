@@ -37,7 +37,7 @@ func TestBootPlace(t *testing.T) {
 		t.Errorf("a full address space has a hole at %#x", at)
 	}
 	if list := Build(&model.State{Processes: []model.Process{*full}}, nil,
-		Policy{Side: Snap}).Refusals; len(list) != 1 {
+		Options{Side: Snap}).Refusals; len(list) != 1 {
 		t.Errorf("a full address space is not refused: %v", list)
 	}
 }

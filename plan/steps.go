@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Op is what a step of a restore does.
@@ -52,13 +53,13 @@ type Step struct {
 // stepper lists the steps.
 type stepper struct {
 	st    *model.State
-	pol   Policy
+	o     Options
 	steps []Step
 }
 
 // steps lists what brings a state back, in order.
 func (b *builder) steps(births *Births) []Step {
-	s := &stepper{st: b.st, pol: b.pol}
+	s := &stepper{st: b.st, o: b.o}
 	s.objects()
 	s.files()
 	s.processes(births)
@@ -74,7 +75,7 @@ func (s *stepper) add(op Op, pid, index int, format string, args ...any) {
 
 // objects makes what has no name, and memory that has one.
 func (s *stepper) objects() {
-	if s.pol.Lazy {
+	if s.o.Lazy {
 		s.add(OpServer, 0, 0, "take over the server of pages")
 	}
 	for i := range s.st.Shmems {
@@ -174,14 +175,16 @@ func firstHolders(st *model.State) map[int]holder {
 // becomes says what a description becomes.
 func (s *stepper) becomes(f *model.File) string {
 	switch {
-	case f.Std != 0 && s.pol.Detach:
+	case f.Std != 0 && f.Others && s.o.Policy.Of(policy.Std) == policy.Null:
+		return fmt.Sprintf("open %s, at %d", f.Path, f.Pos)
+	case f.Std != 0 && s.o.Policy.Of(policy.Std) == policy.Null:
 		return fmt.Sprintf("%s becomes /dev/null", f.Path)
 	case f.Std != 0:
 		return fmt.Sprintf("%s becomes standard stream %d of the restore", f.Path, f.Std-1)
 	}
 	k := model.FDKindOf(f.Kind)
 	if k != nil && k.Becomes != nil {
-		if text := k.Becomes(s.st, f, s.pol.Detach); text != "" {
+		if text := k.Becomes(s.st, f, s.o.Policy.Of(policy.Terminal) == policy.Null); text != "" {
 			return text
 		}
 	}
@@ -254,7 +257,7 @@ func (s *stepper) inside() {
 	s.each(OpProtect, func(p *model.Process) string {
 		return fmt.Sprintf("set the protection and advice of pid %d's mappings", p.Pid)
 	})
-	if s.pol.Lazy {
+	if s.o.Lazy {
 		s.each(OpLazy, func(p *model.Process) string {
 			return fmt.Sprintf("register what of pid %d's memory comes later", p.Pid)
 		})
@@ -294,7 +297,7 @@ func (s *stepper) last() {
 		s.add(OpNamedCommit, 0, 0, "put back the content of named memory")
 	}
 	s.add(OpFileCommit, 0, 0, "cut back what was appended, set terminals, start timers")
-	if s.pol.Lazy {
+	if s.o.Lazy {
 		s.add(OpServe, 0, 0, "let the server of pages go")
 	}
 	s.add(OpRelease, 0, 0, "let everything run")

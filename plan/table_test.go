@@ -13,7 +13,7 @@ func TestTableOfFlagsIsPlanned(t *testing.T) {
 			Pid:  7,
 			VMAs: []model.VMA{{Start: 0x1000, End: 0x2000, Kind: model.VMAAnon, Flags: []string{f.Name}}},
 		}}}
-		p := Build(st, nil, Policy{Side: Snap})
+		p := Build(st, nil, Options{Side: Snap})
 		if refused := len(p.Refusals) > 0; refused != (f.How == model.FlagRefused) {
 			t.Errorf("%s: refusals %v", f.Name, p.Refusals)
 		}
@@ -31,7 +31,7 @@ func TestTableOfMappingsIsPlanned(t *testing.T) {
 			VMAs: []model.VMA{{Start: 0x1000, End: 0x2000, Kind: kind}},
 		}}}
 		want := kind == model.VMADevice || kind == model.VMASysV || kind == model.VMAOther
-		if got := len(Build(st, nil, Policy{Side: Snap}).Refusals) > 0; got != want {
+		if got := len(Build(st, nil, Options{Side: Snap}).Refusals) > 0; got != want {
 			t.Errorf("%s: refused %v", kind, got)
 		}
 	}

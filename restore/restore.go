@@ -42,6 +42,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Error is a fault: code, object, cause and remedy. Every error of this package that a user can meet is one.
@@ -54,24 +55,18 @@ const (
 	PidNSAlways = "always" // always use a new pid namespace
 )
 
-// How Options.Files treats a file that the image's processes write to and that was changed after the snapshot.
-const (
-	FilesNote   = "note"   // take it as it is, and say so in Result.Notes
-	FilesVerify = "verify" // refuse, unless it has merely grown by appending and is cut back
-)
-
 // Given tells what a standard stream was that a program was started with.
 type Given = fdtable.Given
 
 // Options says how to restore.
 type Options struct {
-	Detach  bool        // the process outlives us: no terminal, no standard streams of ours
+	Detach  bool        // the process outlives us: no terminal, no standard streams of ours (policy.Shorthand)
 	Stopped bool        // leave every process stopped by SIGSTOP
 	PidNS   string      // PidNSNever (also ""), PidNSAuto or PidNSAlways
 	Std     [3]*os.File // what standard streams that led outside are attached to; nil means closed
 	// what the streams were that the program was started with: what is one of them becomes that of Std
-	Given [3]*Given
-	Files string // FilesNote (also "") or FilesVerify
+	Given  [3]*Given
+	Policy policy.Policy // what becomes of what the image does not hold; Detach chooses for streams and terminals
 
 	// Lazy is a server of the same image, which brings memory after the processes run; nil: all memory is there before.
 	// Restore ends it if it fails.
@@ -79,6 +74,14 @@ type Options struct {
 
 	// FailStep makes step number FailStep, counted from 1, fail: the test of the rollback. 0 means none.
 	FailStep int
+}
+
+// policy returns the policy that the options come to. The error is fault.BadOption.
+func (o Options) policy() (policy.Policy, error) {
+	if o.Detach {
+		return o.Policy.With("--detach")
+	}
+	return o.Policy, o.Policy.Valid()
 }
 
 // Result is a restore that succeeded: the processes run.
@@ -100,6 +103,10 @@ type Result struct {
 // fault.RolledBack, or the one that ctx gave. When ctx ends after Restore has returned, nothing happens to the
 // processes.
 func Restore(ctx context.Context, img *image.Reader, o Options) (*Result, error) {
+	var err error
+	if o.Policy, err = o.policy(); err != nil {
+		return nil, err
+	}
 	defer collector.Relax()()
 	return again(ctx, func() (*Result, error) { return restoreOnce(ctx, img, o) })
 }
@@ -181,6 +188,10 @@ func run(j *journal, img *image.Reader, o Options) (*Result, error) {
 
 // Plan tells what Restore would do with the same options, and everything that stands in the way. It makes nothing.
 func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error) {
+	var err error
+	if o.Policy, err = o.policy(); err != nil {
+		return nil, err
+	}
 	j := &journal{ctx: ctx}
 	defer j.close()
 	st := workingState(img.State())
@@ -211,7 +222,7 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 
 // decide asks the plan whether the image can be brought back here. Nothing has been made yet.
 func decide(img *image.Reader, st *model.State, o Options) (*plan.Plan, error) {
-	pol := plan.Policy{Side: plan.Restore, Detach: o.Detach, Lazy: o.Lazy != nil}
+	pol := plan.Options{Side: plan.Restore, Policy: o.Policy, Lazy: o.Lazy != nil}
 	if !pol.Lazy { // what comes page by page comes to each
 		pol.Same = img.Same
 	}

@@ -55,7 +55,7 @@ func newMade(j *journal, img *image.Reader, st *model.State, o Options, p *plan.
 	m.memory = &memory{content: c, bequests: b, later: m.later}
 	m.attributes = &attributes{
 		pidNS: pidNS, descriptors: m.descriptors,
-		terminals: &terminals{j: j, st: st, std: o.Std, detach: o.Detach},
+		terminals: &terminals{j: j, st: st, std: o.Std, policy: o.Policy},
 	}
 	m.finisher = &finisher{
 		descriptors: m.descriptors, clocks: m.clocks, timers: &timers{clocks: m.clocks},
@@ -66,7 +66,7 @@ func newMade(j *journal, img *image.Reader, st *model.State, o Options, p *plan.
 
 // rebuildOptions is what of the options is about descriptors.
 func rebuildOptions(o Options) fdtable.RebuildOptions {
-	return fdtable.RebuildOptions{Std: o.Std, Detach: o.Detach, Given: o.Given, Verify: o.Files == FilesVerify}
+	return fdtable.RebuildOptions{Std: o.Std, Given: o.Given, Policy: o.Policy}
 }
 
 // actions says how each op of a plan is done. id is that of the image.

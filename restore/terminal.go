@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/model"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // terminals is what a terminal of the restore, or of its streams, becomes for the processes.
@@ -15,7 +16,7 @@ type terminals struct {
 	j      *journal
 	st     *model.State
 	std    [3]*os.File // Options.Std
-	detach bool        // they get none
+	policy policy.Policy
 }
 
 // take gives the leader of a session its controlling terminal, its foreground group and its modes again, where
@@ -23,7 +24,7 @@ type terminals struct {
 // below a terminal emulator or ssh, nobody else needs it. Below a shell, which could never get it back, the processes
 // are without job control (tty_ioctl(4), TIOCSCTTY).
 func (t *terminals) take(b *batch, p *process) {
-	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || t.detach {
+	if p.rec.TTY == 0 || p.rec.Sid != p.rec.Pid || t.policy.Of(policy.Terminal) == policy.Null {
 		return
 	}
 	fd, term := t.own(p.rec)

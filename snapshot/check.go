@@ -4,13 +4,17 @@ import (
 	"context"
 
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Check tells, without stopping or disturbing anything, what would keep the tree of pid from being saved: all of it, in
 // Report.Blockers, and what does without a watch in Report.Unseen. The error is for a pid that cannot be a target at
-// all, and for an answer that could not be had.
-func Check(ctx context.Context, pid int) (Report, error) {
+// all, and for an answer that could not be had. The policy is that of the restore that is to be possible.
+func Check(ctx context.Context, pid int, pol policy.Policy) (Report, error) {
 	r := Report{Pid: pid}
+	if err := pol.Valid(); err != nil {
+		return r, err
+	}
 	if err := preflight(pid); err != nil {
 		return r, err
 	}
@@ -39,7 +43,7 @@ func Check(ctx context.Context, pid int) (Report, error) {
 	}
 	defer src.Close()
 	r.Source = src.Name()
-	v, err := takeSurvey(ctx, src, pid, m, true, false)
+	v, err := takeSurvey(ctx, src, pid, m, true, plan.Options{Side: plan.Check, Policy: pol})
 	if err != nil {
 		return r, err
 	}

@@ -24,6 +24,9 @@ type PlanReport struct {
 // saved have no meaning. The error is for a pid that cannot be a target at all, and for an answer that could not be
 // had.
 func Plan(ctx context.Context, pid int, o Options) (*PlanReport, error) {
+	if err := o.Policy.Valid(); err != nil {
+		return nil, err
+	}
 	s := newSession(pid, o)
 	defer s.close()
 	r := &PlanReport{Pid: pid, Plan: &plan.Plan{}}
@@ -46,7 +49,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	if s.source, err = s.opened(); err != nil {
 		return nil, err
 	}
-	pol := plan.Policy{Side: plan.Snap, Kill: s.opts.Kill}
+	pol := s.planOptions(plan.Snap)
 	if s.host, err = host.Read(s.st, pol); err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func ExampleCheck() {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 
-	report, err := snapshot.Check(context.Background(), cmd.Process.Pid)
+	report, err := snapshot.Check(context.Background(), cmd.Process.Pid, nil)
 	if err != nil {
 		fmt.Println(err)
 		return

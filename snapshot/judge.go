@@ -28,7 +28,9 @@ type survey struct {
 
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold
 // descriptors of it, which means to read those of every process there is.
-func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, outside, kill bool) (*survey, error) {
+func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, outside bool, o plan.Options) (
+	*survey, error,
+) {
 	got, live, err := collectRunning(ctx, src, root, m.live)
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
@@ -41,8 +43,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 		// It has ended since the tree was listed.
 		return nil, cmp.Or(preflight(root), error(fault.New(fault.TreeMoves, pidName(root), "it is ending")))
 	}
-	pol := plan.Policy{Side: plan.Check, Kill: kill}
-	if v.host, err = host.Read(v.st, pol); err != nil {
+	if v.host, err = host.Read(v.st, o); err != nil {
 		return nil, err
 	}
 	v.refusals = append(v.refusals, dirBlockers(v.st)...)
@@ -60,7 +61,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 	if err := host.Look(v.st, v.host); err != nil {
 		return nil, err
 	}
-	p := plan.Build(v.st, v.host, pol)
+	p := plan.Build(v.st, v.host, o)
 	v.refusals = append(v.refusals, p.Refusals...)
 	if !src.Tells().Sharing {
 		v.refusals = append(v.refusals, undoBlockers(live)...)
@@ -131,7 +132,8 @@ const secondLook = 30 * time.Millisecond
 
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, m members) (*survey, error) {
-	v, err := takeSurvey(ctx, s.source, s.pid, m, false, s.opts.Kill)
+	o := s.planOptions(plan.Check)
+	v, err := takeSurvey(ctx, s.source, s.pid, m, false, o)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
@@ -141,12 +143,12 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 		if m, err = s.members(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.source, s.pid, m, false, s.opts.Kill); err != nil {
+		if v, err = takeSurvey(ctx, s.source, s.pid, m, false, o); err != nil {
 			return nil, err
 		}
 	}
 	if len(v.refusals) > 0 {
-		return nil, allBlockers(ctx, s.pid, v.refusals)
+		return nil, s.allBlockers(ctx, v.refusals)
 	}
 	return v, nil
 }
@@ -159,7 +161,7 @@ func (s *session) members(ctx context.Context) (members, error) {
 	}
 	m, err := splitMembers(tree)
 	if err == nil && len(m.refusals) > 0 {
-		err = allBlockers(ctx, s.pid, m.refusals)
+		err = s.allBlockers(ctx, m.refusals)
 	}
 	return m, err
 }
@@ -167,7 +169,12 @@ func (s *session) members(ctx context.Context) (members, error) {
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so
 // before anything is killed.
 func (s *session) accept(st *model.State) error {
-	p := plan.Build(st, s.host, plan.Policy{Side: plan.Snap, Kill: s.opts.Kill})
+	p := plan.Build(st, s.host, s.planOptions(plan.Snap))
 	s.res.Notes = append(s.res.Notes, p.Notes...)
 	return p.Refusals.OrNil()
+}
+
+// planOptions is what the plan is to know of the options.
+func (s *session) planOptions(side plan.Side) plan.Options {
+	return plan.Options{Side: side, Policy: s.opts.Policy, Kill: s.opts.Kill}
 }

@@ -48,7 +48,7 @@ func TestPreflightRefuses(t *testing.T) {
 			_, err := Snap(context.Background(), c.pid, Options{Dir: filepath.Join(t.TempDir(), "store")})
 			t.Log(err)
 			wantFault(t, err, c.want)
-			_, err = Check(context.Background(), c.pid)
+			_, err = Check(context.Background(), c.pid, nil)
 			wantFault(t, err, c.want)
 		})
 	}
@@ -100,7 +100,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(c.mode, func(t *testing.T) {
 			tg := start(t, "idle", c.mode)
 			if c.mode != "notify" { // its filters are read under the freeze only
-				r, err := Check(context.Background(), tg.pid())
+				r, err := Check(context.Background(), tg.pid(), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -158,7 +158,7 @@ func TestCheckFindsEverythingAtOnce(t *testing.T) {
 	tg := start(t, "idle", "refused")
 	awaitState(t, tg.pid(), "S")
 	before := observe(t, tg.pid())
-	r, err := Check(context.Background(), tg.pid())
+	r, err := Check(context.Background(), tg.pid(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestCheckFindsEverythingAtOnce(t *testing.T) {
 
 func TestCheckOfPlainProgramFindsNothing(t *testing.T) {
 	tg := waiting(t)
-	r, err := Check(context.Background(), tg.pid())
+	r, err := Check(context.Background(), tg.pid(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

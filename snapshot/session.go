@@ -214,7 +214,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 		return m, err
 	}
 	if list := still(s.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
-		return m, allBlockers(ctx, s.pid, list)
+		return m, s.allBlockers(ctx, list)
 	}
 	s.own = holders.Here()
 	s.st = &model.State{Root: s.pid}
@@ -226,8 +226,8 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 }
 
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.
-func allBlockers(ctx context.Context, pid int, list fault.List) error {
-	if r, err := Check(ctx, pid); err == nil {
+func (s *session) allBlockers(ctx context.Context, list fault.List) error {
+	if r, err := Check(ctx, s.pid, s.opts.Policy); err == nil {
 		list = plan.Distinct(append(list, r.Blockers...))
 	}
 	return list.OrNil()
@@ -462,7 +462,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 		return nil, err
 	}
 	list = append(list, more...)
-	list = append(list, plan.Build(s.st, nil, plan.Policy{Side: plan.Snap}).Refusals...)
+	list = append(list, plan.Build(s.st, nil, plan.Options{Side: plan.Snap}).Refusals...)
 	list = append(list, s.around.frozenBlockers(s.source.Tells(), s.pids)...)
 	root := slices.IndexFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == s.pid })
 	if root < 0 {

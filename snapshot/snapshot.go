@@ -19,6 +19,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // Error is the error type of this package's functions, wrapped or not: code, object, cause, remedy.
@@ -48,7 +49,8 @@ type Options struct {
 	// IgnoreRegions takes a snapshot also of a program that marks regions in which none may be taken
 	// (include/bpfckpt.h), wherever it is.
 	IgnoreRegions bool
-	Source        string // where kernel state comes from: "iter", "proc", "" for the best that works
+	Policy        policy.Policy // of the restore that is to be possible
+	Source        string        // where kernel state comes from: "iter", "proc", "" for the best that works
 	// the process that is meant, should another have its pid by now; zero: whoever has it
 	Root     procid.ID               `json:"-"`
 	Progress func(done, total int64) `json:"-"` // bytes of memory encoded so far, called from one goroutine

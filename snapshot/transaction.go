@@ -56,6 +56,9 @@ func Begin(pid int, o Options) (*Transaction, error) {
 	if o.Stop && o.Kill {
 		return nil, fault.New(fault.BadOption, "", "stop and kill exclude each other")
 	}
+	if err := o.Policy.Valid(); err != nil {
+		return nil, err
+	}
 	if o.Dir == "" {
 		o.Dir = fmt.Sprintf("ckpt-%d", pid)
 	}

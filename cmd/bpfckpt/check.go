@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/bpfckpt/bpfckpt/agent"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/features"
@@ -19,6 +21,7 @@ func checkVerb() *verb {
 			"With PID: lists everything that keeps the process, or one below it, from being saved, each with a remedy. The process is\n" +
 			"not stopped or disturbed. It says nothing if there is nothing but, on standard error, what a restore cannot bring back quite.\n" +
 			"Exit code 4 if there is something.",
+		flags: []cli.Flag{policyFlag()},
 		examples: []example{
 			{"bpfckpt check", "is this machine fit?"},
 			{"bpfckpt check 4711 && bpfckpt snap 4711", "look before you leap"},
@@ -31,6 +34,9 @@ func checkVerb() *verb {
 
 func check(c *call) error {
 	if len(c.args) == 0 {
+		if c.cli.IsSet(policyFlagName) {
+			return usageError(c.verb, "--"+policyFlagName, "it is for a process: PID is missing")
+		}
 		return checkKernel(c)
 	}
 	pid, err := c.pidOperand(0)
@@ -51,7 +57,11 @@ type checkJSON struct {
 }
 
 func checkProcess(c *call, pid int) error {
-	report, err := snapshot.Check(c.ctx, pid)
+	pol, err := c.policy()
+	if err != nil {
+		return err
+	}
+	report, err := snapshot.Check(c.ctx, pid, pol)
 	if err != nil {
 		return err
 	}

@@ -169,6 +169,9 @@ func (v *verb) flagCandidates(last string) (out []candidate) {
 
 // valueCandidates are the values of a flag, if they are few.
 func (v *verb) valueCandidates(name string) (out []candidate) {
+	if takes, _ := v.flagTakesValue(name); takes && name == policyFlagName {
+		return policyValues()
+	}
 	for _, f := range v.flags {
 		if c, ok := f.(*choiceFlag); ok && c.Name == name {
 			for _, value := range c.values {

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 //go:generate go test -count=1 -run ^TestDocsAreFresh$ . -update
@@ -25,6 +26,7 @@ func TestDocsAreFresh(t *testing.T) {
 		"../../docs/exit-codes.md":  exitPage(),
 		"../../docs/descriptors.md": descriptorsPage(),
 		"../../docs/mappings.md":    mappingsPage(),
+		"../../docs/policy.md":      policyPage(),
 	} {
 		if *update {
 			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
@@ -118,7 +120,47 @@ which processes, share a description. Signal owner and signal (` + "`" + `F_SETO
 tree. An %s instance that a process outside the tree has too is refused. Locks: ` + "`" + `flock` + "`" + `, ` + "`" + `F_OFD_SETLK` + "`" + ` and ` + "`" + `F_SETLK` + "`" + ` locks are taken again; if somebody else has one by then, the restore fails
 (` + "`" + `E_FD_LOCKED` + "`" + `). Leases and directory notification (` + "`" + `F_NOTIFY` + "`" + `) are refused.
 
-Standard streams and terminals: see [0041](adr/0041-standard-streams.md). Cutting files back: see [0042](adr/0042-append-and-cut-back.md).
+Standard streams and terminals: see [0041](adr/0041-standard-streams.md). Cutting files back: see [0042](adr/0042-append-and-cut-back.md). What else can
+become of streams, terminals and files: see [policy.md](policy.md).
+`
+
+// policyPage says what becomes of what an image does not hold.
+func policyPage() string {
+	var b strings.Builder
+	b.WriteString(generated + policyHead + "\n| class | what it is | action | what happens | flag |\n|---|---|---|---|---|\n")
+	for _, r := range policy.Table() {
+		for i, o := range r.Can {
+			class, what := "", ""
+			if i == 0 {
+				class, what = "`"+string(r.Class)+"`", r.What
+			}
+			flag := o.Flag
+			if flag != "" {
+				flag = "`" + flag + "`"
+			}
+			fmt.Fprintf(&b, "| %s | %s | `%s` | %s | %s |\n", class, what, o.Action, o.Does, flag)
+		}
+	}
+	b.WriteString("\nWhat is meant to come, and until then an error that says so (`E_BAD_OPTION`):\n\n| class | action |\n|---|---|\n")
+	for _, r := range policy.Table() {
+		for _, a := range r.Later {
+			fmt.Fprintf(&b, "| `%s` | `%s` |\n", r.Class, a)
+		}
+	}
+	return b.String()
+}
+
+const policyHead = `# What an image does not hold
+
+A process depends on more than its image has: a terminal, files, somebody at the other end of a pipe. What becomes of
+each class of such things says the policy. The first action of a class is what happens without one. Others are chosen
+with ` + "`--policy CLASS=ACTION`" + `, which may be repeated, or ` + "`--policy FILE`" + `, a file of such lines, in which
+` + "`#`" + ` begins a comment. Flags of restore are short for some. Two that contradict each other are an error
+(` + "`E_BAD_OPTION`" + `).
+
+` + "`check`, `snap` and `restore`" + ` take the same policy: before an image is made it is that of the restore that is to be
+possible. It is not in the image. ` + "`restore --plan`" + ` shows what it makes of each descriptor, ` + "`inspect`" + ` what it can
+make of those of an image.
 `
 
 // mappingsPage says what becomes of each kind and flag of mappings.

@@ -48,7 +48,11 @@ func stateJSON(r *image.Reader) any {
 		*model.State
 		Totals  []processTotal `json:"totals"`
 		Skipped []string       `json:"skipped,omitempty"` // records of a later version
-	}{Image: infoOf(r.Info()), State: r.State(), Totals: []processTotal{}, Skipped: r.Skipped()}
+		Policy  []outsideJSON  `json:"policy"`
+	}{
+		Image: infoOf(r.Info()), State: r.State(), Totals: []processTotal{}, Skipped: r.Skipped(),
+		Policy: policyOf(r.State()),
+	}
 	for i := range obj.Processes {
 		p := &obj.Processes[i]
 		obj.Totals = append(obj.Totals, processTotal{p.Pid, sumUsage(p.Usage, p.Carried)})
@@ -64,8 +68,10 @@ func inspectText(r *image.Reader) string {
 	for i := range st.Processes {
 		b.WriteString("\n" + processText(r, &st.Processes[i]))
 	}
-	if t := filesText(st); t != "" {
-		b.WriteString("\n" + t)
+	for _, t := range []string{filesText(st), policyText(st)} {
+		if t != "" {
+			b.WriteString("\n" + t)
+		}
 	}
 	return b.String()
 }

@@ -7,7 +7,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bpfckpt/bpfckpt/image"
-	"github.com/bpfckpt/bpfckpt/job"
 	"github.com/bpfckpt/bpfckpt/plan"
 	"github.com/bpfckpt/bpfckpt/restore"
 	"github.com/bpfckpt/bpfckpt/snapshot"
@@ -46,15 +45,15 @@ func planSnapshot(c *call, pid int, o snapshot.Options) error {
 
 // planRestore prints what a restore would do.
 func planRestore(c *call) error {
+	o, err := restoreOptions(c)
+	if err != nil {
+		return err
+	}
 	img, err := image.Open(c.args[0])
 	if err != nil {
 		return err
 	}
 	defer img.Close()
-	o := restore.Options{
-		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"),
-		Std: job.OwnStreams(), Files: c.cli.String("files"),
-	}
 	p, err := restore.Plan(c.ctx, img, o)
 	if err != nil {
 		return err

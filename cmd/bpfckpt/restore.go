@@ -35,7 +35,7 @@ func restoreVerb() *verb {
 			&cli.BoolFlag{Name: "stopped", Usage: "leave the processes stopped (SIGSTOP); kill -CONT lets them run"},
 			&cli.StringFlag{Name: "pidfile", Usage: "write the process id of the root to `FILE`"},
 			&cli.BoolFlag{Name: "lazy", Usage: "let the processes run at once; memory comes as they touch it, and in the background"},
-			pidnsFlag(), filesFlag(), planFlag("restore"),
+			pidnsFlag(), filesFlag(), policyFlag(), planFlag("restore"),
 		},
 		examples: []example{
 			{"bpfckpt restore job", "goes on where the newest snapshot was taken"},
@@ -55,11 +55,6 @@ func restoreVerb() *verb {
 
 func pidnsFlag() cli.Flag {
 	return choice("pidns", "when to use a pid namespace of its own; auto is if an id is taken: `WHEN`", "never", "auto", "always")
-}
-
-func filesFlag() cli.Flag {
-	const usage = "what to do about files that the program writes to and that were changed since; verify is to refuse: `HOW`"
-	return choice("files", usage, restore.FilesNote, restore.FilesVerify)
 }
 
 // restoreJSON is what restore prints with --json when the process has been restored.
@@ -82,16 +77,24 @@ type lazyJSON struct {
 	Server int `json:"server"` // pid of the process that brings them
 }
 
+// restoreOptions reads the flags, but for --lazy.
+func restoreOptions(c *call) (restore.Options, error) {
+	pol, err := c.policy()
+	return restore.Options{
+		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"), PidNS: c.cli.String("pidns"), Policy: pol,
+		Std: job.OwnStreams(),
+	}, err
+}
+
 func restoreImage(c *call) error {
 	if c.cli.Bool("plan") {
 		return planRestore(c)
 	}
-	o := restore.Options{
-		Detach: c.cli.Bool("detach"), Stopped: c.cli.Bool("stopped"),
-		PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Std: job.OwnStreams(),
+	o, err := restoreOptions(c)
+	if err != nil {
+		return err
 	}
 	if c.cli.Bool("lazy") {
-		var err error
 		if o.Lazy, err = startLazy(c.args[0], o.Detach); err != nil { // first, so that it reads the image while we do
 			return err
 		}

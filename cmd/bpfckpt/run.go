@@ -69,8 +69,12 @@ func runCommand(c *call) error {
 	if err != nil {
 		return err
 	}
+	pol, err := c.policy()
+	if err != nil {
+		return err
+	}
 	j, err := job.Start(c.ctx, job.Options{
-		Dir: dir, Args: c.args, PidNS: c.cli.String("pidns"), Files: c.cli.String("files"), Saves: saves,
+		Dir: dir, Args: c.args, PidNS: c.cli.String("pidns"), Policy: pol, Saves: saves,
 		Observer: &runTeller{c, dir},
 	})
 	if err != nil {

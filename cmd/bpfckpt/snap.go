@@ -43,6 +43,7 @@ func snapVerb() *verb {
 			},
 			&cli.BoolFlag{Name: "stop", Usage: "leave the processes stopped (SIGSTOP) when the image is complete"},
 			&cli.BoolFlag{Name: "kill", Usage: "kill the processes when the image is complete"},
+			policyFlag(),
 			planFlag("snapshot"),
 			choice("source", "where the kernel's state is read: from a running watch, by BPF iterators or from /proc: `SOURCE`", "auto", "watch", "iter", "proc"),
 		},
@@ -98,6 +99,10 @@ func snapOptions(c *call) (snapshot.Options, error) {
 	}
 	if o.Source == "auto" {
 		o.Source = ""
+	}
+	var err error
+	if o.Policy, err = c.policy(); err != nil {
+		return o, err
 	}
 	switch {
 	case o.Incremental && !o.Precopy:

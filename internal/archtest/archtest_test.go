@@ -41,7 +41,7 @@ func layer(pkg string) int {
 		return internalLayer(pkg)
 	case "plan", "image":
 		return 2
-	case "model":
+	case "model", "policy":
 		return 1
 	}
 	return 10 // integration, examples, scripts: they may import everything, and nobody imports them
@@ -142,10 +142,10 @@ func TestImageStandsAlone(t *testing.T) {
 	}
 }
 
-// The plan is a pure function and the model plain data: they call nothing of the system, not even for the time.
+// The plan is a pure function, model and policy plain data: they call nothing of the system, not even for the time.
 func TestPlanIsPure(t *testing.T) {
 	for file, tree := range goFiles(t) {
-		if dir := filepath.Dir(file); dir != "plan" && dir != "model" || strings.HasSuffix(file, "_test.go") {
+		if !slices.Contains([]string{"plan", "model", "policy"}, filepath.Dir(file)) || strings.HasSuffix(file, "_test.go") {
 			continue
 		}
 		for _, imp := range tree.Imports {

@@ -35,7 +35,7 @@ const Dir = "/run/bpfckpt"
 
 // Version is that of the protocol between a command and a watch. It changes with anything that one of them would
 // misunderstand.
-const Version = 1
+const Version = 2
 
 // The operations. OpEnd stays as it is in every version.
 const (

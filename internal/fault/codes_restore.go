@@ -12,6 +12,7 @@ const (
 	PidNS         Code = "E_PIDNS"
 	RestoreState  Code = "E_RESTORE_STATE"
 	NoLazy        Code = "E_NO_LAZY"
+	Policy        Code = "E_POLICY"
 )
 
 var restoreCodes = []Entry{
@@ -58,5 +59,10 @@ var restoreCodes = []Entry{
 	{
 		RestoreState, RolledBack, "a state of the image cannot be rebuilt here",
 		"The image holds something this kernel cannot set again.", "read the cause",
+	},
+	{
+		Policy, RolledBack, "the policy refuses it",
+		"The process depends on something outside of the image, and --policy says that this is to be refused.",
+		"say what is to become of it instead (docs/policy.md), or let the program close it",
 	},
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// Read reads what a plan for st and pol has to know, but for what names lead to: see Look.
-func Read(st *model.State, pol plan.Policy) (*plan.Host, error) {
+// Read reads what a plan for st and o has to know, but for what names lead to: see Look.
+func Read(st *model.State, o plan.Options) (*plan.Host, error) {
 	h := &plan.Host{XFeatures: xcr0(), Files: map[string]plan.File{}, Features: map[string]plan.Feature{}}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -57,7 +57,7 @@ func Read(st *model.State, pol plan.Policy) (*plan.Host, error) {
 		return nil, err
 	}
 	h.OOMScoreAdj = lowestOOM(st)
-	for _, name := range plan.Needs(st, h.BootID, pol) {
+	for _, name := range plan.Needs(st, h.BootID, o) {
 		r := features.Try(name)
 		h.Features[name] = plan.Feature{Has: r.Outcome == features.Yes, Detail: r.Detail, Remedy: r.Remedy}
 	}

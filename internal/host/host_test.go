@@ -14,7 +14,7 @@ import (
 )
 
 func TestRead(t *testing.T) {
-	h, err := Read(&model.State{}, plan.Policy{})
+	h, err := Read(&model.State{}, plan.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
