@@ -40,6 +40,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -54,6 +55,7 @@ type Options struct {
 // Finish and Close.
 type Watch struct {
 	pid   int
+	view  *view.View
 	id    procid.ID
 	comm  string
 	since time.Time
@@ -74,9 +76,12 @@ type Watch struct {
 // asks it to end (Told). The first fault is the one that counts: fault.NoSuchPid, IsZombie or KernelThread for a pid
 // that cannot be watched, fault.Watched if it is, and those of package tracer.
 func Begin(ctx context.Context, pid int, o Options) (*Watch, error) {
-	w := &Watch{pid: pid, since: time.Now()}
-	var err error
-	if w.comm, w.id, err = whoIs(pid); err != nil {
+	v, err := view.Own()
+	if err != nil {
+		return nil, err
+	}
+	w := &Watch{pid: pid, view: v, since: time.Now()}
+	if w.comm, w.id, err = whoIs(v, pid); err != nil {
 		return nil, err
 	}
 	w.ctx, w.end = context.WithCancel(ctx)
@@ -99,7 +104,7 @@ func (w *Watch) begin(o Options) error {
 		return err
 	}
 	w.undo = append(w.undo, func() { _ = w.table.Close() }) // it never fails
-	if id, err := procid.Of(w.pid); err != nil || id != w.id {
+	if id, err := w.view.Process(w.pid); err != nil || id != w.id {
 		return fault.New(fault.TargetGone, pidName(w.pid), "it ended before it could be watched")
 	}
 	w.snapper = NewSnapper(w.pid, SnapperOptions{ID: w.id, Live: func() kstate.Source { return w.table.Source() }})
@@ -205,8 +210,8 @@ func (w *Watch) Finish() End {
 }
 
 // whoIs names the process to be watched, or says why it cannot be.
-func whoIs(pid int) (comm string, id procid.ID, err error) {
-	id, err = procid.Of(pid)
+func whoIs(v *view.View, pid int) (comm string, id procid.ID, err error) {
+	id, err = v.Process(pid)
 	st := procfs.Stat{}
 	if err == nil {
 		st, err = procfs.Pid(pid).Stat()

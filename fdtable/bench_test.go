@@ -32,7 +32,7 @@ func BenchmarkCapture(b *testing.B) {
 			for b.Loop() {
 				c := *st
 				c.Pipes = nil
-				if faults := Capture(context.Background(), Input{State: &c, FD: dupOwn}); len(faults) != 0 {
+				if faults := Capture(context.Background(), Input{State: &c, View: here(), FD: dupOwn}); len(faults) != 0 {
 					b.Fatal(faults)
 				}
 			}

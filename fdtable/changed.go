@@ -2,7 +2,6 @@ package fdtable
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -68,16 +67,16 @@ func WritesFile(v *model.VMA) bool {
 
 // ask finds out, once, whether the file is left as it has grown: if somebody outside writes to it too, or the policy
 // says so.
-func (w *writtenFile) ask(ctx context.Context, now Known, pol policy.Policy) error {
+func (w *writtenFile) ask(b *builder, now Known) error {
 	if w.asked {
 		return nil
 	}
 	w.asked = true
-	if w.appends && pol.Of(policy.Appended) == policy.Note {
+	if w.appends && b.o.Policy.Of(policy.Appended) == policy.Note {
 		w.left = "the policy says so"
 		return nil
 	}
-	who, err := writerOutside(ctx, now)
+	who, err := writerOutside(b.ctx, b.o.View, now)
 	if err != nil {
 		return fault.New(fault.FDRebuild, now.Path, "look who else has it open: %w", err)
 	}
@@ -96,7 +95,7 @@ func (b *builder) tellChanges() error {
 	byPath := func(a, c *writtenFile) int { return cmp.Compare(a.known.Path, c.known.Path) }
 	told := false
 	for _, w := range slices.SortedFunc(maps.Values(b.written), byPath) {
-		now, err := w.known.Find()
+		now, err := w.known.Find(b.o.View)
 		if err != nil {
 			continue // whoever opens it tells
 		}

@@ -73,7 +73,7 @@ func driverName(file string, major uint32) string {
 // captureChar records a stateless device: it is opened again by name.
 func captureChar(c *capturer, d *desc) error {
 	var st unix.Stat_t
-	err := unix.Stat(strings.TrimSuffix(d.Path, procfs.Deleted), &st)
+	err := c.in.View.Stat(strings.TrimSuffix(d.Path, procfs.Deleted), &st)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == d.Rdev:
 	case d.Rdev == unix.Mkdev(majorMem, 3):

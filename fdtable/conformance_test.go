@@ -269,7 +269,7 @@ var specimens = []specimen{
 			return []int{seekTo(t, memfd(t, "shared", 0), 2)}
 		},
 		check: func(t *testing.T, st *model.State, fds []int) {
-			if now, _, err := knownNow(selfLink(fds[0]), 0); err != nil || !leased(now) {
+			if now, _, err := knownNow(here(), selfLink(fds[0]), 0); err != nil || !leased(here(), now) {
 				t.Error("it counts as open for writing, and could not be executed")
 			}
 			readsAs("ared")(t, st, fds)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -24,6 +25,8 @@ type Input struct {
 	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Ghosts and Shmems are completed
 	// in place.
 	State *model.State
+	// View is where paths, pids and clocks are looked at from: that of the source.
+	View *view.View
 	// Running says that the tree is not stopped and must not be disturbed: contents of pipes are left alone, and a
 	// descriptor that vanishes meanwhile is no error.
 	Running bool

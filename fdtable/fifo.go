@@ -53,5 +53,5 @@ func (b *builder) fifoBothWays(f *model.File) (int, error) {
 	if err := b.checkNamed(f); err != nil {
 		return -1, err
 	}
-	return unix.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	return b.o.View.Open(f.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW)
 }

@@ -63,7 +63,7 @@ func (b *builder) hasAs(f *model.File, num int) bool {
 // under its name.
 func (b *builder) adopt(f *model.File, std *os.File, kept string) error {
 	fd := int(std.Fd())
-	now, mode, err := knownNow(selfLink(fd), 0)
+	now, mode, err := knownNow(b.o.View, selfLink(fd), 0)
 	if err != nil || f.Kind != kindRegular || mode != unix.S_IFREG {
 		return nil
 	}

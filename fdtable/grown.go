@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/policy"
 )
@@ -45,7 +46,7 @@ func (b *builder) growth(f *model.File, now Known, w *writtenFile) (pos int64, e
 			return 0, err
 		}
 	}
-	if err := w.ask(b.ctx, now, b.o.Policy); err != nil {
+	if err := w.ask(b, now); err != nil {
 		return 0, err
 	}
 	switch {
@@ -73,11 +74,12 @@ func (b *builder) growth(f *model.File, now Known, w *writtenFile) (pos int64, e
 const tailLength = 4096
 
 // hashTail returns a hash of the bytes before an end of the file, 0 if they could not be read.
-func hashTail(path string, k Known, end int64) uint64 {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func hashTail(v *view.View, path string, k Known, end int64) uint64 {
+	fd, err := v.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return 0
 	}
+	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
 	tail := make([]byte, min(end, tailLength))
 	if !k.isOpenAt(int(f.Fd())) {
@@ -95,17 +97,17 @@ func (b *builder) mayBeCut(f *model.File, now Known) error {
 	case policy.Note:
 		return nil
 	case policy.Verify:
-		return fault.New(fault.FileChanged, now.Path, "the program appends to it, and it has grown by %d bytes since the snapshot",
-			now.Size-f.Size).
+		const why = "the program appends to it, and it has grown by %d bytes since the snapshot"
+		return fault.New(fault.FileChanged, now.Path, why, now.Size-f.Size).
 			WithRemedy("cut it back to %d bytes, or restore without --policy appended=verify", f.Size)
 	}
-	return sameStart(f, now)
+	return sameStart(b.o.View, f, now)
 }
 
 // sameStart refuses a file that is longer than it was, but not by having grown: cutting it back would leave what was
 // never in it.
-func sameStart(f *model.File, now Known) error {
-	if f.Tail == 0 || hashTail(now.Path, now, f.Size) == f.Tail {
+func sameStart(v *view.View, f *model.File, now Known) error {
+	if f.Tail == 0 || hashTail(v, now.Path, now, f.Size) == f.Tail {
 		return nil
 	}
 	const why = "it was emptied or written anew since the snapshot: what stood before byte %d, where it ended, is gone"

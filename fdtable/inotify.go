@@ -90,22 +90,25 @@ func kernelDev(dev uint64) uint64 { return unix.Mkdev(uint32(dev>>20), uint32(de
 
 // pathOfHandle returns a name that leads to the file of a handle on a device.
 func (c *capturer) pathOfHandle(dev, ino uint64, h unix.FileHandle) (string, error) {
-	mounts, err := mountsOf("/proc/self/mountinfo", dev)
+	mounts, err := c.in.View.Mounts()
 	if err != nil {
 		return "", err
 	}
 	err = fmt.Errorf("no mount of device %d:%d", unix.Major(dev), unix.Minor(dev))
 	for _, m := range mounts {
+		if m.Dev != dev {
+			continue
+		}
 		var path string
-		if path, err = openHandle(m, ino, h); err == nil {
+		if path, err = c.openHandle(m.Point, ino, h); err == nil {
 			return path, nil
 		}
 	}
 	return "", err
 }
 
-func openHandle(mount string, ino uint64, h unix.FileHandle) (string, error) {
-	root, err := unix.Open(mount, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+func (c *capturer) openHandle(mount string, ino uint64, h unix.FileHandle) (string, error) {
+	root, err := c.in.View.Open(mount, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return "", err
 	}
@@ -120,30 +123,11 @@ func openHandle(mount string, ino uint64, h unix.FileHandle) (string, error) {
 		return "", err
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil || st.Ino != ino {
+	if err := c.in.View.Lstat(path, &st); err != nil || st.Ino != ino {
 		return "", fmt.Errorf("%s no longer leads to it", path)
 	}
 	return path, nil
 }
-
-// mountsOf returns the mount points of a device (proc_pid_mountinfo(5)).
-func mountsOf(file string, dev uint64) ([]string, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	want := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
-	var out []string
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 4 && f[2] == want {
-			out = append(out, unescape.Replace(f[4]))
-		}
-	}
-	return out, nil
-}
-
-// unescape undoes what mountinfo does to white space and backslashes in names.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // openInotify makes the instance and its watches under their old numbers.
 func openInotify(b *builder, f *model.File) (int, error) {

@@ -3,13 +3,13 @@ package fdtable
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -36,12 +36,12 @@ func knownFile(f *model.File) Known {
 // that was rotated. If it is in neither place, a file of its name with its size and its time of last change is taken
 // for a faithful copy of it. It returns where the file is and what is known of it now. The error is fault.FileGone or
 // fault.FileChanged.
-func (k Known) Find() (Known, error) {
-	at, mode, err := knownNow(k.Path, 0)
+func (k Known) Find(v *view.View) (Known, error) {
+	at, mode, err := knownNow(v, k.Path, 0)
 	if err == nil && mode == unix.S_IFREG && k.sameAs(at) {
 		return at, nil
 	}
-	if moved, ok := k.moved(); ok {
+	if moved, ok := k.moved(v); ok {
 		return moved, nil
 	}
 	switch {
@@ -75,9 +75,9 @@ func (k Known) sameAs(now Known) bool {
 }
 
 // moved looks for another name of the file in the directory where it was.
-func (k Known) moved() (Known, bool) {
+func (k Known) moved(v *view.View) (Known, bool) {
 	dir := filepath.Dir(k.Path)
-	entries, err := os.ReadDir(dir)
+	entries, err := v.ReadDir(dir)
 	if err != nil {
 		return k, false
 	}
@@ -85,7 +85,7 @@ func (k Known) moved() (Known, bool) {
 		if !e.Type().IsRegular() {
 			continue
 		}
-		at, mode, err := knownNow(filepath.Join(dir, e.Name()), unix.AT_SYMLINK_NOFOLLOW)
+		at, mode, err := knownNow(v, filepath.Join(dir, e.Name()), unix.AT_SYMLINK_NOFOLLOW)
 		if err == nil && mode == unix.S_IFREG && k.sameAs(at) {
 			return at, true
 		}
@@ -108,9 +108,9 @@ func (k Known) changed(now Known) (how string, touched bool) {
 }
 
 // knownNow looks at what is at path, and returns the type bits of its mode too.
-func knownNow(path string, flags int) (Known, uint32, error) {
+func knownNow(v *view.View, path string, flags int) (Known, uint32, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
+	err := v.Statx(path, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
 	if err != nil {
 		return Known{Path: path}, 0, err
 	}
@@ -127,8 +127,8 @@ func knownNow(path string, flags int) (Known, uint32, error) {
 func nanos(t unix.StatxTimestamp) int64 { return t.Sec*int64(time.Second) + int64(t.Nsec) }
 
 // birth returns when the file was made, in ns, if its name still leads to it and its file system tells; else 0.
-func (k Known) birth() int64 {
-	if at, _, err := knownNow(k.Path, 0); err == nil && k.sameAs(at) {
+func (k Known) birth(v *view.View) int64 {
+	if at, _, err := knownNow(v, k.Path, 0); err == nil && k.sameAs(at) {
 		return at.Born
 	}
 	return 0

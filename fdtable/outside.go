@@ -30,7 +30,7 @@ func Finish(ctx context.Context, in Input) []*fault.Error {
 		return nil
 	}
 	if in.Outside == nil {
-		in.Outside = holders.Of(c.st.Tree(), holders.Here())
+		in.Outside = holders.Of(c.st.Tree(), holders.Here(in.View))
 	}
 	found := map[string][]ref{}
 	if err := in.Outside.Descriptors(ctx, wanted, func(pid, fd int, link string) {

@@ -47,7 +47,7 @@ func capturePath(c *capturer, d *desc) error {
 
 // pathWithoutName records what an O_PATH descriptor leads to that has no name any more, and tells whether it could.
 func (c *capturer) pathWithoutName(d *desc) (bool, error) {
-	st, err := d.stat()
+	st, err := c.stat(d)
 	if err != nil {
 		return false, err
 	}
@@ -63,7 +63,7 @@ func openPath(b *builder, f *model.File) (int, error) {
 	if f.Ghost != 0 || f.Removed != nil {
 		return b.openPathless(f)
 	}
-	fd, err := unix.Open(f.Path, unix.O_PATH|unix.O_CLOEXEC|int(f.Flags&(unix.O_DIRECTORY|unix.O_NOFOLLOW)), 0)
+	fd, err := b.o.View.Open(f.Path, unix.O_PATH|int(f.Flags&(unix.O_DIRECTORY|unix.O_NOFOLLOW)))
 	if err != nil {
 		return -1, fileGone(f, err)
 	}

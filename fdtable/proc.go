@@ -26,9 +26,9 @@ func (d *desc) link() string { return "/proc/" + strconv.Itoa(d.pid) + "/fd/" + 
 func selfLink(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // stat returns what stat(2) says of the file behind d, whatever its name leads to now.
-func (d *desc) stat() (unix.Stat_t, error) {
+func (c *capturer) stat(d *desc) (unix.Stat_t, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(d.link(), &st); err != nil {
+	if err := c.in.View.Stat(d.link(), &st); err != nil {
 		return st, d.refuse(fault.FDRead, "stat it: %w", err)
 	}
 	return st, nil
@@ -61,7 +61,7 @@ func (c *capturer) fsType(d *desc) (int64, error) {
 		return t, nil
 	}
 	var sf unix.Statfs_t
-	if err := unix.Statfs(d.link(), &sf); err != nil {
+	if err := c.in.View.Statfs(d.link(), &sf); err != nil {
 		return 0, d.refuse(fault.FDRead, "find its file system: %w", err)
 	}
 	c.fsTypes[key] = sf.Type
@@ -71,9 +71,9 @@ func (c *capturer) fsType(d *desc) (int64, error) {
 // named looks up the path of d. It returns true if the path leads to the very file that is open.
 func (c *capturer) named(d *desc) (unix.Stat_t, bool, error) {
 	var st unix.Stat_t
-	lookup := unix.Stat
+	lookup := c.in.View.Stat
 	if d.Mode&unix.S_IFMT == unix.S_IFLNK {
-		lookup = unix.Lstat
+		lookup = c.in.View.Lstat
 	}
 	err := lookup(d.Path, &st)
 	if err == nil && st.Dev == d.Dev && st.Ino == d.Ino {
@@ -81,7 +81,7 @@ func (c *capturer) named(d *desc) (unix.Stat_t, bool, error) {
 	}
 	// The source may have seen the device number of the superblock, which is not the one stat(2) tells (btrfs,
 	// overlayfs).
-	real, statErr := d.stat()
+	real, statErr := c.stat(d)
 	if statErr != nil {
 		return real, false, statErr
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 	"github.com/bpfckpt/bpfckpt/policy"
@@ -20,6 +21,7 @@ import (
 
 // RebuildOptions says what a rebuilt description that leads outside the tree is attached to.
 type RebuildOptions struct {
+	View   *view.View    // in which names lead to files
 	Std    [3]*os.File   // the restore command's standard streams; nil means closed
 	Given  [3]*Given     // what the standard streams were that the program was started with; nil if that is not known
 	Policy policy.Policy // what becomes of what the image does not hold
@@ -114,7 +116,7 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 		if f.Kind != kindRegular || f.Ghost != 0 || b.stream(f) != 0 || b.goesOn(f) != nil || isNamed(b.st, f) {
 			continue
 		}
-		now, err := knownFile(f).Find()
+		now, err := knownFile(f).Find(b.o.View)
 		w := b.written[fileKey{f.Dev, f.Ino}]
 		if err == nil {
 			err = checkContent(f, now, w)
@@ -136,20 +138,6 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 // isNamed tells whether a file is memory by a name, whose content the restore brings back.
 func isNamed(st *model.State, f *model.File) bool {
 	return slices.ContainsFunc(st.Named, func(g model.Ghost) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
-}
-
-// rebuild opens every description of a state. On error nothing stays open.
-func rebuild(ctx context.Context, st *model.State, dir, id string, o RebuildOptions) (*Table, error) {
-	r := begin(ctx, st, dir, id, o)
-	err := error(nil)
-	for i := 0; i < len(st.Files) && err == nil; i++ {
-		err = r.Open(i)
-	}
-	if err != nil {
-		r.Table().Close()
-		return nil, err
-	}
-	return r.Table(), nil
 }
 
 // builder is the state of one Rebuilder.
@@ -207,11 +195,11 @@ const atOpen = unix.O_ACCMODE | unix.O_DSYNC | unix.O_SYNC | unix.O_NOFOLLOW
 // ours alone.
 func (b *builder) checkNamed(f *model.File) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(f.Path, &st); err != nil {
+	if err := b.o.View.Lstat(f.Path, &st); err != nil {
 		return fileGone(f, err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK && f.Mode&unix.S_IFMT != unix.S_IFLNK && !model.FDKindOf(f.Kind).NoFollow {
-		if err := unix.Stat(f.Path, &st); err != nil {
+		if err := b.o.View.Stat(f.Path, &st); err != nil {
 			return fileGone(f, err)
 		}
 	}
@@ -227,7 +215,7 @@ func (b *builder) openNamed(f *model.File, typ uint32) (int, error) {
 	if temporary(f) {
 		flags &^= unix.O_DIRECTORY // linked into place since it was made
 	}
-	fd, err := unix.Open(f.Path, flags, 0)
+	fd, err := b.o.View.Open(f.Path, flags)
 	if err != nil {
 		return -1, fileGone(f, err)
 	}

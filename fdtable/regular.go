@@ -9,6 +9,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -76,7 +77,7 @@ func temporary(f *model.File) bool { return f.Flags&unix.O_TMPFILE == unix.O_TMP
 // findLink looks for another name of an unlinked file. If it finds none, and there may be none, it returns false.
 func (c *capturer) findLink(d *desc, st *unix.Stat_t) (bool, error) {
 	path := strings.TrimSuffix(d.Path, procfs.Deleted)
-	if name, ok := FindLink(path, st.Dev, st.Ino); ok {
+	if name, ok := FindLink(c.in.View, path, st.Dev, st.Ino); ok {
 		d.Path = name
 		return true, nil
 	}
@@ -105,16 +106,16 @@ func LostOnOverlay(fsType int64, nlink uint64) bool {
 
 // FindLink looks for a name of a regular file in the directory where the name path was, which has gone: programs make a
 // file under a name for the moment, link it to its own and remove the first (sem_open(3)).
-func FindLink(path string, dev, ino uint64) (string, bool) {
+func FindLink(v *view.View, path string, dev, ino uint64) (string, bool) {
 	dir := filepath.Dir(path)
-	entries, err := os.ReadDir(dir)
+	entries, err := v.ReadDir(dir)
 	if err != nil {
 		return "", false
 	}
 	for _, e := range entries {
 		var at unix.Stat_t
 		name := filepath.Join(dir, e.Name())
-		if e.Type().IsRegular() && unix.Lstat(name, &at) == nil && at.Dev == dev && at.Ino == ino {
+		if e.Type().IsRegular() && v.Lstat(name, &at) == nil && at.Dev == dev && at.Ino == ino {
 			return name, true
 		}
 	}
@@ -139,7 +140,7 @@ func openRegular(b *builder, f *model.File) (int, error) {
 	if f.Ghost != 0 {
 		return b.reopenGhost(f)
 	}
-	now, err := knownFile(f).Find()
+	now, err := knownFile(f).Find(b.o.View)
 	if err != nil {
 		return -1, err
 	}

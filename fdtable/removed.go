@@ -19,7 +19,7 @@ import (
 
 // captureRemoved records an inode without links that is made again, and tells whether it could be.
 func (c *capturer) captureRemoved(d *desc) (bool, error) {
-	st, err := d.stat()
+	st, err := c.stat(d)
 	if err != nil || st.Nlink != 0 {
 		return false, err
 	}

@@ -1,7 +1,6 @@
 package fdtable
 
 import (
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +23,8 @@ func sharable(d *desc) bool {
 // which somebody else writes too is that of the restore.
 func (c *capturer) sharedFiles(holders map[string][]ref) {
 	for _, d := range c.ofKind(kindRegular) {
-		if d.Std != 0 || !sharable(d) || !slices.ContainsFunc(holders[d.Path], func(r ref) bool { return writesSame(d, r) }) {
+		writes := func(r ref) bool { return c.writesSame(d, r) }
+		if d.Std != 0 || !sharable(d) || !slices.ContainsFunc(holders[d.Path], writes) {
 			continue
 		}
 		d.Others = true
@@ -36,15 +36,15 @@ func (c *capturer) sharedFiles(holders map[string][]ref) {
 
 // writesSame tells whether a descriptor outside leads to the file of d, and can write. Our own is none: what this
 // command writes to, it writes for itself.
-func writesSame(d *desc, r ref) bool {
-	if r.pid == os.Getpid() {
+func (c *capturer) writesSame(d *desc, r ref) bool {
+	if r.pid == c.in.View.Self {
 		return false
 	}
 	info, err := procfs.Pid(r.pid).FDInfo(r.fd)
 	if err != nil || info.Flags&unix.O_PATH != 0 || info.Flags&unix.O_ACCMODE == unix.O_RDONLY {
 		return false
 	}
-	return isFile((&desc{pid: r.pid, fd: r.fd}).link(), Known{Dev: d.Dev, Ino: d.Ino})
+	return isFile(c.in.View, (&desc{pid: r.pid, fd: r.fd}).link(), Known{Dev: d.Dev, Ino: d.Ino})
 }
 
 // learnFiles adds what needs no freeze to the records of files that the tree writes to by their names.
@@ -56,7 +56,7 @@ func (c *capturer) learnFiles() {
 	birth := func(k Known) int64 {
 		key := fileKey{k.Dev, k.Ino}
 		if _, ok := born[key]; !ok {
-			born[key] = k.birth()
+			born[key] = k.birth(c.in.View)
 		}
 		return born[key]
 	}
@@ -67,7 +67,7 @@ func (c *capturer) learnFiles() {
 		k := knownFile(d.File)
 		d.Born = birth(k)
 		if d.Flags&unix.O_APPEND != 0 {
-			d.Tail = hashTail(d.Path, k, d.Size)
+			d.Tail = hashTail(c.in.View, d.Path, k, d.Size)
 		}
 	}
 	for i := range c.st.Processes {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -91,7 +92,7 @@ func dupOwn(pid, fd int) (int, error) {
 // captured runs Capture and Finish and returns the state as an image would give it back.
 func captured(t *testing.T, fds ...int) (*model.State, []*fault.Error) {
 	t.Helper()
-	in := Input{State: stateOf(t, fds...)}
+	in := Input{State: stateOf(t, fds...), View: here()}
 	faults := append(Capture(context.Background(), in), Finish(context.Background(), in)...)
 	var st model.State
 	stored(t, in.State, &st)
@@ -189,6 +190,30 @@ func (m *memory) close() {
 		_ = f.Close()
 	}
 	clear(m.files)
+}
+
+// here is the view of the tests, which is as the tool's.
+func here() *view.View {
+	v, err := view.Own()
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// rebuild opens every description of a state. On error nothing stays open.
+func rebuild(ctx context.Context, st *model.State, dir, id string, o RebuildOptions) (*Table, error) {
+	o.View = here()
+	r := begin(ctx, st, dir, id, o)
+	err := error(nil)
+	for i := 0; i < len(st.Files) && err == nil; i++ {
+		err = r.Open(i)
+	}
+	if err != nil {
+		r.Table().Close()
+		return nil, err
+	}
+	return r.Table(), nil
 }
 
 // rebuilt rebuilds a state; dir is where tails go.

@@ -41,7 +41,7 @@ func asStd(t *testing.T, fds, nums []int) (*model.State, []*fault.Error) {
 		}
 		return dupOwn(pid, fd)
 	}
-	in := Input{State: st, FD: dup}
+	in := Input{State: st, View: here(), FD: dup}
 	faults := Capture(context.Background(), in)
 	return st, append(faults, Finish(context.Background(), in)...)
 }
@@ -226,7 +226,7 @@ func TestTerminalRecord(t *testing.T) {
 // capturedOn captures a terminal that is the controlling one of the tree.
 func capturedOn(t *testing.T, tty *os.File) (*model.State, []*fault.Error) {
 	t.Helper()
-	in := Input{State: stateOf(t, int(tty.Fd()))}
+	in := Input{State: stateOf(t, int(tty.Fd())), View: here()}
 	in.State.Processes[0].TTY = uint32(in.State.Files[0].Rdev)
 	return in.State, append(Capture(context.Background(), in), Finish(context.Background(), in)...)
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
-	"github.com/bpfckpt/bpfckpt/internal/timens"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -35,7 +34,7 @@ func captureTimerFD(c *capturer, d *desc) error {
 	if err != nil {
 		return err
 	}
-	now, err := timens.Now()
+	now, err := c.in.View.Time.Clocks()
 	if err != nil {
 		return err
 	}

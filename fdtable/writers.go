@@ -2,12 +2,11 @@ package fdtable
 
 import (
 	"context"
-	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/holders"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // A file is cut back only while nobody else writes to it. The kernel counts who has a file open for writing, over all
@@ -16,12 +15,12 @@ import (
 
 // writerOutside returns who has a regular file open for writing, or mapped so: somebody who is neither this process nor
 // one below it. "" means nobody. It is to be asked before this process opens the file for writing itself.
-func writerOutside(ctx context.Context, k Known) (string, error) {
-	if leased(k) {
+func writerOutside(ctx context.Context, v *view.View, k Known) (string, error) {
+	if leased(v, k) {
 		return "", nil
 	}
 	file := holders.File{Dev: k.Dev, Ino: k.Ino}
-	found, err := holders.Of(map[int]bool{os.Getpid(): true}, nil).Find(ctx, map[holders.File]string{file: k.Path})
+	found, err := holders.Of(map[int]bool{v.Self: true}, nil).Find(ctx, map[holders.File]string{file: k.Path})
 	if err != nil {
 		return "", err
 	}
@@ -30,15 +29,15 @@ func writerOutside(ctx context.Context, k Known) (string, error) {
 			return h.Text(), nil
 		}
 	}
-	if ownWriter(k) {
+	if ownWriter(v, k) {
 		return "", nil
 	}
 	return "somebody whom this command cannot see", nil
 }
 
 // leased reports that the kernel knows of nobody who has the file open for writing. Not every file system has leases.
-func leased(k Known) bool {
-	fd, err := unix.Open(k.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+func leased(v *view.View, k Known) bool {
+	fd, err := v.Open(k.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return false
 	}
@@ -60,8 +59,8 @@ func (k Known) isOpenAt(fd int) bool {
 }
 
 // ownWriter reports whether one of our own descriptors can write to the file.
-func ownWriter(k Known) bool {
-	fds, err := procfs.Dir("/proc/self").FDs()
+func ownWriter(v *view.View, k Known) bool {
+	fds, err := v.Mine().FDs()
 	if err != nil {
 		return false
 	}
@@ -78,7 +77,7 @@ func ownWriter(k Known) bool {
 }
 
 // isFile asks whether a magic link of /proc leads to the file, without asking a server for it.
-func isFile(link string, k Known) bool {
-	at, _, err := knownNow(link, unix.AT_STATX_DONT_SYNC)
+func isFile(v *view.View, link string, k Known) bool {
+	at, _, err := knownNow(v, link, unix.AT_STATX_DONT_SYNC)
 	return err == nil && at.Dev == k.Dev && at.Ino == k.Ino
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/procid"
+	toolview "github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // watched is the program most tests of a watch look at.
@@ -200,7 +200,11 @@ func TestWatchInterrupted(t *testing.T) {
 	t.Parallel()
 	tg := watched(t)
 	w := tg.watch()
-	id, err := procid.Of(tg.pid)
+	v, err := toolview.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := v.Process(tg.pid)
 	if err != nil {
 		t.Fatal(err)
 	}

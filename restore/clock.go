@@ -1,18 +1,17 @@
 package restore
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // clocks are those of the tree, which go on as if it had never stopped.
 type clocks struct {
+	view   *view.View
 	kernel *model.Kernel  // what they showed at the freeze
 	shift  timens.Offsets // what the tree's are ahead of ours, known since set
 }
@@ -26,9 +25,9 @@ func (c *clocks) set(s *process) error {
 	if err != nil {
 		return err
 	}
-	own, err := timens.Of(os.Getpid())
-	if err != nil || offsets == own {
-		return err
+	own := c.view.Time
+	if offsets == own {
+		return nil
 	}
 	if _, err := s.call("make a time namespace", unix.SYS_UNSHARE, unix.CLONE_NEWTIME); err != nil {
 		return fault.New(fault.RestoreState, "time namespace",
@@ -69,14 +68,14 @@ func (c *clocks) moment(clock int) int64 {
 func (c *clocks) offsets() (timens.Offsets, error) {
 	k := c.kernel
 	had := timens.Offsets{Monotonic: k.MonotonicOffset, Boottime: k.BoottimeOffset}
-	boot, err := procid.Boot()
+	boot, err := c.view.Boot()
 	if err != nil {
 		return had, err
 	}
 	if boot == k.BootID {
 		return had, nil
 	}
-	now, err := timens.Now()
+	now, err := c.view.Time.Clocks()
 	return timens.Offsets{
 		Monotonic: k.Monotonic + had.Monotonic - now.Monotonic,
 		Boottime:  k.Boottime + had.Boottime - now.Boottime,

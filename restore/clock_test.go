@@ -1,12 +1,10 @@
 package restore
 
 import (
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
 	"github.com/bpfckpt/bpfckpt/model"
 )
@@ -36,17 +34,17 @@ func TestMomentOfShiftedClocks(t *testing.T) {
 
 // On the boot of the image its clocks have gone on; after another they are moved to where they were.
 func TestOffsetsAfterAReboot(t *testing.T) {
-	boot, err := procid.Boot()
+	boot, err := ownView(t).Boot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	k := &model.Kernel{BootID: boot, Monotonic: 5, MonotonicOffset: 2, Boottime: 6, BoottimeOffset: 3}
-	c := &clocks{kernel: k}
+	c := &clocks{view: ownView(t), kernel: k}
 	if have, err := c.offsets(); err != nil || have != (timens.Offsets{Monotonic: 2, Boottime: 3}) {
 		t.Errorf("the same boot: %+v, %v", have, err)
 	}
 	k.BootID = "another"
-	before, err := timens.Now()
+	before, err := ownView(t).Time.Clocks()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,15 +57,12 @@ func TestOffsetsAfterAReboot(t *testing.T) {
 
 // Nothing is asked of the stub where the clocks need no shift.
 func TestClocksOfThisBootNeedNothing(t *testing.T) {
-	boot, err := procid.Boot()
+	boot, err := ownView(t).Boot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := timens.Of(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &clocks{kernel: &model.Kernel{
+	own := ownView(t).Time
+	c := &clocks{view: ownView(t), kernel: &model.Kernel{
 		BootID: boot, MonotonicOffset: own.Monotonic, BoottimeOffset: own.Boottime,
 	}}
 	if err := c.set(nil); err != nil || c.shift != (timens.Offsets{}) {

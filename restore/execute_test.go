@@ -62,7 +62,7 @@ func TestEveryStepHasAnAction(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := imagetest.State()
-	m := newMade(newJournal(t), nil, st, Options{}, &plan.Plan{}, false)
+	m := newMade(newJournal(t), ownView(t), nil, st, Options{}, &plan.Plan{}, false)
 	actions := m.actions(newJournal(t), st, "")
 	ops := regexp.MustCompile(`(?m)^\tOp\w+\s+Op = "([^"]+)"`).FindAllSubmatch(source, -1)
 	for _, op := range ops {

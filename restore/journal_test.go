@@ -7,11 +7,21 @@ import (
 	"testing"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 func newJournal(t *testing.T) *journal {
 	t.Helper()
 	return &journal{ctx: t.Context()}
+}
+
+func ownView(t *testing.T) *view.View {
+	t.Helper()
+	v, err := view.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // What was made last is taken back first, all of it before anything is closed, and none of it twice.

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -20,6 +21,7 @@ import (
 // the same.
 type mappedFiles struct {
 	j        *journal
+	view     *view.View
 	st       *model.State
 	objects  *objects
 	handover *handover
@@ -50,8 +52,8 @@ func exeKey(rec *model.Process) plan.FileKey {
 }
 
 // newMappedFiles leaves three quarters of the descriptors that this process may have to what the image has open.
-func newMappedFiles(j *journal, st *model.State, o *objects, h *handover) *mappedFiles {
-	m := &mappedFiles{j: j, st: st, objects: o, handover: h, files: map[plan.FileKey]*mappedFile{}}
+func newMappedFiles(j *journal, v *view.View, st *model.State, o *objects, h *handover) *mappedFiles {
+	m := &mappedFiles{j: j, view: v, st: st, objects: o, handover: h, files: map[plan.FileKey]*mappedFile{}}
 	j.onEnd(m.close)
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
@@ -103,7 +105,7 @@ func (m *mappedFiles) open(key plan.FileKey, want *model.MappedFile) error {
 	case key.Ghost > 0:
 		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.ghosts[key.Ghost-1].Fd())
 	case key.Write: // the tree changes it all the time: it is known by what it is, not by what is in it
-		now, err := fdtable.KnownMapped(want).Find()
+		now, err := fdtable.KnownMapped(want).Find(m.view)
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func mappedFileOf(t *testing.T, name, text string) *model.MappedFile {
 // is needed, and must be the same then.
 func TestMappedFilesBeyondTheLimit(t *testing.T) {
 	j := newJournal(t)
-	m := newMappedFiles(j, &model.State{}, &objects{}, nil)
+	m := newMappedFiles(j, ownView(t), &model.State{}, &objects{}, nil)
 	m.room = 1
 	stays, again := mappedFileOf(t, "stays", "1"), mappedFileOf(t, "again", "2")
 	for range 2 {
@@ -85,7 +85,7 @@ func TestMappedFilesBeyondTheLimit(t *testing.T) {
 
 // A file that has been changed since the plan was made is refused, and not kept open.
 func TestMappedFileThatWasChanged(t *testing.T) {
-	m := newMappedFiles(newJournal(t), &model.State{}, &objects{}, nil)
+	m := newMappedFiles(newJournal(t), ownView(t), &model.State{}, &objects{}, nil)
 	rec := mappedFileOf(t, "lib", "12345")
 	if err := os.WriteFile(rec.Path, []byte("1"), 0o600); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestMappedObjects(t *testing.T) {
 	o := &objects{shmems: []*os.File{file}, ghosts: []*os.File{file}}
 	j := newJournal(t)
 	t.Cleanup(j.rollback)
-	m := newMappedFiles(j, &model.State{}, o, nil)
+	m := newMappedFiles(j, ownView(t), &model.State{}, o, nil)
 	for _, key := range []plan.FileKey{{Shmem: 1, Write: true}, {Shmem: 1}, {Ghost: 1}, {Ghost: 1, Write: true}} {
 		if err := m.open(key, &model.MappedFile{Path: "gone"}); err != nil {
 			t.Fatalf("%+v: %v", key, err)

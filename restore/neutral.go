@@ -2,11 +2,10 @@ package restore
 
 import (
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -84,8 +83,8 @@ func inheritedHere() []inherited {
 }
 
 // tellConfined tells of what we are confined by and the tree was not, which nothing takes off again.
-func tellConfined(j *journal, processes []model.Process) error {
-	own, err := procfs.Pid(os.Getpid()).Status()
+func tellConfined(j *journal, v *view.View, processes []model.Process) error {
+	own, err := v.Mine().Status()
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@ package restore
 
 import (
 	"github.com/bpfckpt/bpfckpt/internal/carry"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // release lets every process run. Nothing fails after the first thread is released but the death of a process, which is
@@ -12,7 +12,7 @@ func release(j *journal, t *tree, s *signals, image string) error {
 		return err
 	}
 	for _, p := range t.living() {
-		carryUsage(j, p, image)
+		carryUsage(j, t.view, p, image)
 		if err := s.queueStops(p); err != nil {
 			return err
 		}
@@ -22,16 +22,16 @@ func release(j *journal, t *tree, s *signals, image string) error {
 	if err := t.letGo(); err != nil {
 		return err
 	}
-	carry.Sweep()
+	carry.Sweep(t.view)
 	return nil
 }
 
 // carryUsage records what the process used in its earlier lives for the next snapshot, whose parent is the image.
 // Losing it makes a total too small, no more.
-func carryUsage(j *journal, p *process, image string) {
-	id, err := procid.Of(p.pid)
+func carryUsage(j *journal, v *view.View, p *process, image string) {
+	id, err := v.Process(p.pid)
 	if err == nil {
-		err = carry.Put(id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: image})
+		err = carry.Put(v, id, carry.Record{Usage: p.rec.Carried.Add(p.rec.Usage), Image: image})
 	}
 	if err != nil {
 		j.note("the resource usage of %s so far will be missing from its total, and its next image has no parent: %v",

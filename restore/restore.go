@@ -40,6 +40,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 	"github.com/bpfckpt/bpfckpt/policy"
@@ -162,8 +163,12 @@ func asRestoreFault(err error) error {
 func run(j *journal, img *image.Reader, o Options) (*Result, error) {
 	times := newStopwatch()
 	times.enter(phasePlan)
+	v, err := view.Own()
+	if err != nil {
+		return nil, err
+	}
 	st := workingState(img.State())
-	p, err := decide(img, st, o)
+	p, err := decide(v, img, st, o)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +183,7 @@ func run(j *journal, img *image.Reader, o Options) (*Result, error) {
 	if err := raiseOwn(j); err != nil {
 		return nil, err
 	}
-	m := newMade(j, img, st, o, p, pidNS)
+	m := newMade(j, v, img, st, o, p, pidNS)
 	if err := execute(p.Steps, m.actions(j, st, img.Info().ID), times); err != nil {
 		return nil, err
 	}
@@ -194,8 +199,12 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 	}
 	j := &journal{ctx: ctx}
 	defer j.close()
+	v, err := view.Own()
+	if err != nil {
+		return nil, err
+	}
 	st := workingState(img.State())
-	p, err := decide(img, st, o)
+	p, err := decide(v, img, st, o)
 	if err != nil {
 		return nil, asRestoreFault(err)
 	}
@@ -221,16 +230,16 @@ func Plan(ctx context.Context, img *image.Reader, o Options) (*plan.Plan, error)
 }
 
 // decide asks the plan whether the image can be brought back here. Nothing has been made yet.
-func decide(img *image.Reader, st *model.State, o Options) (*plan.Plan, error) {
+func decide(v *view.View, img *image.Reader, st *model.State, o Options) (*plan.Plan, error) {
 	pol := plan.Options{Side: plan.Restore, Policy: o.Policy, Lazy: o.Lazy != nil}
 	if !pol.Lazy { // what comes page by page comes to each
 		pol.Same = img.Same
 	}
-	h, err := host.Read(st, pol)
+	h, err := host.Read(v, st, pol)
 	if err != nil {
 		return nil, err
 	}
-	if err := host.Look(st, h); err != nil {
+	if err := host.Look(v, st, h); err != nil {
 		return nil, err
 	}
 	h.Streams = host.Streams(o.Std)

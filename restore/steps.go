@@ -7,6 +7,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -28,16 +29,17 @@ type made struct {
 }
 
 // newMade gets ready to make what a plan says. st is a workingState.
-func newMade(j *journal, img *image.Reader, st *model.State, o Options, p *plan.Plan, pidNS bool) *made {
+func newMade(j *journal, v *view.View, img *image.Reader, st *model.State, o Options, p *plan.Plan, pidNS bool) *made {
 	c := content{ctx: j.ctx, img: img}
 	m := &made{
 		objects: &objects{j: j, content: c, st: st, temps: map[int]*os.File{}},
 		named:   &namedFiles{j: j, content: c, st: st},
-		clocks:  &clocks{kernel: &st.Kernel},
+		clocks:  &clocks{view: v, kernel: &st.Kernel},
 	}
 	h := &handover{j: j}
-	m.mapped = newMappedFiles(j, st, m.objects, h)
+	m.mapped = newMappedFiles(j, v, st, m.objects, h)
 	m.descriptors = &descriptors{j: j, img: img, st: st, o: rebuildOptions(o), handover: h}
+	m.descriptors.o.View = v
 	m.descriptors.o.Moment = m.clocks.moment
 	m.descriptors.o.Shmem = func(i int) (*os.File, error) { return m.objects.shmems[i], nil }
 	m.descriptors.o.Ghost = func(i int) (*os.File, error) { return m.objects.ghosts[i], nil }
@@ -47,7 +49,7 @@ func newMade(j *journal, img *image.Reader, st *model.State, o Options, p *plan.
 	}
 	b := &bequests{j: j, content: c, heritage: p.Forked, unshared: map[int]bool{}}
 	m.tree = &tree{
-		j: j, st: st, births: p.Births, handover: h, bequests: b,
+		j: j, view: v, st: st, births: p.Births, handover: h, bequests: b,
 		stub: &stubProcess{j: j, pidNS: pidNS, detach: o.Detach},
 	}
 	m.descriptors.o.Pid = func(pid int) int { return m.tree.byPid[pid].pid }

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -23,7 +22,7 @@ func emptyTree(t *testing.T, pidNS bool) *tree {
 	j := newJournal(t)
 	t.Cleanup(j.rollback)
 	return &tree{
-		j: j, st: &model.State{}, births: &plan.Births{}, handover: &handover{j: j},
+		j: j, view: ownView(t), st: &model.State{}, births: &plan.Births{}, handover: &handover{j: j},
 		stub: &stubProcess{j: j, pidNS: pidNS, detach: true},
 	}
 }
@@ -31,11 +30,11 @@ func emptyTree(t *testing.T, pidNS bool) *tree {
 // ourClocks are those of a tree that was saved on this boot.
 func ourClocks(t *testing.T) *clocks {
 	t.Helper()
-	boot, err := procid.Boot()
+	boot, err := ownView(t).Boot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &clocks{kernel: &model.Kernel{BootID: boot}}
+	return &clocks{view: ownView(t), kernel: &model.Kernel{BootID: boot}}
 }
 
 // helperOf is a process that the stub has made, with a boot area and no descriptors but the socket.

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -14,6 +15,7 @@ import (
 // tree is the processes being made.
 type tree struct {
 	j        *journal
+	view     *view.View
 	st       *model.State
 	births   *plan.Births
 	stub     *stubProcess
@@ -38,7 +40,7 @@ func (t *tree) start(c *clocks) error {
 	if err := t.j.step("start the stub"); err != nil {
 		return err
 	}
-	if err := tellConfined(t.j, t.st.Processes); err != nil {
+	if err := tellConfined(t.j, t.view, t.st.Processes); err != nil {
 		return err
 	}
 	socket, err := t.handover.open()

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/plan"
 	"github.com/bpfckpt/bpfckpt/policy"
 )
@@ -18,6 +19,10 @@ func Check(ctx context.Context, pid int, pol policy.Policy) (Report, error) {
 	if err := preflight(pid); err != nil {
 		return r, err
 	}
+	at, err := view.Own()
+	if err != nil {
+		return r, err
+	}
 	tree, err := findTree(pid)
 	if err != nil {
 		return r, err
@@ -27,12 +32,12 @@ func Check(ctx context.Context, pid int, pol policy.Policy) (Report, error) {
 		return r, err
 	}
 	r.Pids = tree
-	around, err := readHostContext(pid)
+	around, err := readHostContext(at, pid)
 	if err != nil {
 		return r, err
 	}
 	r.Blockers = append(m.refusals, around.settledBlockers(m.live)...)
-	unseen, err := newCodeSeen().blockers(m.live)
+	unseen, err := newCodeSeen(at).blockers(m.live)
 	if err != nil {
 		return r, err
 	}
@@ -43,7 +48,7 @@ func Check(ctx context.Context, pid int, pol policy.Policy) (Report, error) {
 	}
 	defer src.Close()
 	r.Source = src.Name()
-	v, err := takeSurvey(ctx, src, pid, m, true, plan.Options{Side: plan.Check, Policy: pol})
+	v, err := takeSurvey(ctx, at, src, pid, m, true, plan.Options{Side: plan.Check, Policy: pol})
 	if err != nil {
 		return r, err
 	}

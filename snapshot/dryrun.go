@@ -50,7 +50,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		return nil, err
 	}
 	pol := s.planOptions(plan.Snap)
-	if s.host, err = host.Read(s.st, pol); err != nil {
+	if s.host, err = host.Read(s.view, s.st, pol); err != nil {
 		return nil, err
 	}
 	s.tracer = ptrace.New()

@@ -11,12 +11,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // identifier finds out, under the freeze, which file each mapping really is, and opens those that have no name any
 // more: once the tree runs on it may unmap them, and then nothing leads to them.
 type identifier struct {
+	view     *view.View
 	st       *model.State
 	known    map[model.MappedFile]model.MappedFile // as a source gave it -> complete
 	shmems   map[inode]int                         // 1-based index into st.Shmems
@@ -46,9 +48,9 @@ func (c *contents) close() {
 	c.shmems, c.ghosts, c.named = nil, nil, nil
 }
 
-func newIdentifier(st *model.State) *identifier {
+func newIdentifier(v *view.View, st *model.State) *identifier {
 	id := &identifier{
-		st: st, known: map[model.MappedFile]model.MappedFile{}, shmems: map[inode]int{},
+		view: v, st: st, known: map[model.MappedFile]model.MappedFile{}, shmems: map[inode]int{},
 		ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{},
 	}
 	for i := range st.Shmems {
@@ -145,12 +147,12 @@ func (id *identifier) file(f *model.MappedFile, link, object string) error {
 		return nil
 	}
 	var named unix.Stat_t
-	byName := unix.Stat(f.Path, &named)
+	byName := id.view.Stat(f.Path, &named)
 	if byName != nil || named.Dev != f.Dev || named.Ino != f.Ino {
 		// The kernel's tables number some file systems' files (btrfs, overlayfs) in another way than stat(2) does: ask
 		// stat.
 		var real unix.Stat_t
-		if err := unix.Stat(link, &real); err != nil {
+		if err := id.view.Stat(link, &real); err != nil {
 			return id.unreadable(object, f.Path, err)
 		}
 		f.Dev, f.Ino = real.Dev, real.Ino
@@ -179,7 +181,7 @@ func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, o
 	}
 	setFacts(f, st)
 	if st.Nlink > 0 {
-		if name, ok := fdtable.FindLink(f.Path, st.Dev, st.Ino); ok {
+		if name, ok := fdtable.FindLink(id.view, f.Path, st.Dev, st.Ino); ok {
 			f.Path = name
 			id.known[asked] = *f
 			return nil
@@ -193,7 +195,7 @@ func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, o
 		id.ghosts[key] = len(id.st.Ghosts)
 		var fs unix.Statfs_t
 		id.linked[len(id.st.Ghosts)] = st.Nlink > 0
-		id.lower[len(id.st.Ghosts)] = unix.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, uint64(st.Nlink))
+		id.lower[len(id.st.Ghosts)] = id.view.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, uint64(st.Nlink))
 	}
 	f.Ghost = id.ghosts[key]
 	id.known[asked] = *f
@@ -204,7 +206,7 @@ func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, o
 func (id *identifier) executable(p *model.Process) error {
 	link, object := fmt.Sprintf("/proc/%d/exe", p.Pid), "executable of "+pidName(p.Pid)
 	var named unix.Stat_t
-	if !strings.HasPrefix(p.Exe.Path, "/memfd:") || unix.Stat(p.Exe.Path, &named) == nil {
+	if !strings.HasPrefix(p.Exe.Path, "/memfd:") || id.view.Stat(p.Exe.Path, &named) == nil {
 		return id.file(&p.Exe, link, object)
 	}
 	shmem, err := id.shmem(&p.Exe, link, object)
@@ -217,7 +219,7 @@ func (id *identifier) shmem(f *model.MappedFile, link, object string) (int, erro
 	var st unix.Stat_t
 	key := inode{f.Dev, f.Ino}
 	if id.shmems[key] == 0 {
-		if err := unix.Stat(link, &st); err != nil {
+		if err := id.view.Stat(link, &st); err != nil {
 			return 0, id.unreadable(object, f.Path, err)
 		}
 		key = inode{st.Dev, st.Ino}
@@ -327,7 +329,7 @@ func changing(st *model.State, ghost int) bool {
 
 // dirBlockers lists working and root directories that their name no longer leads to: restore enters them by name. A
 // working directory that was removed is recorded, to be made again.
-func dirBlockers(st *model.State) fault.List {
+func dirBlockers(v *view.View, st *model.State) fault.List {
 	var list fault.List
 	for i := range st.Processes {
 		p := &st.Processes[i]
@@ -336,10 +338,10 @@ func dirBlockers(st *model.State) fault.List {
 		}
 		for _, d := range []struct{ link, path, what string }{{"cwd", p.Cwd, "working"}, {"root", p.Root, "root"}} {
 			var real, named unix.Stat_t
-			if err := unix.Stat(fmt.Sprintf("/proc/%d/%s", p.Pid, d.link), &real); err != nil {
+			if err := v.Stat(fmt.Sprintf("/proc/%d/%s", p.Pid, d.link), &real); err != nil {
 				continue // it has ended: nothing to enter
 			}
-			if err := unix.Stat(d.path, &named); err == nil && named.Dev == real.Dev && named.Ino == real.Ino {
+			if err := v.Stat(d.path, &named); err == nil && named.Dev == real.Dev && named.Ino == real.Ino {
 				continue
 			}
 			if d.link == "cwd" && real.Nlink == 0 && p.Root == "/" {

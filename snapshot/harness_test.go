@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/testprog"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // programs are the compiled test programs.
@@ -153,4 +155,18 @@ func helper() int {
 		return 1
 	}
 	return 0
+}
+
+// named returns the view of the tests, which is as the tool's, and the name that a process has in it.
+func named(t *testing.T, pid int) (*view.View, procid.ID) {
+	t.Helper()
+	v, err := view.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := v.Process(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, id
 }

@@ -12,21 +12,22 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // hostContext is what a process must have in common with this one to be saved from here and brought back from here.
 type hostContext struct {
 	ns    [len(procfs.Namespaces)]string // ours
 	label string                         // ours
-	own   timens.Offsets                 // of our time namespace
-	tree  timens.Offsets                 // of the tree's
+	view  *view.View
+	tree  timens.Offsets // of the tree's
 }
 
 // readHostContext reads ours. The time namespace is the tree's own affair, if it is one for all of it: a restore makes
 // it again.
-func readHostContext(root int) (*hostContext, error) {
-	s := &hostContext{}
-	self := procfs.Pid(os.Getpid())
+func readHostContext(v *view.View, root int) (*hostContext, error) {
+	s := &hostContext{view: v}
+	self := v.Mine()
 	var err error
 	for i, kind := range procfs.Namespaces {
 		from := self
@@ -38,9 +39,6 @@ func readHostContext(root int) (*hostContext, error) {
 		}
 	}
 	if s.label, err = self.Label(); err != nil {
-		return nil, err
-	}
-	if s.own, err = timens.Of(os.Getpid()); err != nil {
 		return nil, err
 	}
 	s.tree, err = timens.Of(root)

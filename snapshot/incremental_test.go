@@ -21,7 +21,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -268,12 +267,9 @@ func TestIncrementalOfAnother(t *testing.T) {
 func TestIncrementalWithoutParent(t *testing.T) {
 	a, b := drive(t), drive(t)
 	store := filepath.Join(t.TempDir(), "store")
-	id, err := procid.Of(b.pid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	v, id := named(t, b.pid())
 	const from = "0123456789ab"
-	if err := carry.Put(id, carry.Record{Image: from}); err != nil {
+	if err := carry.Put(v, id, carry.Record{Image: from}); err != nil {
 		t.Fatal(err)
 	}
 	first, _ := snap(t, a.pid(), Options{Dir: store, Incremental: true})

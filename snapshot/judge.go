@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -28,9 +29,9 @@ type survey struct {
 
 // takeSurvey reads a running tree and asks the plan. With outside it also looks for those outside the tree who hold
 // descriptors of it, which means to read those of every process there is.
-func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, outside bool, o plan.Options) (
-	*survey, error,
-) {
+func takeSurvey(
+	ctx context.Context, at *view.View, src kstate.Source, root int, m members, outside bool, o plan.Options,
+) (*survey, error) {
 	got, live, err := collectRunning(ctx, src, root, m.live)
 	if err != nil {
 		return nil, interrupted(fmt.Errorf("read kernel state: %w", err))
@@ -43,14 +44,14 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 		// It has ended since the tree was listed.
 		return nil, cmp.Or(preflight(root), error(fault.New(fault.TreeMoves, pidName(root), "it is ending")))
 	}
-	if v.host, err = host.Read(v.st, o); err != nil {
+	if v.host, err = host.Read(at, v.st, o); err != nil {
 		return nil, err
 	}
-	v.refusals = append(v.refusals, dirBlockers(v.st)...)
-	in := fdtable.Input{State: v.st, Running: true, Brief: !outside}
+	v.refusals = append(v.refusals, dirBlockers(at, v.st)...)
+	in := fdtable.Input{State: v.st, View: at, Running: true, Brief: !outside}
 	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
 	if outside {
-		in.Outside = holders.Of(v.st.Tree(), holders.Here())
+		in.Outside = holders.Of(v.st.Tree(), holders.Here(at))
 		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
 		shared, err := sharedBlockers(ctx, v.st, in.Outside)
 		if err != nil {
@@ -58,7 +59,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 		}
 		v.refusals = append(v.refusals, shared...)
 	}
-	if err := host.Look(v.st, v.host); err != nil {
+	if err := host.Look(at, v.st, v.host); err != nil {
 		return nil, err
 	}
 	p := plan.Build(v.st, v.host, o)
@@ -68,7 +69,7 @@ func takeSurvey(ctx context.Context, src kstate.Source, root int, m members, out
 	}
 	v.refusals = plan.Distinct(v.refusals)
 	v.refusals = still(root, live, v.refusals)
-	v.lost = append(got.Notes, notSaved(v.st)...)
+	v.lost = append(got.Notes, notSaved(at, v.st)...)
 	v.notes = append(p.Notes, v.lost...)
 	if outside {
 		v.notes = append(v.notes, heldOutside(v.st)...)
@@ -133,7 +134,7 @@ const secondLook = 30 * time.Millisecond
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 	o := s.planOptions(plan.Check)
-	v, err := takeSurvey(ctx, s.source, s.pid, m, false, o)
+	v, err := takeSurvey(ctx, s.view, s.source, s.pid, m, false, o)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
@@ -143,7 +144,7 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 		if m, err = s.members(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.source, s.pid, m, false, o); err != nil {
+		if v, err = takeSurvey(ctx, s.view, s.source, s.pid, m, false, o); err != nil {
 			return nil, err
 		}
 	}

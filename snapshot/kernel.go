@@ -8,18 +8,18 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // readKernel describes the machine, except for what only the moment of the freeze tells.
-func readKernel() (model.Kernel, error) {
+func readKernel(v *view.View) (model.Kernel, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return model.Kernel{}, fmt.Errorf("read the kernel's name: %w", err)
 	}
-	boot, err := procid.Boot()
+	boot, err := v.Boot()
 	if err != nil {
 		return model.Kernel{}, err
 	}
@@ -50,7 +50,7 @@ func (s *hostContext) readMoment(k *model.Kernel, root *model.Process) error {
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
 		return fmt.Errorf("read the wall clock: %w", err)
 	}
-	now, err := s.own.Clocks()
+	now, err := s.view.Time.Clocks()
 	if err != nil {
 		return err
 	}

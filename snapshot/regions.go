@@ -16,6 +16,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/regions"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -178,18 +179,19 @@ func (s *session) unsure(h *kstate.Held) {
 
 // codeSeen are the files that were looked at for regions, when nobody sees whether a thread is in one.
 type codeSeen struct {
+	view  *view.View
 	files map[inode]bool
 	names map[string]bool
 }
 
-func newCodeSeen() *codeSeen { return &codeSeen{map[inode]bool{}, map[string]bool{}} }
+func newCodeSeen(v *view.View) *codeSeen { return &codeSeen{v, map[inode]bool{}, map[string]bool{}} }
 
 // unseenRegions lists the processes that have mapped a file with regions, if nobody sees whether they are in one.
 func (s *session) unseenRegions(pids []int) (fault.List, error) {
 	if s.opts.IgnoreRegions || s.holder() != nil {
 		return nil, nil
 	}
-	s.looked = newCodeSeen()
+	s.looked = newCodeSeen(s.view)
 	return s.looked.blockers(pids)
 }
 
@@ -213,7 +215,7 @@ func (c *codeSeen) blockers(pids []int) (fault.List, error) {
 			if c.files[key] {
 				continue
 			}
-			why := hasRegions(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()), m)
+			why := c.hasRegions(fmt.Sprintf("/proc/%d/map_files/%s", pid, m.Key()), m)
 			if errors.Is(why, errUnmapped) {
 				continue // it was not looked at; another process may have it, or this one when it is stopped
 			}
@@ -233,10 +235,10 @@ var errUnmapped = errors.New("it is not mapped any more")
 
 // hasRegions looks at a mapped file, by its link below map_files or, without the right to follow that, by its name. The
 // error tells that it has regions, or that this cannot be found out, or is errUnmapped.
-func hasRegions(link string, m *procfs.Map) error {
-	f, err := openRegular(link)
+func (c *codeSeen) hasRegions(link string, m *procfs.Map) error {
+	f, err := c.openRegular(link)
 	if errors.Is(err, fs.ErrPermission) {
-		f, err = openNamed(m)
+		f, err = c.openNamed(m)
 	} else if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return errUnmapped
 	}
@@ -251,8 +253,8 @@ func hasRegions(link string, m *procfs.Map) error {
 }
 
 // openNamed opens a mapped file by its name, if that leads to it.
-func openNamed(m *procfs.Map) (*os.File, error) {
-	f, err := openRegular(m.Name)
+func (c *codeSeen) openNamed(m *procfs.Map) (*os.File, error) {
+	f, err := c.openRegular(m.Name)
 	if err != nil || f == nil {
 		return nil, err
 	}
@@ -277,9 +279,9 @@ func regionsOf(r io.ReaderAt, name string) error {
 }
 
 // openRegular opens a regular file; nil for another kind. Opening a device may do something.
-func openRegular(path string) (*os.File, error) {
+func (c *codeSeen) openRegular(path string) (*os.File, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := c.view.Stat(path, &st); err != nil {
 		return nil, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {

@@ -20,6 +20,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
@@ -52,7 +53,7 @@ type session struct {
 
 	frozenAt time.Time
 	frozen   bool // the last freeze has begun
-	here     procid.Place
+	view     *view.View
 	ids      map[int]procid.ID // names of the processes, to tell them from later ones with the same pid
 	pids     []int             // the tree, parents first
 	zombies  []int
@@ -199,14 +200,14 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if err != nil {
 		return m, err
 	}
-	if s.here, err = procid.Here(); err != nil {
+	if s.view, err = view.Own(); err != nil {
 		return m, err
 	}
-	s.ids = map[int]procid.ID{s.pid: s.here.ID(s.pid, root.StartTime)}
+	s.ids = map[int]procid.ID{s.pid: s.view.ID(s.pid, root.StartTime)}
 	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
 		return m, anotherProcess(s.pid)
 	}
-	if s.around, err = readHostContext(s.pid); err != nil {
+	if s.around, err = readHostContext(s.view, s.pid); err != nil {
 		return m, err
 	}
 	unseen, err := s.unseenRegions(m.live)
@@ -216,12 +217,12 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if list := still(s.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
 		return m, s.allBlockers(ctx, list)
 	}
-	s.own = holders.Here()
+	s.own = holders.Here(s.view)
 	s.st = &model.State{Root: s.pid}
-	if s.st.Kernel, err = readKernel(); err != nil {
+	if s.st.Kernel, err = readKernel(s.view); err != nil {
 		return m, err
 	}
-	s.st.Kernel.PidNS = s.here.NS
+	s.st.Kernel.PidNS = s.view.PidNS
 	return m, nil
 }
 
@@ -366,7 +367,7 @@ func (s *session) sameProcesses() error {
 		if err != nil {
 			return err
 		}
-		s.ids[pid] = s.here.ID(pid, st.StartTime)
+		s.ids[pid] = s.view.ID(pid, st.StartTime)
 	}
 	if known && before != s.ids[s.pid] {
 		return anotherProcess(s.pid)
@@ -386,14 +387,14 @@ func (s *session) collect(ctx context.Context) error {
 		return err
 	}
 	if err := timed(&ph.FDs, func() error {
-		for _, b := range fdtable.Capture(ctx, fdtable.Input{State: s.st}) {
+		for _, b := range fdtable.Capture(ctx, fdtable.Input{State: s.st, View: s.view}) {
 			list = append(list, b)
 		}
-		id := newIdentifier(s.st)
+		id := newIdentifier(s.view, s.st)
 		defer func() { s.contents = id.contents }()
 		err := id.identify()
 		list = append(list, id.blockers...)
-		list = append(list, dirBlockers(s.st)...)
+		list = append(list, dirBlockers(s.view, s.st)...)
 		return err
 	}); err != nil && len(list) == 0 {
 		return err

@@ -12,7 +12,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procid"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -83,12 +82,9 @@ func TestCopyStopsAtDeadline(t *testing.T) {
 // TestUsageOfEarlierLives finds in the image what a restore noted for the process.
 func TestUsageOfEarlierLives(t *testing.T) {
 	tg := waiting(t)
-	id, err := procid.Of(tg.pid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	v, id := named(t, tg.pid())
 	want := model.Usage{UTime: 3e9, STime: 1e9, Wall: 7e9}
-	if err := carry.Put(id, carry.Record{Usage: want}); err != nil {
+	if err := carry.Put(v, id, carry.Record{Usage: want}); err != nil {
 		t.Fatal(err)
 	}
 	_, r := snap(t, tg.pid(), Options{Source: "proc"})

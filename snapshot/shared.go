@@ -24,7 +24,7 @@ func (id *identifier) namedMemory(v *model.VMA, link, object string) error {
 	}
 	id.named[key] = true
 	var fs unix.Statfs_t
-	if unix.Statfs(v.File.Path, &fs) != nil || fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
+	if id.view.Statfs(v.File.Path, &fs) != nil || fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
 		return nil
 	}
 	if slices.ContainsFunc(id.st.Files, func(f model.File) bool {

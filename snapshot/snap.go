@@ -111,7 +111,7 @@ func (s *session) complete(ctx context.Context) error {
 
 	// First: it tells which streams are re-attached.
 	outside := holders.Of(s.st.Tree(), s.own)
-	held := fdtable.Finish(ctx, fdtable.Input{State: s.st, Outside: outside})
+	held := fdtable.Finish(ctx, fdtable.Input{State: s.st, View: s.view, Outside: outside})
 	list, err := s.sharedOutside(ctx, outside)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (s *session) complete(ctx context.Context) error {
 	if s.opts.Kill {
 		s.res.Notes = append(s.res.Notes, heldOutside(s.st)...)
 	}
-	if err := host.Look(s.st, s.host); err != nil {
+	if err := host.Look(s.view, s.st, s.host); err != nil {
 		return err
 	}
 	s.st.Facts = s.host.Facts
@@ -137,7 +137,7 @@ func (s *session) complete(ctx context.Context) error {
 			continue
 		}
 		p.Start = s.ids[p.Pid].Start
-		rec, ok, err := carry.Get(s.ids[p.Pid])
+		rec, ok, err := carry.Get(s.view, s.ids[p.Pid])
 		if err != nil {
 			return err
 		}

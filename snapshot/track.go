@@ -114,7 +114,7 @@ func (s *session) precopyPays(live []int) (bool, error) {
 func (s *session) parent() (string, error) {
 	id := s.ids[s.pid]
 	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.pid, Start: id.Start}
-	rec, _, err := carry.Get(id)
+	rec, _, err := carry.Get(s.view, id)
 	if err != nil {
 		return "", err
 	}

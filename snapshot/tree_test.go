@@ -118,7 +118,8 @@ func TestNoNamespacesOfTheDead(t *testing.T) {
 	defer func() { _ = cmd.Wait() }()
 	pid := cmd.Process.Pid
 	awaitState(t, pid, "Z")
-	around, err := readHostContext(os.Getpid())
+	v, _ := named(t, os.Getpid())
+	around, err := readHostContext(v, os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

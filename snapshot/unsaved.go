@@ -2,24 +2,24 @@ package snapshot
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // notSaved tells what of processes an image does not hold, where it is another than ours: a restored process has what
 // the restore command has.
-func notSaved(st *model.State) []string {
+func notSaved(v *view.View, st *model.State) []string {
 	var notes []string
 	for _, a := range []struct{ file, what string }{
 		{"cgroup", "control groups"},
 		{"loginuid", "login user id of audit"},
 		{"sessionid", "session of audit"},
 	} {
-		own, err := procfs.Pid(os.Getpid()).Read(a.file)
+		own, err := v.Mine().Read(a.file)
 		if err != nil {
 			continue // this kernel has none
 		}

@@ -12,7 +12,7 @@ import (
 
 // apply brings one record of the ring into the table.
 func (w *Watcher) apply(b []byte) {
-	head := view[bpf.WatchEvHead](b)
+	head := recordOf[bpf.WatchEvHead](b)
 	if head == nil {
 		return
 	}
@@ -27,10 +27,10 @@ func (w *Watcher) apply(b []byte) {
 		w.tellMap(&e)
 		return
 	case bpf.WatchEvKindEV_FORK, bpf.WatchEvKindEV_EXEC, bpf.WatchEvKindEV_EXIT:
-		w.applyTask(view[bpf.WatchEvTask](b))
+		w.applyTask(recordOf[bpf.WatchEvTask](b))
 		return
 	case bpf.WatchEvKindEV_DL:
-		w.applyDL(g, view[bpf.WatchEvNamed](b))
+		w.applyDL(g, recordOf[bpf.WatchEvNamed](b))
 		return
 	case bpf.WatchEvKindEV_RELEASE:
 		select {
@@ -44,26 +44,26 @@ func (w *Watcher) apply(b []byte) {
 	}
 	switch bpf.WatchEvKind(head.Kind) {
 	case bpf.WatchEvKindEV_FD:
-		e := view[bpf.WatchEvFd](b)
+		e := recordOf[bpf.WatchEvFd](b)
 		w.table.fdEvent(g, e)
 		w.tellFD(g, e, "")
 	case bpf.WatchEvKindEV_OPEN:
-		e := view[bpf.WatchEvOpen](b)
+		e := recordOf[bpf.WatchEvOpen](b)
 		w.tellFD(g, &e.Fd, w.opened(g, e))
 	case bpf.WatchEvKindEV_ACTION:
-		e := view[bpf.WatchEvAction](b)
+		e := recordOf[bpf.WatchEvAction](b)
 		g.actions[e.Signal-1] = bpf.IterActionRec(e.Action)
 		g.versions.Rest++
 		w.tellAction(e)
 	case bpf.WatchEvKindEV_LIMIT:
-		e := view[bpf.WatchEvLimit](b)
+		e := recordOf[bpf.WatchEvLimit](b)
 		g.limits[e.Resource] = model.Limit{Cur: e.Limit.Cur, Max: e.Limit.Max}
 		g.versions.Rest++
 		w.tellLimit(e)
 	case bpf.WatchEvKindEV_CALL:
-		w.applyCall(g, view[bpf.WatchEvCall](b), "")
+		w.applyCall(g, recordOf[bpf.WatchEvCall](b), "")
 	case bpf.WatchEvKindEV_NAMED:
-		e := view[bpf.WatchEvNamed](b)
+		e := recordOf[bpf.WatchEvNamed](b)
 		w.applyCall(g, &e.Call, cstring(e.Name[:]))
 	}
 }

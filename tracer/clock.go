@@ -1,22 +1,16 @@
 package tracer
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // clocks is one reading of the clocks, ns. Every time left in one collection is counted from it.
 type clocks map[int32]int64
 
 // Times of kernel objects are those of the initial time namespace, and so are these, whichever we are in.
-func readClocks() clocks {
-	own, err := timens.Of(os.Getpid())
-	if err != nil {
-		own = timens.Offsets{} // it can be read wherever there are time namespaces
-	}
+func readClocks(v *view.View) clocks {
 	c := clocks{}
 	for _, id := range []int32{unix.CLOCK_MONOTONIC, unix.CLOCK_REALTIME, unix.CLOCK_BOOTTIME, unix.CLOCK_TAI} {
 		var ts unix.Timespec
@@ -24,8 +18,8 @@ func readClocks() clocks {
 			c[id] = ts.Nano()
 		}
 	}
-	c[unix.CLOCK_MONOTONIC] -= own.Monotonic
-	c[unix.CLOCK_BOOTTIME] -= own.Boottime
+	c[unix.CLOCK_MONOTONIC] -= v.Time.Monotonic
+	c[unix.CLOCK_BOOTTIME] -= v.Time.Boottime
 	// The alarm clocks differ from these only in that they wake a suspended machine.
 	c[unix.CLOCK_REALTIME_ALARM] = c[unix.CLOCK_REALTIME]
 	c[unix.CLOCK_BOOTTIME_ALARM] = c[unix.CLOCK_BOOTTIME]

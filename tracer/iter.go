@@ -15,8 +15,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/ptrace"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -35,7 +35,11 @@ func NewIter() (*Iter, error) {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.BPFNoBTF, "kernel", "/sys/kernel/btf/vmlinux is not there")
 	}
-	if err := identityMap(); err != nil {
+	v, err := view.Own()
+	if err != nil {
+		return nil, err
+	}
+	if err := identityMap(v); err != nil {
 		return nil, err
 	}
 	// Kernels before 5.11 charge BPF memory to RLIMIT_MEMLOCK; they are too old anyway, and then the load below says
@@ -48,7 +52,7 @@ func NewIter() (*Iter, error) {
 	it := &Iter{
 		progs: objs.IterPrograms,
 		passes: passes{
-			task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast,
+			view: v, task: objs.IterTask, vma: objs.IterVma, file: objs.IterFile, mappedLast: objs.MappedLast,
 			wait: &waitProgram{
 				prog: objs.WaitCancelled, waits: objs.Waits, level: objs.WaitLevel,
 				tracer: objs.WaitTracer,
@@ -90,7 +94,11 @@ func loadFault(what string, err error) error {
 // refusal finds out why BPF was refused. What the library guesses, a memory limit, it was not since Linux 5.11.
 func refusal() string {
 	const sysAdmin, perfmon, bpfRight = 1 << unix.CAP_SYS_ADMIN, 1 << unix.CAP_PERFMON, 1 << unix.CAP_BPF
-	status, err := procfs.Pid(os.Getpid()).Status()
+	v, err := view.Own()
+	if err != nil {
+		return "not permitted"
+	}
+	status, err := v.Mine().Status()
 	if err != nil {
 		return "not permitted"
 	}
@@ -112,17 +120,12 @@ func refusal() string {
 }
 
 // identityMap refuses user namespaces other than the initial one: records carry ids as the initial one numbers them.
-func identityMap() error {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return fault.New(fault.ProcRead, "/proc/self/uid_map", "%w", err)
+func identityMap(v *view.View) error {
+	initial, err := v.InitialIDs()
+	if err == nil && !initial {
+		err = fault.New(fault.BPFRights, "bpfckpt", "it runs in a user namespace")
 	}
-	var inside, outside, count uint64
-	if _, err := fmt.Sscan(string(b), &inside, &outside, &count); err != nil || inside != 0 || outside != 0 ||
-		count != 1<<32-1 {
-		return fault.New(fault.BPFRights, "bpfckpt", "it runs in a user namespace")
-	}
-	return nil
+	return err
 }
 
 // Name implements kstate.Source.
@@ -136,7 +139,7 @@ func (it *Iter) Close() error { return errors.Join(it.progs.Close(), it.wait.wai
 
 // Collect implements kstate.Source.
 func (it *Iter) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
-	b := &builder{pids: pids, now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
+	b := &builder{pids: pids, now: readClocks(it.view), stopped: g != nil, files: map[uint64]int{}}
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("read kernel state: %w", err)

@@ -346,7 +346,7 @@ func TestThreadsThatEnd(t *testing.T) {
 		}
 		raw.threads[i].Tid = nobody
 		raw.pid = os.Getpid()
-		b := &builder{pids: []int{os.Getpid()}, now: readClocks(), stopped: c.stopped, files: map[uint64]int{}}
+		b := &builder{pids: []int{os.Getpid()}, now: readClocks(it.view), stopped: c.stopped, files: map[uint64]int{}}
 		err = b.threads(raw, p)
 		f := new(fault.Error)
 		switch {

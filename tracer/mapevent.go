@@ -34,10 +34,10 @@ type mapChange struct {
 
 // mapChangeOf reads a record.
 func mapChangeOf(b []byte) mapChange {
-	if e := view[bpf.WatchEvMapFile](b); e != nil {
+	if e := recordOf[bpf.WatchEvMapFile](b); e != nil {
 		return mapChange{e.Map, e.Inode}
 	}
-	return mapChange{WatchEvMap: *view[bpf.WatchEvMap](b)}
+	return mapChange{WatchEvMap: *recordOf[bpf.WatchEvMap](b)}
 }
 
 // mapEvent takes a change of mappings, which may come before others that the kernel made before it.

@@ -2,11 +2,14 @@ package tracer
 
 import (
 	"github.com/cilium/ebpf"
+
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // passes are loaded iterators: each method runs one over a thread group. They are not safe for concurrent use, and two
 // passes of one set must not overlap.
 type passes struct {
+	view            *view.View
 	task, vma, file *ebpf.Program
 	mappedLast      *ebpf.Variable
 	wait            *waitProgram

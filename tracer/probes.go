@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -13,10 +12,12 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // probes are the loaded and attached programs of one watch.
 type probes struct {
+	view   *view.View
 	objs   bpf.WatchObjects
 	links  []link.Link
 	method string
@@ -27,21 +28,21 @@ type probes struct {
 }
 
 // usable finds out whether BPF programs can be loaded at all.
-func usable() error {
+func usable(v *view.View) error {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, fs.ErrNotExist) {
 		return fault.New(fault.BPFNoBTF, "kernel", "/sys/kernel/btf/vmlinux is not there")
 	}
-	return identityMap()
+	return identityMap(v)
 }
 
 // loadProbes loads and attaches everything. Nobody is followed yet, so nothing is recorded.
-func loadProbes(opts WatchOptions) (*probes, error) {
+func loadProbes(v *view.View, opts WatchOptions) (*probes, error) {
 	spec, err := bpf.LoadWatch()
 	if err != nil {
 		return nil, fault.New(fault.BPFLoad, "probes", "%w", err)
 	}
 	spec.Maps["events"].ValueSize = ringMapBytes(opts.RingBytes)
-	level, err := pidLevel()
+	level, err := v.Level()
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func loadProbes(opts WatchOptions) (*probes, error) {
 	if err := setTurnPath(spec); err != nil {
 		return nil, err
 	}
-	ps := &probes{wakeBytes: wakeBytes}
+	ps := &probes{view: v, wakeBytes: wakeBytes}
 	if err := spec.LoadAndAssign(&ps.objs, nil); err != nil {
 		return nil, loadFault("probes", err)
 	}
@@ -182,24 +183,10 @@ func (ps *probes) attachCalls(spec *ebpf.CollectionSpec, constants map[string]an
 	return nil
 }
 
-// pidLevel is how deep our pid namespace is nested, counted from the one /proc was mounted in.
-func pidLevel() (uint32, error) {
-	text, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, fault.New(fault.ProcRead, "/proc/self/status", "%w", err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			return uint32(len(strings.Fields(ids)) - 1), nil
-		}
-	}
-	return 0, fault.New(fault.ProcFormat, "/proc/self/status", "no NSpid")
-}
-
 // passes are the iterators of this watch.
 func (ps *probes) passes() *passes {
 	return &passes{
-		task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast,
+		view: ps.view, task: ps.objs.IterTask, vma: ps.objs.IterVma, file: ps.objs.IterFile, mappedLast: ps.objs.MappedLast,
 		wait: &waitProgram{
 			prog: ps.objs.WaitCancelled, waits: ps.objs.Waits, level: ps.objs.WaitLevel,
 			tracer: ps.objs.WaitTracer,

@@ -47,21 +47,21 @@ func (r *rawProcess) takeTask(b []byte) error {
 	err := eachRecord(b, func(kind bpf.IterRecKind, fixed, tail []byte) error {
 		switch kind {
 		case bpf.IterRecKindREC_PROCESS:
-			r.process = new(*view[bpf.IterProcessRec](fixed))
+			r.process = new(*recordOf[bpf.IterProcessRec](fixed))
 		case bpf.IterRecKindREC_THREAD:
-			r.threads = append(r.threads, *view[bpf.IterThreadRec](fixed))
+			r.threads = append(r.threads, *recordOf[bpf.IterThreadRec](fixed))
 		case bpf.IterRecKindREC_MM:
 			if r.mm == nil {
-				r.mm = new(*view[bpf.IterMmRec](fixed))
+				r.mm = new(*recordOf[bpf.IterMmRec](fixed))
 			}
 		case bpf.IterRecKindREC_ACTIONS:
-			r.actions = new(*view[bpf.IterActionsRec](fixed))
+			r.actions = new(*recordOf[bpf.IterActionsRec](fixed))
 		case bpf.IterRecKindREC_CRED:
-			c := rawCred{IterCredRec: *view[bpf.IterCredRec](fixed)}
+			c := rawCred{IterCredRec: *recordOf[bpf.IterCredRec](fixed)}
 			c.groups = slices.Clone(words32(tail))
 			r.creds[c.Cred] = c
 		case bpf.IterRecKindREC_TIMER:
-			r.timers = append(r.timers, *view[bpf.IterTimerRec](fixed))
+			r.timers = append(r.timers, *recordOf[bpf.IterTimerRec](fixed))
 		default:
 			return fmt.Errorf("%w: kind %d among threads", errRecord, kind)
 		}
@@ -86,11 +86,11 @@ func (r *rawProcess) takeVMAs(b []byte) error {
 	return eachRecord(b, func(kind bpf.IterRecKind, fixed, tail []byte) error {
 		switch kind {
 		case bpf.IterRecKindREC_MAPPED:
-			m := rawMapped{IterMappedRec: *view[bpf.IterMappedRec](fixed), path: zeroString(tail)}
+			m := rawMapped{IterMappedRec: *recordOf[bpf.IterMappedRec](fixed), path: zeroString(tail)}
 			r.mapped[m.File] = m
 		case bpf.IterRecKindREC_VMA:
 			if name := zeroString(tail); name != uprobesName {
-				r.vmas = append(r.vmas, rawVMA{IterVmaRec: *view[bpf.IterVmaRec](fixed), name: name})
+				r.vmas = append(r.vmas, rawVMA{IterVmaRec: *recordOf[bpf.IterVmaRec](fixed), name: name})
 			}
 		default:
 			return fmt.Errorf("%w: kind %d among mappings", errRecord, kind)
@@ -110,7 +110,7 @@ func (r *rawProcess) takeFDs(b []byte) error {
 		if kind != bpf.IterRecKindREC_FD {
 			return fmt.Errorf("%w: kind %d among descriptors", errRecord, kind)
 		}
-		r.fds = append(r.fds, rawFD{IterFdRec: *view[bpf.IterFdRec](fixed), path: zeroString(tail)})
+		r.fds = append(r.fds, rawFD{IterFdRec: *recordOf[bpf.IterFdRec](fixed), path: zeroString(tail)})
 		return nil
 	})
 }

@@ -31,7 +31,7 @@ var (
 // eachRecord calls f with the fixed part and the tail of every record in b. The slices are valid as long as b is.
 func eachRecord(b []byte, f func(kind bpf.IterRecKind, fixed, tail []byte) error) error {
 	for len(b) > 0 {
-		head := view[bpf.IterRecHead](b)
+		head := recordOf[bpf.IterRecHead](b)
 		if head == nil {
 			return errRecord
 		}
@@ -96,7 +96,7 @@ func ascending() func(piece []byte) bool {
 			if kind != bpf.IterRecKindREC_VMA {
 				return nil
 			}
-			v := view[bpf.IterVmaRec](fixed)
+			v := recordOf[bpf.IterVmaRec](fixed)
 			ok = ok && v.Start >= last
 			last = v.End
 			return nil

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// view is b as a record of type T. It must hold one, and begin at a multiple of 8, which wordBuffer sees to.
-func view[T any](b []byte) *T {
+// recordOf is b as a record of type T. It must hold one, and begin at a multiple of 8, which wordBuffer sees to.
+func recordOf[T any](b []byte) *T {
 	var zero T
 	if uintptr(len(b)) < unsafe.Sizeof(zero) {
 		return nil

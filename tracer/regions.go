@@ -216,7 +216,7 @@ func (w *Watcher) heldOf(pid int, u *codeUse, out *kstate.Held) error {
 	b, err := w.iter.read(w.probes.objs.IterHeld, iterTarget{pid: uint32(pid)}, nil)
 	if err == nil {
 		err = eachRecord(b, func(_ bpf.IterRecKind, fixed, _ []byte) error {
-			r := view[bpf.WatchHeldRec](fixed)
+			r := recordOf[bpf.WatchHeldRec](fixed)
 			sure = sure && r.SureSince >= u.since
 			if r.Depth > 0 {
 				out.Threads = append(out.Threads, kstate.HeldThread{

@@ -109,7 +109,7 @@ func TestHeldFrozen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, second := view[[2]uint64](words), view[[2]uint64](words[128:])
+		first, second := recordOf[[2]uint64](words), recordOf[[2]uint64](words[128:])
 		equal := first[0] == first[1] && second[0] == second[1]
 		switch {
 		case held:

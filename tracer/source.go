@@ -39,7 +39,7 @@ func (s *WatchSource) Close() error { return nil }
 func (s *WatchSource) Prepare(ctx context.Context) error {
 	return s.w.do(ctx, func() {
 		s.w.sync()
-		b := &builder{now: readClocks(), files: map[uint64]int{}}
+		b := &builder{now: readClocks(s.w.iter.view), files: map[uint64]int{}}
 		for _, g := range s.w.table.groups {
 			s.w.build(b, g)
 		}
@@ -55,7 +55,7 @@ func (s *WatchSource) Breakpoints(ctx context.Context) ([]kstate.Breakpoint, err
 
 // Collect implements kstate.Source.
 func (s *WatchSource) Collect(ctx context.Context, pids []int, g *ptrace.Group) (*kstate.Collected, error) {
-	b := &builder{pids: pids, now: readClocks(), stopped: g != nil, files: map[uint64]int{}}
+	b := &builder{pids: pids, now: readClocks(s.w.iter.view), stopped: g != nil, files: map[uint64]int{}}
 	var failed error
 	err := s.w.do(ctx, func() { failed = s.w.collect(b, pids, s.guard) })
 	if err == nil {

@@ -2,7 +2,6 @@ package tracer
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -11,8 +10,8 @@ import (
 	"github.com/bpfckpt/bpfckpt/bpf"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/timens"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // waitProgram is what bpf/waits.h has been loaded as.
@@ -35,25 +34,22 @@ var (
 )
 
 // Waits implements kstate.Waiter.
-func (it *Iter) Waits() (kstate.Waits, error) { return it.wait.begin() }
+func (it *Iter) Waits() (kstate.Waits, error) { return it.wait.begin(it.view) }
 
 // Waits implements kstate.Waiter.
-func (s *WatchSource) Waits() (kstate.Waits, error) { return s.w.iter.wait.begin() }
+func (s *WatchSource) Waits() (kstate.Waits, error) { return s.w.iter.wait.begin(s.w.iter.view) }
 
 // begin attaches the program. Nothing else may use it until it is closed.
-func (p *waitProgram) begin() (*waits, error) {
-	status, err := procfs.Pid(os.Getpid()).Status()
+func (p *waitProgram) begin(v *view.View) (*waits, error) {
+	level, err := v.Level()
 	if err != nil {
 		return nil, err
 	}
-	w := &waits{waitProgram: p}
-	if w.own, err = timens.Of(os.Getpid()); err != nil {
-		return nil, err
-	}
-	if err := p.level.Set(uint32(max(len(status.NSpid), 1) - 1)); err != nil {
+	w := &waits{waitProgram: p, own: v.Time}
+	if err := p.level.Set(level); err != nil {
 		return nil, fault.New(fault.BPFLoad, "waits", "%w", err)
 	}
-	if err := p.tracer.Set(int32(os.Getpid())); err != nil {
+	if err := p.tracer.Set(int32(v.Self)); err != nil {
 		return nil, fault.New(fault.BPFLoad, "waits", "%w", err)
 	}
 	if w.link, err = link.AttachTracing(link.TracingOptions{

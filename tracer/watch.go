@@ -13,6 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/arch"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // WatchOptions say how to watch. The zero value is a good one.
@@ -106,7 +107,11 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 	if err := arch.Require(); err != nil {
 		return nil, err
 	}
-	if err := usable(); err != nil {
+	v, err := view.Own()
+	if err != nil {
+		return nil, err
+	}
+	if err := usable(v); err != nil {
 		return nil, err
 	}
 	if _, err := procfs.Pid(pid).Stat(); errors.Is(err, &fault.Error{Code: fault.TargetGone}) {
@@ -121,7 +126,7 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 		return nil, fault.New(fault.BadOption, "ring", "%d bytes are no power of two from %d to %d", n, minRing,
 			maxRing)
 	}
-	ps, err := loadProbes(opts)
+	ps, err := loadProbes(v, opts)
 	if err != nil {
 		return nil, err
 	}

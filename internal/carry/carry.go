@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -30,7 +31,10 @@ const Dir = "/run/bpfckpt"
 const maxRecord = 4096
 
 // Store is a directory of records.
-type Store struct{ Dir string }
+type Store struct {
+	Dir  string
+	View *view.View // in which their processes are looked for
+}
 
 // Record is what is kept of a process.
 type Record struct {
@@ -41,13 +45,13 @@ type Record struct {
 }
 
 // Put records in Dir where a process came from and what it used in its earlier lives.
-func Put(id procid.ID, r Record) error { return Store{Dir}.Put(id, r) }
+func Put(v *view.View, id procid.ID, r Record) error { return Store{Dir, v}.Put(id, r) }
 
 // Get returns from Dir what was recorded for this very process, and whether there is a record.
-func Get(id procid.ID) (Record, bool, error) { return Store{Dir}.Get(id) }
+func Get(v *view.View, id procid.ID) (Record, bool, error) { return Store{Dir, v}.Get(id) }
 
 // Sweep removes from Dir the records of processes that have ended.
-func Sweep() { Store{Dir}.Sweep() }
+func Sweep(v *view.View) { Store{Dir, v}.Sweep() }
 
 const suffix = ".json"
 
@@ -64,7 +68,7 @@ func (s Store) Put(id procid.ID, r Record) error {
 		return fmt.Errorf("make the directory of usage records: %w", err)
 	}
 	var err error
-	if r.Boot, err = procid.Boot(); err != nil {
+	if r.Boot, err = s.View.Boot(); err != nil {
 		return fmt.Errorf("record the usage: %w", err)
 	}
 	b, err := json.Marshal(r)
@@ -88,7 +92,7 @@ func (s Store) Put(id procid.ID, r Record) error {
 
 // Get returns what was recorded for this very process, and whether there is a record.
 func (s Store) Get(id procid.ID) (Record, bool, error) {
-	boot, err := procid.Boot()
+	boot, err := s.View.Boot()
 	if err != nil {
 		return Record{}, false, fmt.Errorf("look for a usage record: %w", err)
 	}
@@ -132,14 +136,11 @@ func (s Store) Sweep() {
 	if err != nil {
 		return
 	}
-	boot, err := procid.Boot()
+	boot, err := s.View.Boot()
 	if err != nil {
 		return
 	}
-	view, err := procid.Look()
-	if err != nil {
-		return
-	}
+	census := s.View.Census()
 	for _, e := range entries {
 		path := filepath.Join(s.Dir, e.Name())
 		name, ok := strings.CutSuffix(e.Name(), suffix)
@@ -153,7 +154,7 @@ func (s Store) Sweep() {
 		if !ok {
 			continue
 		}
-		if _, state := view.Find(id); state == procid.Ended || otherBoot(path, boot) {
+		if _, state := census.Find(id); state == view.Ended || otherBoot(path, boot) {
 			_ = os.Remove(path) // next time then
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
@@ -23,15 +24,24 @@ func TestMain(m *testing.M) {
 		if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 			panic(err)
 		}
-		Store{Dir: dir}.Sweep()
+		Store{dir, own()}.Sweep()
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
+// own is the view of the tests, which is as the tool's.
+func own() *view.View {
+	v, err := view.Own()
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func me(t *testing.T) procid.ID {
 	t.Helper()
-	id, err := procid.Of(os.Getpid())
+	id, err := own().Process(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +49,7 @@ func me(t *testing.T) procid.ID {
 }
 
 func TestPutGetAndSweep(t *testing.T) {
-	s := Store{Dir: filepath.Join(t.TempDir(), "run")}
+	s := Store{filepath.Join(t.TempDir(), "run"), own()}
 	id := me(t)
 	if _, ok, err := s.Get(id); ok || err != nil {
 		t.Fatalf("a record before the first: %v, %v", ok, err)
@@ -89,7 +99,7 @@ func TestPutGetAndSweep(t *testing.T) {
 
 // Records that an earlier version made are found, and those of dead processes go.
 func TestOldNames(t *testing.T) {
-	s := Store{Dir: t.TempDir()}
+	s := Store{t.TempDir(), own()}
 	id := me(t)
 	for _, start := range []uint64{id.Start, id.Start - 1000} {
 		name := filepath.Join(s.Dir, fmt.Sprintf("%d-%d.json", id.Pid, start))
@@ -108,7 +118,7 @@ func TestOldNames(t *testing.T) {
 
 // A record of an earlier boot, in a directory that outlives one, is of nobody.
 func TestOtherBoot(t *testing.T) {
-	s := Store{Dir: t.TempDir()}
+	s := Store{t.TempDir(), own()}
 	id := me(t)
 	if err := os.WriteFile(s.path(id), []byte(`{"utime":7,"boot":"00000000-0000-0000-0000-000000000000"}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -125,7 +135,7 @@ func TestOtherBoot(t *testing.T) {
 // Who sweeps inside a pid namespace sees nothing of the processes outside, and leaves their records alone, those of
 // earlier versions too.
 func TestSweepInside(t *testing.T) {
-	s := Store{Dir: t.TempDir()}
+	s := Store{t.TempDir(), own()}
 	id := me(t)
 	if err := s.Put(id, Record{}); err != nil {
 		t.Fatal(err)

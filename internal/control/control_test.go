@@ -19,7 +19,7 @@ import (
 // self is the identity of this process.
 func self(t *testing.T) procid.ID {
 	t.Helper()
-	id, err := procid.Of(os.Getpid())
+	id, err := identity(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // Kinds of servers, and of a command that starts one; names of files begin with them.
@@ -65,9 +66,18 @@ func Listen(id procid.ID, pid int) (*Server, error) {
 	return s, err
 }
 
+// identity names a process of the place where this machine's sockets are, which is that of this process.
+func identity(pid int) (procid.ID, error) {
+	v, err := view.Own()
+	if err != nil {
+		return procid.ID{}, err
+	}
+	return v.Process(pid)
+}
+
 // ListenLazy makes the socket of this process as a server of pages.
 func ListenLazy() (*Server, error) {
-	id, err := procid.Of(os.Getpid())
+	id, err := identity(os.Getpid())
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +164,7 @@ func (s *Server) Close() error {
 
 // Dial connects to the watch of the process that has a pid now. found is false if there is none.
 func Dial(pid int) (c *Client, found bool, err error) {
-	id, err := procid.Of(pid)
+	id, err := identity(pid)
 	if errors.Is(err, &fault.Error{Code: fault.TargetGone}) || errors.Is(err, &fault.Error{Code: fault.NoRights}) {
 		return nil, false, nil // whoever goes on says it in better words
 	}
@@ -242,7 +252,7 @@ func poll(ctx context.Context, done func() bool) bool {
 // Await waits for a watch that is just starting, and connects to it. found is false if there is none, or it has given
 // up.
 func Await(ctx context.Context, pid int) (c *Client, found bool, err error) {
-	id, err := procid.Of(pid)
+	id, err := identity(pid)
 	if err != nil {
 		return nil, false, err
 	}
@@ -257,7 +267,7 @@ func Await(ctx context.Context, pid int) (c *Client, found bool, err error) {
 // StartLock keeps others from starting a watch of a process until it is released, so that of many commands that want
 // one a single one starts it. It waits for others until ctx ends; the fault is E_CONTROL_SOCKET then.
 func StartLock(ctx context.Context, pid int) (release func(), err error) {
-	id, err := procid.Of(pid)
+	id, err := identity(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -302,10 +312,11 @@ func list(dir, kind string) ([]Found, error) {
 	if err != nil {
 		return nil, fault.New(fault.ControlSocket, dir, "%w", err)
 	}
-	view, err := procid.Look()
+	v, err := view.Own()
 	if err != nil {
 		return nil, err
 	}
+	census := v.Census()
 	var all []Found
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), kind+"-")
@@ -313,7 +324,7 @@ func list(dir, kind string) ([]Found, error) {
 		if !ok || !ok2 {
 			continue
 		}
-		if f, ok := open(filepath.Join(dir, e.Name()), kind, name, view); ok {
+		if f, ok := open(filepath.Join(dir, e.Name()), kind, name, census); ok {
 			all = append(all, f)
 		}
 	}
@@ -322,7 +333,7 @@ func list(dir, kind string) ([]Found, error) {
 }
 
 // open connects to the server whose socket is named so; to a watch only if we see its process.
-func open(path, kind, name string, view *procid.View) (f Found, ok bool) {
+func open(path, kind, name string, census *view.Census) (f Found, ok bool) {
 	var err error
 	if f.Pid, err = strconv.Atoi(name); err == nil {
 		f.Client, ok, err = dialFormer(path)
@@ -332,8 +343,8 @@ func open(path, kind, name string, view *procid.View) (f Found, ok bool) {
 	if !ok {
 		return f, false
 	}
-	pid, state := view.Find(id)
-	if state == procid.Unknown && kind == kindWatch {
+	pid, state := census.Find(id)
+	if state == view.Unknown && kind == kindWatch {
 		return f, false
 	}
 	conn, err := connect(path)
@@ -350,10 +361,11 @@ func sweep(dir string) {
 	if err != nil {
 		return
 	}
-	view, err := procid.Look()
+	v, err := view.Own()
 	if err != nil {
 		return
 	}
+	census := v.Census()
 	for _, e := range entries {
 		kind, name, ok := strings.Cut(e.Name(), "-")
 		if !ok || kind != kindWatch && kind != kindLazy && kind != kindStart {
@@ -362,7 +374,7 @@ func sweep(dir string) {
 		path := filepath.Join(dir, e.Name())
 		name, suffix, _ := strings.Cut(name, ".")
 		if id, isID := procid.Parse(name); isID {
-			if _, s := view.Find(id); s == procid.Ended {
+			if _, s := census.Find(id); s == view.Ended {
 				removeDead(dir, kind, id)
 			}
 		} else if _, err := strconv.Atoi(name); err == nil && "."+suffix == socketSuffix {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // File is a file as stat(2) identifies it.
@@ -49,7 +50,7 @@ type Outside struct {
 type Own []link
 
 // Here reads what this process has open now.
-func Here() Own { return links(procfs.Pid(os.Getpid())) }
+func Here(v *view.View) Own { return links(v.Mine()) }
 
 type process struct {
 	pid   int

@@ -1,5 +1,5 @@
-// Package host reads what a plan has to know of this machine and of this process (plan.Host). It changes nothing and
-// needs no rights; what it opens it opens without waiting.
+// Package host reads what a plan has to know of this machine and of this process (plan.Host), as a view shows them. It
+// changes nothing and needs no rights; what it opens it opens without waiting.
 package host
 
 import (
@@ -16,12 +16,13 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/buildid"
 	"github.com/bpfckpt/bpfckpt/internal/features"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
 // Read reads what a plan for st and o has to know, but for what names lead to: see Look.
-func Read(st *model.State, o plan.Options) (*plan.Host, error) {
+func Read(v *view.View, st *model.State, o plan.Options) (*plan.Host, error) {
 	h := &plan.Host{XFeatures: xcr0(), Files: map[string]plan.File{}, Features: map[string]plan.Feature{}}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -29,10 +30,10 @@ func Read(st *model.State, o plan.Options) (*plan.Host, error) {
 	}
 	h.Kernel, h.Machine = unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])
 	var err error
-	if h.VDSO, h.VDSOHash, err = vdso(); err != nil {
+	if h.VDSO, h.VDSOHash, err = vdso(v); err != nil {
 		return nil, err
 	}
-	if h.BootID, err = sysctl("kernel/random/boot_id"); err != nil {
+	if h.BootID, err = v.Boot(); err != nil {
 		return nil, err
 	}
 	for name, to := range map[string]*int{
@@ -56,7 +57,7 @@ func Read(st *model.State, o plan.Options) (*plan.Host, error) {
 	if h.CPUs, err = processors(); err != nil {
 		return nil, err
 	}
-	h.OOMScoreAdj = lowestOOM(st)
+	h.OOMScoreAdj = lowestOOM(v, st)
 	for _, name := range plan.Needs(st, h.BootID, o) {
 		r := features.Try(name)
 		h.Features[name] = plan.Feature{Has: r.Outcome == features.Yes, Detail: r.Detail, Remedy: r.Remedy}
@@ -84,16 +85,8 @@ func sortFacts(list []model.Fact) {
 	slices.SortFunc(list, func(a, b model.Fact) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func sysctl(name string) (string, error) {
-	b, err := os.ReadFile("/proc/sys/" + name)
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", name, err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
 func number(name string) (int, error) {
-	text, err := sysctl(name)
+	text, err := procfs.Sysctl(name)
 	if err != nil {
 		return 0, err
 	}
@@ -106,8 +99,8 @@ func number(name string) (int, error) {
 
 // vdso reads where the kernel has put the vDSO into this process, and a hash of its code: it is the same in every
 // process.
-func vdso() ([]plan.Special, string, error) {
-	list, err := Specials("/proc/self")
+func vdso(v *view.View) ([]plan.Special, string, error) {
+	list, err := Specials(v.Mine())
 	if err != nil {
 		return nil, "", err
 	}
@@ -115,7 +108,7 @@ func vdso() ([]plan.Special, string, error) {
 	if i < 0 {
 		return list, "", nil // vdso=0 on the kernel's command line
 	}
-	mem, err := os.Open("/proc/self/mem")
+	mem, err := os.Open(string(v.Mine()) + "/mem")
 	if err != nil {
 		return nil, "", fmt.Errorf("read the vDSO: %w", err)
 	}
@@ -173,8 +166,8 @@ func permitted() (uint64, error) {
 
 // lowestOOM returns the lowest oom_score_adj of st that this process may have, or ours. The kernel does not tell the
 // minimum, below which only CAP_SYS_RESOURCE goes (proc_pid_oom_score_adj(5)): it is tried, and put back.
-func lowestOOM(st *model.State) int {
-	const name = "/proc/self/oom_score_adj"
+func lowestOOM(v *view.View, st *model.State) int {
+	name := string(v.Mine()) + "/oom_score_adj"
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return -1000 // the restore will tell
@@ -201,23 +194,23 @@ func mayWrite(name string, value int) bool {
 
 // Look finds out what every name of the state leads to, as far as h does not know yet, and adds the mounts that they
 // are on to the facts.
-func Look(st *model.State, h *plan.Host) error {
+func Look(v *view.View, st *model.State, h *plan.Host) error {
 	wanted, exes := buildIDs(st), executables(st)
 	var fresh []string
 	for name, noFollow := range plan.Names(st) {
 		if _, ok := h.Files[name]; ok || name == "" {
 			continue
 		}
-		f := look(name, noFollow, wanted[name])
+		f := look(v, name, noFollow, wanted[name])
 		var fs unix.Statfs_t
-		f.NoExec = slices.Contains(exes, name) && unix.Statfs(name, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0
+		f.NoExec = slices.Contains(exes, name) && v.Statfs(name, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0
 		h.Files[name] = f
 		fresh = append(fresh, name)
 	}
 	if len(fresh) == 0 {
 		return nil
 	}
-	return addMounts(h, fresh)
+	return addMounts(v, h, fresh)
 }
 
 func executables(st *model.State) (names []string) {
@@ -247,10 +240,10 @@ func buildIDs(st *model.State) map[string]*model.MappedFile {
 }
 
 // look stats one name. It opens the file only if that is needed to tell whether it is the wanted one.
-func look(name string, noFollow bool, want *model.MappedFile) plan.File {
-	stat := unix.Stat
+func look(v *view.View, name string, noFollow bool, want *model.MappedFile) plan.File {
+	stat := v.Stat
 	if noFollow {
-		stat = unix.Lstat
+		stat = v.Lstat
 	}
 	var st unix.Stat_t
 	if err := stat(name, &st); err != nil {
@@ -258,7 +251,7 @@ func look(name string, noFollow bool, want *model.MappedFile) plan.File {
 	}
 	f := File(&st)
 	if want != nil && st.Mode&unix.S_IFMT == unix.S_IFREG && f.Size == want.Size && f.MTime != want.MTime {
-		f.BuildID = buildIDOf(name)
+		f.BuildID = buildIDOf(v, name)
 	}
 	return f
 }
@@ -285,19 +278,14 @@ func Streams(std [3]*os.File) (out [3]*plan.Stream) {
 }
 
 // addMounts adds the mounts that names are on (proc_pid_mountinfo(5)).
-func addMounts(h *plan.Host, names []string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+func addMounts(v *view.View, h *plan.Host, names []string) error {
+	list, err := v.Mounts()
 	if err != nil {
-		return fmt.Errorf("read mounts: %w", err)
+		return err
 	}
-	mounts := map[string]string{} // by mount point; a later line covers an earlier one
-	for line := range strings.Lines(string(b)) {
-		before, after, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if !ok || len(f) < 5 || len(g) < 2 {
-			return fmt.Errorf("read mounts: line %q: %w", line, errors.ErrUnsupported)
-		}
-		mounts[unescape.Replace(f[4])] = g[0] + " " + g[1]
+	mounts := map[string]string{} // by mount point
+	for _, m := range list {
+		mounts[m.Point] = m.Type + " " + m.Source
 	}
 	for _, name := range names {
 		at := mountOf(mounts, name)
@@ -323,15 +311,13 @@ func mountOf(mounts map[string]string, name string) string {
 	return "/"
 }
 
-// unescape undoes what mountinfo does to white space and backslashes in names.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
 // buildIDOf returns the build-id of a regular file, "" if it has none or cannot be read.
-func buildIDOf(name string) string {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func buildIDOf(v *view.View, name string) string {
+	fd, err := v.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return ""
 	}
+	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	return buildid.Of(f)
 }

@@ -9,12 +9,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
+func own(t *testing.T) *view.View {
+	t.Helper()
+	v, err := view.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func TestRead(t *testing.T) {
-	h, err := Read(&model.State{}, plan.Options{})
+	h, err := Read(own(t), &model.State{}, plan.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +60,7 @@ func TestLook(t *testing.T) {
 		Files: []model.File{{ID: 1, Kind: "fifo", Path: fifo}, {ID: 2, Kind: "dir", Path: gone}},
 	}
 	h := &plan.Host{Files: map[string]plan.File{}}
-	if err := Look(st, h); err != nil {
+	if err := Look(own(t), st, h); err != nil {
 		t.Fatal(err)
 	}
 	if f := h.Files[file]; f.Gone != "" || f.Size != 5 || f.Mode&unix.S_IFMT != unix.S_IFREG || f.NoExec {

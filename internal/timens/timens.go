@@ -86,15 +86,6 @@ func split(ns int64) string {
 	return fmt.Sprintf("%d %d", sec, nsec)
 }
 
-// Now reads the clocks of the initial time namespace, whichever we are in.
-func Now() (Clocks, error) {
-	own, err := Of(os.Getpid())
-	if err != nil {
-		return Clocks{}, err
-	}
-	return own.Clocks()
-}
-
 // Clocks reads the clocks of the initial time namespace, by one who is in a namespace with these offsets.
 func (o Offsets) Clocks() (Clocks, error) {
 	var mono, boot unix.Timespec

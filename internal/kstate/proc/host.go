@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
 )
 
 // host is what of this machine decides how to ask, and how to read the answers.
 type host struct {
+	view        *view.View
 	shmDev      uint64  // st_dev of the mount behind memfds and shared anonymous memory
 	slice       uint64  // sched_runtime that a thread of a fair policy has when nobody asked for one (Linux 6.12), ns
 	newFutex    bool    // the kernel's futex flags have their places of Linux 6.7 and later
@@ -24,6 +25,10 @@ type host struct {
 
 func readHost() (*host, error) {
 	h := &host{}
+	var err error
+	if h.view, err = view.Own(); err != nil {
+		return nil, err
+	}
 	fd, err := unix.MemfdCreate("probe", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fault.New(fault.NoSource, "memfd_create", "%w", err)
@@ -68,7 +73,7 @@ func atLeast(release string, major, minor int) bool {
 // onFaultUnnamed reports that smaps of this kernel has no name for the flag that mlock2(MLOCK_ONFAULT) sets, as Linux
 // 6.1. It asks by locking a page of ours. The other flags without a name there are set by drivers, never on memory that
 // can be locked.
-func (*host) onFaultUnnamed() bool {
+func (h *host) onFaultUnnamed() bool {
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return false
@@ -77,7 +82,7 @@ func (*host) onFaultUnnamed() bool {
 	if lockOnFault(page) != nil {
 		return false
 	}
-	list, err := procfs.Pid(os.Getpid()).Smaps()
+	list, err := h.view.Mine().Smaps()
 	if err != nil {
 		return false
 	}

@@ -2,7 +2,6 @@ package proc
 
 import (
 	"encoding/binary"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -94,7 +93,7 @@ func (c *collection) waiting(th *ptrace.Thread, t *model.Thread, r *ptrace.Regs)
 		if op&futexRealtime != 0 {
 			clock = unix.CLOCK_REALTIME
 		}
-		now, err := clockOf(th.Pid, clock)
+		now, err := c.host.clockOf(th.Pid, clock)
 		if err != nil {
 			return fault.New(fault.ProcRead, "clock", "%w", err)
 		}
@@ -109,17 +108,13 @@ func (c *collection) waiting(th *ptrace.Thread, t *model.Thread, r *ptrace.Regs)
 }
 
 // clockOf reads a clock as a process sees it, which may be in a time namespace, ns.
-func clockOf(pid int, clock int32) (int64, error) {
+func (h *host) clockOf(pid int, clock int32) (int64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(clock, &now); err != nil || clock != unix.CLOCK_MONOTONIC {
 		return now.Nano(), err
 	}
-	own, err := timens.Of(os.Getpid())
-	if err != nil {
-		return 0, err
-	}
 	its, err := timens.Of(pid)
-	return now.Nano() - own.Monotonic + its.Monotonic, err
+	return now.Nano() - h.view.Time.Monotonic + its.Monotonic, err
 }
 
 // futexFlags are the kernel's flags of a wait with a timeout.
