@@ -1,7 +1,6 @@
 package image
 
 import (
-	"io/fs"
 	"os"
 	"syscall"
 )
@@ -11,12 +10,4 @@ import (
 func makeHole(f *os.File, offset, n int64) {
 	const punchHoleKeepSize = 0x02 | 0x01 // linux/falloc.h
 	_ = syscall.Fallocate(int(f.Fd()), punchHoleKeepSize, offset, n)
-}
-
-// blocks is how many bytes of disk a file takes.
-func blocks(fi fs.FileInfo) int64 {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return st.Blocks * 512
-	}
-	return fi.Size()
 }

@@ -12,6 +12,3 @@ func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
 
 // share does nothing: who cannot lock cannot make holes either.
 func share(*os.File) {}
-
-// syncDir fails like tryLock.
-func syncDir(string) error { return errors.ErrUnsupported }

@@ -20,16 +20,3 @@ func tryLock(f *os.File) (bool, error) {
 // share takes a shared flock(2) on a data file: nobody makes holes in it while it is being read. Without one the worst
 // is that a reader finds a frame damaged that was taken away.
 func share(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) }
-
-// syncDir makes the entries of a directory durable. File systems that cannot sync a directory say EINVAL.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
-}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 )
@@ -22,17 +23,30 @@ type Reader struct {
 	pages   *pageMap
 	mapName string     // of the page map, for messages
 	data    []PartFile // data files, by index into pages.images
+	done    func()     // lets the store go, nil if that is the caller's
 }
 
 // Open opens an image: "DIR" is the head of a store, "DIR@NAME" and "DIR@ID" any image; the beginning of an id will do
 // if it fits one only. Everything but the page data is checked. The faults are E_IMAGE_*, whose class is exit code 5,
 // and E_STORE_* if there is no such image.
-func Open(ref string) (*Reader, error) {
+func Open(ref string) (*Reader, error) { return openRef(ref, beneath.OfOurs) }
+
+// View is Open for who only looks at the image, and runs nothing of it: the store may be anybody's.
+func View(ref string) (*Reader, error) { return openRef(ref, beneath.OfAnyone) }
+
+func openRef(ref string, t beneath.Trust) (*Reader, error) {
 	dir, name, err := SplitRef(ref)
 	if err != nil {
 		return nil, err
 	}
-	return In(Dir(dir)).Open(name)
+	im, done := imagesIn(dir, t)
+	r, err := im.Open(name)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	r.done = done
+	return r, nil
 }
 
 // Open opens an image by its name, its id or the beginning of that; "" is the head. It is as the function Open.
@@ -152,6 +166,9 @@ func (r *Reader) Close() error {
 		_ = f.Close() // opened for reading: there is nothing to lose
 	}
 	r.data = nil
+	if r.done != nil {
+		r.done()
+	}
 	return nil
 }
 

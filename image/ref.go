@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -64,6 +66,12 @@ func SplitRef(ref string) (dir, name string, err error) {
 	return ref[:i], ref[i+1:], nil
 }
 
+// isDir reports whether path is a directory.
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
+}
+
 // shortestID is the least of an id that stands for it: a name that is gone must not come to mean another image by its
 // first letter.
 const shortestID = 4
@@ -114,7 +122,11 @@ func (im Images) resolve(name string) (string, error) {
 }
 
 // Head returns the id of the image that a store's directory alone means; see Images.Head.
-func Head(dir string) (string, error) { return In(Dir(dir)).Head() }
+func Head(dir string) (string, error) {
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.Head()
+}
 
 // Head returns the id of the image that the store's name alone means. The faults are E_STORE_NOT_FOUND for a store
 // without images, E_STORE_AMBIGUOUS for one that lost its head, and E_IMAGE_* for a damaged one.
@@ -142,7 +154,11 @@ func (im Images) Head() (string, error) {
 }
 
 // List returns what the images of a directory are; see Images.List.
-func List(dir string) ([]Info, error) { return In(Dir(dir)).List() }
+func List(dir string) ([]Info, error) {
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.List()
+}
 
 // List returns what the images of a store are, oldest first. Removed ones that still lend their data are not images. A
 // damaged image is left out and its fault joined to the error, so that the list is usable even then.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -28,10 +29,18 @@ type PruneOptions struct {
 }
 
 // Remove removes images from a directory; see Images.Remove.
-func Remove(dir string, names ...string) (Removal, error) { return In(Dir(dir)).Remove(names...) }
+func Remove(dir string, names ...string) (Removal, error) {
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.Remove(names...)
+}
 
 // Prune removes all but the newest images of a directory; see Images.Prune.
-func Prune(dir string, o PruneOptions) (Removal, error) { return In(Dir(dir)).Prune(o) }
+func Prune(dir string, o PruneOptions) (Removal, error) {
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.Prune(o)
+}
 
 // Remove removes images from a store by their names, ids or beginnings of ids. The data of one that others borrow from
 // stays until the last of those goes. If it was the head, the nearest ancestor that is left becomes the head, or else
@@ -119,6 +128,11 @@ func (im Images) change(choose func() ([]string, error)) (Removal, error) {
 	if err != nil {
 		return Removal{}, err
 	}
+	for _, id := range ids {
+		if err := im.checkParts(id); err != nil {
+			return Removal{}, err
+		}
+	}
 	if err := locked.moveHead(ids); err != nil {
 		return Removal{}, writeFault(name, err)
 	}
@@ -132,6 +146,22 @@ func (im Images) change(choose func() ([]string, error)) (Removal, error) {
 	res.Removed = ids
 	res.Head, _ = im.Head() // none if there is no image left
 	return res, writeFaultOrNil(name, err)
+}
+
+// checkParts refuses to remove an image of which a part is there that is none, a link for one: nobody knows what it is
+// good for. A part that is missing, or damaged, is no reason.
+func (im Images) checkParts(id string) error {
+	for _, p := range []Part{PartInfo, PartState, PartPages, PartData, PartRemoved} {
+		if !im.store.Has(id, p) {
+			continue
+		}
+		f, err := im.store.Open(id, p)
+		if err != nil {
+			return err
+		}
+		_ = f.Close()
+	}
+	return nil
 }
 
 func writeFaultOrNil(path string, err error) error {
@@ -187,9 +217,13 @@ func (f *forest) ancestor(id string) string {
 	return ""
 }
 
-// finishReplacing completes what a squash that was killed has left: the replaced image goes.
+// finishReplacing completes what a squash that was killed has left: the replaced image goes. With an intruder in the
+// store nothing is done.
 func (im lockedImages) finishReplacing() error {
-	infos, _, err := im.scan()
+	infos, broken, err := im.scan()
+	if err == nil {
+		err = intruder(broken)
+	}
 	if err != nil {
 		return err
 	}
@@ -198,6 +232,9 @@ func (im lockedImages) finishReplacing() error {
 		for _, old := range infos[i].Replaces {
 			if !im.isImage(old) || slices.Contains(pinned, old) {
 				continue
+			}
+			if err := im.checkParts(old); err != nil {
+				return err
 			}
 			if head, err := im.Head(); err == nil && head == old {
 				if err := im.l.SetHead(infos[i].ID); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 )
@@ -25,7 +26,9 @@ func Squash(ctx context.Context, ref string, o SquashOptions) (Info, Removal, er
 	if err != nil {
 		return Info{}, Removal{}, err
 	}
-	return In(Dir(dir)).Squash(ctx, name, o)
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.Squash(ctx, name, o)
 }
 
 // Squash is as the function Squash, for the image that a name means, which "" is for the head.
@@ -86,6 +89,13 @@ func (im Images) workspaceFor(old string) (*workspace, error) {
 		return nil, writeFault(name, err)
 	}
 	defer l.Unlock()
+	_, broken, err := im.scan()
+	if err == nil {
+		err = intruder(broken)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if !im.isImage(old) {
 		return nil, fault.New(fault.StoreNoImage, name+"@"+old, "it was removed meanwhile")
 	}

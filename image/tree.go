@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -44,8 +45,12 @@ type Node struct {
 	Borrowers []string // ids of images that have pages in its data file
 }
 
-// Tree returns the images of a directory and how they hang together; see Images.Tree.
-func Tree(dir string) ([]Node, error) { return In(Dir(dir)).Tree() }
+// Tree returns the images of a directory and how they hang together; see Images.Tree. It only looks, as View does.
+func Tree(dir string) ([]Node, error) {
+	im, done := imagesIn(dir, beneath.OfAnyone)
+	defer done()
+	return im.Tree()
+}
 
 // Tree returns the images of a store, oldest first, and how they hang together. Like List it leaves out damaged images
 // and says so in the error.
@@ -117,7 +122,9 @@ type Origin struct {
 
 // ParentOf tells which image of a directory the next one of a process continues; see Images.ParentOf.
 func ParentOf(dir string, o Origin) (id string, same bool, err error) {
-	return In(Dir(dir)).ParentOf(o)
+	im, done := imagesIn(dir, beneath.OfOurs)
+	defer done()
+	return im.ParentOf(o)
 }
 
 // ParentOf tells which image of a store the next one of a process continues: the last one of this very process, and

@@ -14,6 +14,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 )
@@ -37,6 +38,7 @@ type Writer struct {
 	notes   Notes
 	replace *Info         // the image this one takes the place of, nil for a new one
 	extra   []stateRecord // of that image, which this release does not understand and keeps
+	release func()        // lets the store go, nil if that is the caller's
 	done    bool
 }
 
@@ -48,7 +50,14 @@ func Create(dir string, o WriteOptions) (*Writer, error) {
 	if err != nil {
 		return nil, writeFault(dir, err)
 	}
-	return In(Dir(abs)).Create(o)
+	im, done := imagesIn(abs, beneath.OfOurs)
+	w, err := im.Create(o)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	w.release = done
+	return w, nil
 }
 
 // Create begins an image in a store, as the function Create does.
@@ -245,7 +254,7 @@ func (w *Writer) Commit(st *model.State) (Info, error) {
 		w.Abort()
 		return Info{}, err
 	}
-	w.done = true
+	w.end()
 	return info, nil
 }
 
@@ -461,7 +470,7 @@ func (w *Writer) Abort() {
 	if w.done {
 		return
 	}
-	w.done = true
+	defer w.end()
 	if w.enc != nil {
 		_, _ = w.enc.close()
 		w.enc = nil
@@ -471,6 +480,14 @@ func (w *Writer) Abort() {
 	}
 	w.closeParent()
 	w.ws.draft.Discard()
+}
+
+// end makes that the writer is not used any more.
+func (w *Writer) end() {
+	w.done = true
+	if w.release != nil {
+		w.release()
+	}
 }
 
 // closeParent releases the parent's files.

@@ -76,12 +76,12 @@ func diff(c *call) error {
 	if err != nil {
 		return err
 	}
-	a, err := image.Open(refA)
+	a, err := image.View(refA)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	b, err := image.Open(refB)
+	b, err := image.View(refB)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func diffRefs(c *call) (a, b string, err error) {
 	case len(c.args) == 2:
 		return c.args[0], c.args[1], nil
 	}
-	r, err := image.Open(c.args[0])
+	r, err := image.View(c.args[0])
 	if err != nil {
 		return "", "", err
 	}

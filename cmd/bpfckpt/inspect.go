@@ -26,7 +26,7 @@ func inspectVerb() *verb {
 }
 
 func inspect(c *call) error {
-	r, err := image.Open(c.args[0])
+	r, err := image.View(c.args[0])
 	if err != nil {
 		return err
 	}

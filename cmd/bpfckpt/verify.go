@@ -48,7 +48,7 @@ func infoOf(i image.Info) infoJSON {
 }
 
 func verify(c *call) error {
-	r, err := image.Open(c.args[0])
+	r, err := image.View(c.args[0])
 	if err != nil {
 		return err
 	}

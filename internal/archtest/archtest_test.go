@@ -57,7 +57,7 @@ func internalLayer(pkg string) int {
 }
 
 // belowModel are the internal packages that packages image, plan and model may import.
-var belowModel = []string{"fault", "stub", "arch"}
+var belowModel = []string{"fault", "stub", "arch", "beneath"}
 
 func TestImportsRunDownwards(t *testing.T) {
 	for file, tree := range goFiles(t) {
@@ -116,13 +116,14 @@ func TestToolchainIsKnown(t *testing.T) {
 	}
 }
 
-// image is readable without Linux, root or BPF: the standard library, zstd, the model and the faults are all it needs.
+// image is readable without Linux, root or BPF: the standard library, zstd, the model, the faults and a way to open
+// directories are all it needs.
 // model needs the standard library alone.
 func TestImageStandsAlone(t *testing.T) {
 	needs := map[string][]string{
 		"image": {
 			"github.com/klauspost/compress/", "github.com/cespare/xxhash/", "golang.org/x/sync/",
-			module + "internal/fault", module + "model",
+			module + "internal/fault", module + "internal/beneath", module + "model",
 		},
 		"model": nil,
 	}

@@ -22,6 +22,7 @@ const (
 	StoreBusy      Code = "E_STORE_BUSY"
 	StoreFull      Code = "E_STORE_FULL"
 	StoreRights    Code = "E_STORE_RIGHTS"
+	StoreForeign   Code = "E_STORE_FOREIGN"
 	StoreIO        Code = "E_STORE_IO"
 	StoreRefused   Code = "E_STORE_REFUSED"
 	StoreParent    Code = "E_STORE_PARENT"
@@ -107,6 +108,11 @@ var imageCodes = []Entry{
 		StoreRights, Failed, "the store cannot be written",
 		"The directory is not ours, or the file system is read-only.",
 		"use another --dir, or fix its rights",
+	},
+	{
+		StoreForeign, Failed, "others can have put something into the store",
+		"The directory, or something in it, belongs to another user, lets others write to it, or is a link where none belongs: whoever put it there would decide what is run, or which file is changed, in our name. Verbs that only look (inspect, verify, log, diff) do without this.",
+		"use another --dir; or, if you know what is there and trust it, make it yours (chown) and nobody else's to write to (chmod go-w)",
 	},
 	{
 		StoreIO, Failed, "the store failed",
