@@ -3,6 +3,7 @@ package fdtable
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -134,6 +135,35 @@ func TestGrownFile(t *testing.T) {
 	}
 	if len(notes) != 1 || !strings.Contains(notes[0], path) || !strings.Contains(notes[0], tails[0]) {
 		t.Errorf("notes %q", notes)
+	}
+}
+
+// What is cut off is not written through a link, nor where others can write.
+func TestGrownFileForeignTails(t *testing.T) {
+	for what, spoil := range map[string]func(store, outside string) error{
+		"a link":       func(store, outside string) error { return os.Symlink(outside, filepath.Join(store, TailDir)) },
+		"a FIFO":       func(store, _ string) error { return unix.Mkfifo(filepath.Join(store, TailDir), 0o600) },
+		"open to all":  func(store, _ string) error { return unix.Chmod(store, 0o777) },
+		"another user": func(store, _ string) error { return os.Chown(store, 65534, 65534) },
+	} {
+		dir, store, outside := t.TempDir(), t.TempDir(), t.TempDir()
+		must(t, spoil(store, outside))
+		fd := file(t, dir, "one\n", unix.O_WRONLY|unix.O_APPEND)
+		st := saved(t, fd)
+		_, err := unix.Write(fd, []byte("two\n"))
+		must(t, err)
+		_ = unix.Close(fd)
+		table := rebuilt(t, st, keep(t, &model.State{Processes: make([]model.Process, 1)}), store, RebuildOptions{})
+		_, err = table.Commit()
+		if !errors.Is(err, &fault.Error{Code: fault.FDTailSave}) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(text) != "one\ntwo\n" {
+			t.Errorf("%s: the file is %q, %v", what, text, err)
+		}
+		if names, err := os.ReadDir(outside); err != nil || len(names) != 0 {
+			t.Errorf("%s: outside there is %v, %v", what, names, err)
+		}
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/policy"
@@ -140,12 +142,18 @@ func keptText(kept string) string {
 	return "; they are in " + kept
 }
 
+// openKept opens what was kept of a stream, in a directory of a store.
+func openKept(path string) (*os.File, error) {
+	dir := filepath.Dir(path)
+	return beneath.OpenBelow(filepath.Dir(dir), filepath.Base(dir), filepath.Base(path))
+}
+
 // beginsWith tells whether a file has at least size bytes, of which the first are what std's file has now.
 func beginsWith(kept string, std *os.File, now, size int64) (bool, error) {
 	if kept == "" {
 		return false, nil
 	}
-	want, err := os.Open(kept)
+	want, err := openKept(kept)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -179,7 +187,7 @@ func beginsWith(kept string, std *os.File, now, size int64) (bool, error) {
 }
 
 func (r *refilling) do() error {
-	src, err := os.Open(r.kept)
+	src, err := openKept(r.kept)
 	if err != nil {
 		return err
 	}

@@ -6,11 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
@@ -24,9 +24,9 @@ const TailDir = "tails"
 type growth struct {
 	path  string // of the file
 	key   fileKey
-	keep  int64  // bytes to keep
-	size  int64  // bytes it has now
-	saved string // where the tail is
+	keep  int64    // bytes to keep
+	size  int64    // bytes it has now
+	saved *os.File // the tail
 }
 
 // growth decides what becomes of a file that the tree writes to and that has grown since the snapshot, and returns the
@@ -133,6 +133,13 @@ func (b *builder) cut(f *model.File, now Known) {
 // found. On error the files are as they were.
 func (t *Table) Commit() (notes []string, err error) {
 	notes = t.notes
+	defer func() {
+		for i := range t.grown {
+			if saved := t.grown[i].saved; saved != nil {
+				_ = saved.Close()
+			}
+		}
+	}()
 	for i := range t.grown {
 		g := &t.grown[i]
 		if g.saved, err = t.saveTail(g); err != nil {
@@ -146,7 +153,7 @@ func (t *Table) Commit() (notes []string, err error) {
 			return nil, errors.Join(fault.New(fault.FDTailSave, g.path, "cut it back: %w", err), putBack(t.grown[:i]))
 		}
 		notes = append(notes, fmt.Sprintf("%s was cut back to its %d bytes of the snapshot; the %d bytes appended since are in %s",
-			g.path, g.keep, g.size-g.keep, g.saved))
+			g.path, g.keep, g.size-g.keep, g.saved.Name()))
 	}
 	if err := t.finish(); err != nil {
 		return nil, errors.Join(err, putBack(t.grown))
@@ -182,29 +189,43 @@ func (t *Table) finish() (err error) {
 	return nil
 }
 
-// saveTail copies what is to be cut off to a new file beside the image and syncs it.
-func (t *Table) saveTail(g *growth) (string, error) {
+// saveTail copies what is to be cut off to a new file beside the image.
+func (t *Table) saveTail(g *growth) (*os.File, error) {
 	src, err := openGrown(g, os.O_RDONLY)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer func() { _ = src.Close() }()
-	dir := filepath.Join(t.dir, TailDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	dst, err := os.CreateTemp(dir, t.id+"-"+strings.ReplaceAll(filepath.Base(g.path), "*", "_")+"-*")
+	return KeepAside(t.dir, t.id, g.path, func(dst *os.File) error {
+		_, err := io.Copy(dst, io.NewSectionReader(src, g.keep, g.size-g.keep))
+		return err
+	})
+}
+
+// KeepAside makes a new file in a store, durably, for what a restore takes away from the file of: id is the image's. The
+// caller closes it.
+func KeepAside(store, id, of string, fill func(dst *os.File) error) (*os.File, error) {
+	top, err := beneath.Open(store, beneath.OfOurs)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	_, err = io.Copy(dst, io.NewSectionReader(src, g.keep, g.size-g.keep))
-	if err == nil {
-		err = dst.Sync()
+	defer func() { _ = top.Close() }()
+	dir, _, err := top.SubOrMake(TailDir, beneath.OfOurs)
+	if err != nil {
+		return nil, err
 	}
-	if err := errors.Join(err, dst.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(dst.Name()))
+	defer func() { _ = dir.Close() }()
+	f, err := dir.CreateTemp(id + "-" + filepath.Base(of) + "-")
+	if err != nil {
+		return nil, err
 	}
-	return dst.Name(), nil
+	if err = fill(f); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), dir.Remove(filepath.Base(f.Name())))
+	}
+	return f, nil
 }
 
 // openGrown opens the file and checks that it is still the one that was looked at.
@@ -242,22 +263,17 @@ func putBack(grown []growth) error {
 	for i := range grown {
 		g := &grown[i]
 		if err := putBackOne(g); err != nil {
-			errs = append(errs, fmt.Errorf("put back the end of %s, which is in %s: %w", g.path, g.saved, err))
+			errs = append(errs, fmt.Errorf("put back the end of %s, which is in %s: %w", g.path, g.saved.Name(), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 func putBackOne(g *growth) error {
-	src, err := os.Open(g.saved)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = src.Close() }()
 	dst, err := os.OpenFile(g.path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(io.NewOffsetWriter(dst, g.keep), src)
+	_, err = io.Copy(io.NewOffsetWriter(dst, g.keep), io.NewSectionReader(g.saved, 0, g.size-g.keep))
 	return errors.Join(err, dst.Close())
 }

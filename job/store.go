@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/image"
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/cmdline"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/model"
@@ -39,19 +40,23 @@ const maxNote = 16 << 20
 // readNote returns the note of a store, and whether there is one.
 func readNote(dir string) (n runNote, ok bool, err error) {
 	path := filepath.Join(dir, noteFile)
-	st, err := os.Stat(path)
+	top, err := beneath.Open(dir, beneath.OfOurs)
+	var text []byte
+	if err == nil {
+		text, err = top.Read(noteFile, maxNote+1)
+		_ = top.Close()
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return n, false, nil
 	}
-	if err == nil && (!st.Mode().IsRegular() || st.Size() > maxNote) {
+	if len(text) > maxNote {
 		err = errors.New("it is not a note of run")
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(path)
 	}
 	if err == nil {
 		err = json.Unmarshal(text, &n)
+	}
+	if errors.Is(err, &fault.Error{Code: fault.StoreForeign}) {
+		return n, false, err
 	}
 	if err != nil {
 		return n, false, fault.New(fault.RunStore, path, "read the note: %w", err).
@@ -66,17 +71,13 @@ func writeNote(dir string, n runNote) error {
 	if err != nil {
 		return fmt.Errorf("encode the note: %w", err)
 	}
-	f, err := os.CreateTemp(dir, "."+noteFile+"-*") // mode 0600
+	top, err := beneath.Open(dir, beneath.OfOurs)
+	if err == nil {
+		err = top.Replace(noteFile, append(text, '\n'))
+		_ = top.Close()
+	}
 	if err != nil {
-		return fmt.Errorf("create the note: %w", err)
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write the note: %w", err)
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, noteFile)); err != nil {
-		return fmt.Errorf("name the note: %w", err)
 	}
 	return nil
 }
@@ -191,7 +192,7 @@ func (l *runLock) hold(dir string) error {
 	if l.dir != nil {
 		return nil
 	}
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil //nolint:nilerr // it is not there yet, or whoever wants to work in it says what is wrong with it
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 )
 
@@ -71,6 +73,38 @@ func TestEndsWith(t *testing.T) {
 	} {
 		if got := endsWith(c.was, c.args); got != c.want {
 			t.Errorf("%q, %q: %v", c.was, c.args, got)
+		}
+	}
+}
+
+// The note of a store is neither read nor written through a link, and a FIFO in its place makes nobody wait.
+func TestNoteInPlaceOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	note, outside := filepath.Join(dir, noteFile), filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte(`{"args":["x"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, put := range map[string]func() error{
+		"a link": func() error { return os.Symlink(outside, note) },
+		"a FIFO": func() error { return unix.Mkfifo(note, 0o600) },
+	} {
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		if n, ok, err := readNote(dir); err == nil {
+			t.Errorf("%s: read as %v, %v", what, n, ok)
+		}
+		if err := writeNote(dir, runNote{Args: []string{"y"}}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if n, ok, err := readNote(dir); err != nil || !ok || n.Args[0] != "y" {
+			t.Errorf("%s: then %v, %v, %v", what, n, ok, err)
+		}
+		if text, err := os.ReadFile(outside); err != nil || string(text) != `{"args":["x"]}` {
+			t.Errorf("%s: outside there is %q, %v", what, text, err)
+		}
+		if err := os.Remove(note); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

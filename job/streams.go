@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/restore"
 )
@@ -96,7 +97,7 @@ func (j *Job) keepStreams() {
 			if is, _ := streamOf(f); is.Dev != st.Dev || is.Ino != st.Ino {
 				continue
 			}
-			if err := st.keep(f, keptPath(j.Dir, n)); err != nil {
+			if err := st.keep(f, j.Dir, n); err != nil {
 				st.Kept = 0
 				j.Observer.Note(fault.New(fault.RunStore, keptPath(j.Dir, n), "keep what the command wrote to %s: %w",
 					f.Name(), err).
@@ -106,17 +107,24 @@ func (j *Job) keepStreams() {
 	}
 }
 
-// keep appends to the copy what is new in the file, or begins the copy anew.
-func (st *stream) keep(f *os.File, path string) error {
+// keep appends to the copy of stream n what is new in the file, or begins the copy anew.
+func (st *stream) keep(f *os.File, store string, n int) error {
 	src, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = src.Close() }()
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	top, err := beneath.Open(store, beneath.OfOurs)
+	if err != nil {
 		return err
 	}
-	dst, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	defer func() { _ = top.Close() }()
+	dir, _, err := top.SubOrMake(keptDir, beneath.OfOurs)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	dst, err := dir.OpenOrCreate(strconv.Itoa(n))
 	if err != nil {
 		return err
 	}
@@ -150,5 +158,8 @@ func (st *stream) copyNew(dst, src *os.File) error {
 
 // forgetStreams removes the copies: the command has ended by itself, and its output is complete.
 func (j *Job) forgetStreams() {
-	_ = os.RemoveAll(filepath.Join(j.Dir, keptDir)) // what is left is overwritten by the next run
+	if top, err := beneath.Open(j.Dir, beneath.OfOurs); err == nil {
+		_ = top.RemoveAll(keptDir) // what is left is overwritten by the next run
+		_ = top.Close()
+	}
 }

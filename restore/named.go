@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/fdtable"
+	"github.com/bpfckpt/bpfckpt/internal/beneath"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/model"
@@ -239,7 +239,8 @@ func (m *namedFiles) commit() error {
 			return fault.New(fault.FDTailSave, n.rec.Path, "save what it holds now: %w", err)
 		}
 		m.j.onUndo(func() {
-			if old, err := os.Open(saved); err == nil {
+			dir := m.content.img.Info().Dir
+			if old, err := beneath.OpenBelow(dir, fdtable.TailDir, filepath.Base(saved)); err == nil {
 				_ = replaceContent(n.file, old)
 				_ = old.Close()
 			}
@@ -257,22 +258,13 @@ func (m *namedFiles) commit() error {
 // save copies what named memory holds to a new file beside the image.
 func (m *namedFiles) save(n *namedMemory) (string, error) {
 	info := m.content.img.Info()
-	dir := filepath.Join(info.Dir, fdtable.TailDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	dst, err := os.CreateTemp(dir, info.ID+"-"+strings.ReplaceAll(filepath.Base(n.rec.Path), "*", "_")+"-*")
+	f, err := fdtable.KeepAside(info.Dir, info.ID, n.rec.Path, func(dst *os.File) error {
+		return replaceContent(dst, n.file)
+	})
 	if err != nil {
 		return "", err
 	}
-	err = replaceContent(dst, n.file)
-	if err == nil {
-		err = dst.Sync()
-	}
-	if err := errors.Join(err, dst.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(dst.Name()))
-	}
-	return dst.Name(), nil
+	return f.Name(), f.Close()
 }
 
 // replaceContent makes a file what another is. Private pages that processes have of it stay theirs: only what lies
