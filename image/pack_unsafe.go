@@ -2,8 +2,8 @@ package image
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"math/bits"
 	"reflect"
 	"unsafe"
 )
@@ -123,232 +123,276 @@ func (k *packer) elements(elem *shape, from unsafe.Pointer, n int) {
 	}
 }
 
-// unpacker unpacks the values of one record.
+// unpacker unpacks the values of one record. After the first error it reads nothing any more, and everything is zero.
 type unpacker struct {
-	rest    []byte
+	b       []byte
+	at      int // in b
+	err     error
 	strings []string
 	known   map[string]struct{}
 	short   map[*shape]*spare // memory for short lists, of which there are many
+	last    *spare            // of them, the one that was used last
 }
 
 // unpack stores what was packed at v, which points to a zero value.
 func unpack(sh *shape, b []byte, v any) error {
-	return unpackAll(b, func(u *unpacker) error { return u.value(sh, reflect.ValueOf(v).UnsafePointer()) })
+	return unpackAll(b, func(u *unpacker) { u.value(sh, reflect.ValueOf(v).UnsafePointer()) })
 }
 
 // unpackList undoes packList: take is told of each of the n elements, unless there is no list.
 func unpackList[T any](elem *shape, b []byte, begin func(n int), take func(i int, v *T) error) error {
-	return unpackAll(b, func(u *unpacker) error {
-		n, err := u.number()
-		if err != nil || n == 0 {
-			return err
+	return unpackAll(b, func(u *unpacker) {
+		n := u.number()
+		if n == 0 || u.err != nil {
+			return
 		}
-		if n--; n > uint64(len(u.rest)/elem.least) {
-			return fmt.Errorf("a list of %d in %d bytes", n, len(u.rest))
+		if n--; n > uint64((len(u.b)-u.at)/elem.least) {
+			u.fail("a list of %d in %d bytes", n, len(u.b)-u.at)
+			return
 		}
 		begin(int(n))
 		v := new(T)
 		for i := range int(n) {
-			if err := u.value(elem, unsafe.Pointer(v)); err != nil {
-				return err
+			u.value(elem, unsafe.Pointer(v))
+			if u.err != nil {
+				return
 			}
 			if err := take(i, v); err != nil {
-				return err
+				u.fail("%w", err)
+				return
 			}
 			*v = *new(T)
 		}
-		return nil
 	})
 }
 
 // unpackAll unpacks all of b.
-func unpackAll(b []byte, f func(u *unpacker) error) error {
-	u := unpacker{rest: b, known: map[string]struct{}{}, short: map[*shape]*spare{}}
-	if err := f(&u); err != nil {
-		return fmt.Errorf("at byte %d: %w", len(b)-len(u.rest), err)
+func unpackAll(b []byte, f func(u *unpacker)) error {
+	u := unpacker{b: b, known: map[string]struct{}{}, short: map[*shape]*spare{}}
+	f(&u)
+	if u.at < len(b) {
+		u.fail("something follows the end")
 	}
-	if len(u.rest) > 0 {
-		return fmt.Errorf("at byte %d: something follows the end", len(b)-len(u.rest))
-	}
-	return nil
+	return u.err
 }
 
-func (u *unpacker) value(sh *shape, to unsafe.Pointer) error {
+// fail notes the first error, and where it is.
+func (u *unpacker) fail(format string, args ...any) {
+	if u.err == nil {
+		u.err = fmt.Errorf("at byte %d: "+format, append([]any{u.at}, args...)...)
+	}
+	u.at = len(u.b)
+}
+
+func (u *unpacker) value(sh *shape, to unsafe.Pointer) {
 	switch sh.kind {
+	case reflect.Uint64:
+		*(*uint64)(to) = u.number()
+	case reflect.Int, reflect.Int64:
+		v := u.number()
+		putNumber(to, sh.size, uint64(int64(v>>1)^-int64(v&1)))
+	case reflect.String:
+		u.text((*string)(to))
 	case reflect.Struct:
-		return u.fields(sh, to)
-	case reflect.Array:
-		return u.elements(sh.elem, to, sh.length)
+		u.fields(sh, to)
 	case reflect.Slice:
 		if sh.bytes {
-			return u.bytes((*[]byte)(to))
+			u.bytes((*[]byte)(to))
+			return
 		}
-		return u.list(sh, to)
+		u.list(sh, to)
+	case reflect.Array:
+		u.elements(sh.elem, to, sh.length)
 	case reflect.Pointer:
-		return u.pointer(sh, to)
-	case reflect.String:
-		return u.text((*string)(to))
+		u.pointer(sh, to)
+	default:
+		u.small(sh, to)
 	}
-	v, err := u.number()
-	if err != nil {
-		return err
-	}
+}
+
+// small reads a number of less than 64 bits, or a truth value.
+func (u *unpacker) small(sh *shape, to unsafe.Pointer) {
+	v := u.number()
 	switch {
-	case sh.kind == reflect.Bool:
-		if v > 1 {
-			return errors.New("neither true nor false where one belongs")
-		}
-	case sh.size < 8 && v>>(8*sh.size) != 0:
-		return fmt.Errorf("%d is no number of %d bits", v, 8*sh.size)
+	case sh.kind == reflect.Bool && v > 1:
+		u.fail("neither true nor false where one belongs")
+		return
+	case v>>(8*sh.size) != 0:
+		u.fail("%d is no number of %d bits", v, 8*sh.size)
+		return
 	case sh.signed():
 		v = uint64(int64(v>>1) ^ -int64(v&1))
 	}
 	putNumber(to, sh.size, v)
-	return nil
 }
 
 // number reads a varint, which has no more bytes than it needs.
-func (u *unpacker) number() (uint64, error) {
-	if len(u.rest) > 0 && u.rest[0] < 0x80 {
-		v := u.rest[0]
-		u.rest = u.rest[1:]
-		return uint64(v), nil
+func (u *unpacker) number() uint64 {
+	if u.at < len(u.b) && u.b[u.at] < 0x80 {
+		u.at++
+		return uint64(u.b[u.at-1])
 	}
-	v, n := binary.Uvarint(u.rest)
-	if n <= 0 || u.rest[n-1] == 0 {
-		return 0, errors.New("no number where one belongs")
-	}
-	u.rest = u.rest[n:]
-	return v, nil
+	return u.long()
 }
 
-// take returns the next n bytes.
-func (u *unpacker) take(n uint64) ([]byte, error) {
-	if n > uint64(len(u.rest)) {
-		return nil, fmt.Errorf("%d bytes where %d are left", n, len(u.rest))
+// long reads a varint of more than one byte. Those of up to eight, as addresses have, are read at once.
+func (u *unpacker) long() uint64 {
+	rest := u.b[u.at:]
+	if len(rest) >= 8 {
+		v := binary.LittleEndian.Uint64(rest)
+		if n := bits.TrailingZeros64(^v&0x8080808080808080) / 8; n < 8 && rest[n] != 0 {
+			u.at += n + 1
+			v &= 1<<(8*n+7) - 1 // and seven bits of each byte closed up, in pairs
+			v = v&0x007f007f007f007f | v&0x7f007f007f007f00>>1
+			v = v&0x00003fff00003fff | v&0x3fff00003fff0000>>2
+			return v&0x0fffffff | v&0x0fffffff00000000>>4
+		}
 	}
-	b := u.rest[:n]
-	u.rest = u.rest[n:]
-	return b, nil
+	v, n := binary.Uvarint(rest)
+	if n <= 0 || rest[n-1] == 0 {
+		u.fail("no number where one belongs")
+		return 0
+	}
+	u.at += n
+	return v
 }
 
-func (u *unpacker) text(to *string) error {
-	n, err := u.number()
-	switch {
-	case err != nil:
-		return err
-	case n > uint64(len(u.strings)):
-		return fmt.Errorf("string %d of %d", n, len(u.strings))
-	case n > 0:
-		*to = u.strings[n-1]
+// take returns the next n bytes, nil if they are not there.
+func (u *unpacker) take(n uint64) []byte {
+	if left := len(u.b) - u.at; n > uint64(left) {
+		u.fail("%d bytes where %d are left", n, left)
 		return nil
 	}
-	if n, err = u.number(); err != nil {
-		return err
+	u.at += int(n)
+	return u.b[u.at-int(n) : u.at]
+}
+
+func (u *unpacker) text(to *string) {
+	n := u.number()
+	switch {
+	case n > uint64(len(u.strings)):
+		u.fail("string %d of %d", n, len(u.strings))
+	case n > 0:
+		*to = u.strings[n-1]
+	case u.err == nil:
+		*to = u.newText()
 	}
-	b, err := u.take(n)
-	if err != nil {
-		return err
-	}
-	s := string(b)
+}
+
+// newText reads a string that was not there before.
+func (u *unpacker) newText() string {
+	s := string(u.take(u.number()))
 	if _, twice := u.known[s]; twice {
-		return fmt.Errorf("the string %q is there twice", s)
+		u.fail("the string %q is there twice", s)
 	}
 	u.known[s] = struct{}{}
 	u.strings = append(u.strings, s)
-	*to = s
-	return nil
+	return s
 }
 
-func (u *unpacker) bytes(to *[]byte) error {
-	n, err := u.number()
-	if err != nil || n == 0 {
-		return err
+func (u *unpacker) bytes(to *[]byte) {
+	if n := u.number(); n > 0 {
+		b := u.take(n - 1)
+		*to = append(make([]byte, 0, len(b)), b...)
 	}
-	b, err := u.take(n - 1)
-	*to = append(make([]byte, 0, len(b)), b...)
-	return err
 }
 
-func (u *unpacker) pointer(sh *shape, to unsafe.Pointer) error {
-	n, err := u.number()
-	if err != nil || n == 0 {
-		return err
+func (u *unpacker) pointer(sh *shape, to unsafe.Pointer) {
+	switch u.number() {
+	case 0:
+	case 1:
+		p := reflect.New(sh.elem.typ).UnsafePointer()
+		*(*unsafe.Pointer)(to) = p
+		u.value(sh.elem, p)
+	default:
+		u.fail("neither something nor nothing where one belongs")
 	}
-	if n > 1 {
-		return errors.New("neither something nor nothing where one belongs")
-	}
-	p := reflect.New(sh.elem.typ).UnsafePointer()
-	*(*unsafe.Pointer)(to) = p
-	return u.value(sh.elem, p)
 }
 
-func (u *unpacker) fields(sh *shape, to unsafe.Pointer) error {
+func (u *unpacker) fields(sh *shape, to unsafe.Pointer) {
 	there := uint64(0)
 	if len(sh.optional) > 0 {
-		var err error
-		if there, err = u.number(); err != nil {
-			return err
-		}
-		if there>>len(sh.optional) != 0 {
-			return fmt.Errorf("an unknown field in %s", sh.name)
+		if there = u.number(); there>>len(sh.optional) != 0 {
+			u.fail("an unknown field in %s", sh.name)
 		}
 	}
-	bit := 0
+	if there == 0 {
+		for _, f := range sh.required {
+			u.value(f.shape, unsafe.Add(to, f.at))
+		}
+		return
+	}
 	for i := range sh.fields {
 		f := &sh.fields[i]
 		if f.optional {
-			bit++
-			if there>>(bit-1)&1 == 0 {
+			is := there & 1
+			if there >>= 1; is == 0 {
 				continue
 			}
 		}
 		at := unsafe.Add(to, f.at)
-		if err := u.value(f.shape, at); err != nil {
-			return err
-		}
-		if f.optional && isZeroValue(f.shape, at) {
-			return fmt.Errorf("the field %q of %s is there, yet empty", f.name, sh.name)
+		if u.value(f.shape, at); f.optional && isZeroValue(f.shape, at) {
+			u.fail("the field %q of %s is there, yet empty", f.name, sh.name)
 		}
 	}
-	return nil
 }
 
-func (u *unpacker) elements(elem *shape, to unsafe.Pointer, n int) error {
-	for i := range n {
-		if err := u.value(elem, unsafe.Add(to, uintptr(i)*elem.size)); err != nil {
-			return err
-		}
+func (u *unpacker) elements(elem *shape, to unsafe.Pointer, n int) {
+	for i := 0; i < n && u.err == nil; i++ {
+		u.value(elem, unsafe.Add(to, uintptr(i)*elem.size))
 	}
-	return nil
 }
 
-func (u *unpacker) list(sh *shape, to unsafe.Pointer) error {
-	n, err := u.number()
-	if err != nil || n == 0 {
-		return err
+func (u *unpacker) list(sh *shape, to unsafe.Pointer) {
+	n := u.number()
+	if n == 0 {
+		return
 	}
-	if n--; n > uint64(len(u.rest)/sh.elem.least) {
-		return fmt.Errorf("a list of %d in %d bytes", n, len(u.rest))
+	if left := len(u.b) - u.at; n-1 > uint64(left/sh.elem.least) {
+		u.fail("a list of %d in %d bytes", n-1, left)
+		return
 	}
+	n--
 	first := u.room(sh, int(n))
 	*(*[]struct{})(to) = unsafe.Slice((*struct{})(first), n) // the type of the elements matters for where they lie only
-	return u.elements(sh.elem, first, int(n))
+	if sh.elem.kind == reflect.String {
+		u.texts(unsafe.Slice((*string)(first), n))
+		return
+	}
+	u.elements(sh.elem, first, int(n))
+}
+
+// texts reads strings, most of which were there before.
+func (u *unpacker) texts(to []string) {
+	for i := range to {
+		if u.at < len(u.b) {
+			if n := u.b[u.at]; n < 0x80 && n > 0 && int(n) <= len(u.strings) {
+				u.at++
+				to[i] = u.strings[n-1]
+				continue
+			}
+		}
+		u.text(&to[i])
+	}
 }
 
 // room returns memory for a list of n zero elements.
 func (u *unpacker) room(sh *shape, n int) unsafe.Pointer {
-	const short, small, many = 16, 32, 128
+	const short, small, fewest, most = 16, 32, 128, 8192
 	if n > short || sh.elem.size > small {
 		return reflect.MakeSlice(sh.typ, n, n).UnsafePointer()
 	}
-	left, ok := u.short[sh]
-	if !ok {
-		left = new(spare)
-		u.short[sh] = left
+	left := u.last
+	if left == nil || left.of != sh {
+		if left = u.short[sh]; left == nil {
+			left = &spare{of: sh, next: fewest}
+			u.short[sh] = left
+		}
+		u.last = left
 	}
 	if left.n < n {
-		left.at, left.n = reflect.MakeSlice(sh.typ, many, many).UnsafePointer(), many
+		left.at, left.n = reflect.MakeSlice(sh.typ, left.next, left.next).UnsafePointer(), left.next
+		left.next = min(2*left.next, most) // in proportion to what there was
 	}
 	at := left.at
 	if left.n -= n; left.n > 0 {
@@ -359,8 +403,10 @@ func (u *unpacker) room(sh *shape, n int) unsafe.Pointer {
 
 // spare is memory for n elements of a type.
 type spare struct {
-	at unsafe.Pointer
-	n  int
+	of   *shape // of the list
+	at   unsafe.Pointer
+	n    int
+	next int // how many the next piece is for
 }
 
 // isZeroValue reports whether encoding/json leaves an optional field out that has this value.

@@ -391,3 +391,47 @@ func TestRecordLayout(t *testing.T) {
 		}
 	}
 }
+
+// What is read at once is what encoding/binary reads, wherever the record ends; no number has more bytes than it needs.
+func TestNumbersOfRecords(t *testing.T) {
+	for bits := range 65 {
+		for _, v := range []uint64{1<<bits - 1, 1 << bits, 0x9e3779b97f4a7c15 >> (64 - max(bits, 1))} {
+			b := binary.AppendUvarint(nil, v)
+			for more := range 10 {
+				u := unpacker{b: append(slices.Clone(b), make([]byte, more)...)}
+				if got := u.number(); got != v || u.at != len(b) || u.err != nil {
+					t.Errorf("%#x with %d bytes behind it: %#x, to byte %d, %v", v, more, got, u.at, u.err)
+				}
+				long := slices.Clone(b)
+				long[len(long)-1] |= 0x80
+				u = unpacker{b: append(append(long, 0), make([]byte, more)...)}
+				if got := u.number(); u.err == nil {
+					t.Errorf("%#x in a byte too many is read as %#x", v, got)
+				}
+				u = unpacker{b: b[:len(b)-1]}
+				if got := u.number(); u.err == nil {
+					t.Errorf("%#x without its end is read as %#x", v, got)
+				}
+			}
+		}
+	}
+}
+
+// What comes in thousands is not allocated one by one.
+func TestUnpackingAllocatesLittle(t *testing.T) {
+	list := make([]model.VMA, 10_000)
+	for i := range list {
+		list[i] = model.VMA{Start: uint64(i), End: uint64(i) + 1, Kind: model.VMAAnon, Flags: []string{"mr", "mw", "rd", "wr"}}
+	}
+	sh := newShape(reflect.TypeFor[[]model.VMA]())
+	packed := pack(sh, &list)
+	n := testing.AllocsPerRun(5, func() {
+		var back []model.VMA
+		if err := unpack(sh, packed, &back); err != nil || len(back) != len(list) {
+			t.Fatal(len(back), err)
+		}
+	})
+	if n > 60 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -46,9 +46,10 @@ type shape struct {
 	length int // of an array, -1 for a slice
 	fields []shapeField
 
-	optional []int  // indices of the optional fields
-	least    int    // bytes that a value takes at least when packed
-	newest   uint32 // the version that the newest field in it came with
+	optional []int         // indices of the optional fields
+	required []*shapeField // the others
+	least    int           // bytes that a value takes at least when packed
+	newest   uint32        // the version that the newest field in it came with
 }
 
 // shapeField is a field of a struct as encoding/json writes it.
@@ -134,12 +135,13 @@ func newShapeField(f reflect.StructField) (shapeField, bool) {
 // count sums up the fields of a struct. New ones are optional and stand behind those that older versions have: packed,
 // a field is known by its place alone.
 func (sh *shape) count() {
-	sh.optional, sh.least, sh.newest = nil, 0, 1
+	sh.optional, sh.required, sh.least, sh.newest = nil, nil, 0, 1
 	last := uint32(1)
 	for i := range sh.fields {
 		f := &sh.fields[i]
 		sh.newest = max(sh.newest, f.since, f.shape.newest)
 		if !f.optional {
+			sh.required = append(sh.required, f)
 			sh.least += f.shape.least
 		} else {
 			sh.optional = append(sh.optional, i)
