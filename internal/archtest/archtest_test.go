@@ -143,6 +143,24 @@ func TestImageStandsAlone(t *testing.T) {
 	}
 }
 
+// A page of docs/adr says what has become of the decision, and when it was made.
+func TestDecisionsAreDated(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(repoRoot(t), "docs", "adr", "0*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	head := regexp.MustCompile(`\A# (\d{4}): .+\n\n- Status: .+\n- Date: \d{4}-\d\d-\d\d\n\n`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := head.FindSubmatch(text); m == nil || string(m[1]) != filepath.Base(page)[:4] {
+			t.Errorf("%s does not begin with its number and title, status and date", filepath.Base(page))
+		}
+	}
+}
+
 // The plan is a pure function, model and policy plain data: they call nothing of the system, not even for the time.
 func TestPlanIsPure(t *testing.T) {
 	for file, tree := range goFiles(t) {
