@@ -77,7 +77,7 @@ func (w *Writer) comparePiece(c *frameCache, space model.Space, addr uint64, dat
 			if err := flush(pos); err != nil {
 				return err
 			}
-			w.runs.add(run{addr: addr + uint64(pos), space: space, pages: 1, frame: r.frame | borrowed, off: r.off + i})
+			w.runs.add(run{addr: addr + uint64(pos), space: space, pages: 1, frame: r.frame | ofParent, off: r.off + i})
 			done = pos + model.PageSize
 		}
 	}

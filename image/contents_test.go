@@ -121,7 +121,7 @@ func TestSquashKeepsUnknownRecords(t *testing.T) {
 	}
 	text := slices.Concat(later("hint", 3, 0), stateText(t, dir))
 	place(t, dir, "state", pack(t, records, base, text, uint64(len(text))))
-	// Only what borrows is squashed: an image with this state that continues another one.
+	// Only what references others is squashed: an image with this state that continues another one.
 	continueGolden(t, dir, image.WriteOptions{Parent: base})
 	child := open(t, dir).Info().ID
 	if got := open(t, dir).Skipped(); len(got) != 0 {
@@ -132,8 +132,8 @@ func TestSquashKeepsUnknownRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := open(t, dir)
-	if got := r.Skipped(); !slices.Equal(got, []string{"hint 3"}) || len(r.Info().Lenders) != 0 {
-		t.Errorf("squashed: %q, borrowing from %q", got, r.Info().Lenders)
+	if got := r.Skipped(); !slices.Equal(got, []string{"hint 3"}) || len(r.Info().Referenced) != 0 {
+		t.Errorf("squashed: %q, referencing %q", got, r.Info().Referenced)
 	}
 	if err := r.Verify(t.Context(), nil); err != nil {
 		t.Error(err)

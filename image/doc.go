@@ -12,7 +12,7 @@
 //	DIR/images/ID/state    header | zstd(record | record | ...)
 //	DIR/images/ID/pages    header | image ids | frames | runs       (the page map)
 //	DIR/images/ID/data     header, zero up to 4096 | frame | frame | ...
-//	DIR/images/ID/removed  instead of info, state and pages: a removed image whose data others still need
+//	DIR/images/ID/removed  instead of info, state and pages: a removed image whose data others still reference
 //	DIR/tmp/ID, ID.lock    an image being written, and the flock that tells that its writer lives
 //
 //	run   = space, address, pages -> frame, offset in it; or zero

@@ -144,8 +144,8 @@ func TestGoldenContinued(t *testing.T) {
 			}
 			continueGolden(t, dir, image.WriteOptions{Name: "mine", Parent: open(t, dir+"@"+parent).Info().ID})
 			isGolden(t, dir+"@mine", goldenState(), goldenContent(true))
-			if len(open(t, dir+"@mine").Info().Lenders) == 0 {
-				t.Errorf("%s@%s: nothing is borrowed", old, parent)
+			if len(open(t, dir+"@mine").Info().Referenced) == 0 {
+				t.Errorf("%s@%s: nothing is referenced", old, parent)
 			}
 			if _, err := image.Remove(dir, "base", "next"); err != nil {
 				t.Fatal(err)

@@ -45,7 +45,7 @@ type Info struct {
 	Tracking string // dirty page backend that told which pages changed, "" for none
 	Root     Root   // the root process
 	// ids of the other images whose data files hold some of its pages; they may have been removed since
-	Lenders      []string
+	Referenced   []string
 	Replaces     []string // ids of the images in whose place Squash put this one, the last one first
 	Level        Level
 	PagesWritten uint64 // data pages in this image's own frames

@@ -32,8 +32,8 @@ type infoRecord struct {
 	Pid          int        `json:"pid,omitempty"`
 	Start        uint64     `json:"start,omitempty"`
 	// as in the page map, so that nobody needs that to know what must stay
-	Lenders  []string `json:"lenders,omitempty"`
-	Replaces []string `json:"replaces,omitempty"`
+	Referenced []string `json:"lenders,omitempty"`
+	Replaces   []string `json:"replaces,omitempty"`
 }
 
 // fileRecord identifies one of the other files of an image.
@@ -48,7 +48,7 @@ func (r *infoRecord) info(store string) Info {
 	return Info{
 		Dir: store, ID: r.ID, Name: r.Name, Parent: r.Parent, Created: r.Created, Level: r.Level,
 		Freeze: r.Freeze, Moment: r.Moment, Tracking: r.Tracking, Root: Root{r.Boot, r.PidNS, r.Pid, r.Start},
-		Lenders: r.Lenders, Replaces: r.Replaces,
+		Referenced: r.Referenced, Replaces: r.Replaces,
 		PagesWritten: r.PagesWritten, PagesZero: r.PagesZero, PagesShared: r.PagesShared,
 		BytesRaw:     int64(r.PagesWritten) * model.PageSize,
 		BytesWritten: r.State.Size + r.Pages.Size + r.Data.Size + headerSize + int64(len(b)),
@@ -62,7 +62,7 @@ func (r *infoRecord) check() string {
 		return "the name is not one an image can have"
 	case r.Parent != "" && !isID(r.Parent):
 		return "the parent is not an id"
-	case len(r.Lenders) >= maxImages || slices.ContainsFunc(append(slices.Clone(r.Lenders), r.Replaces...), r.notOther):
+	case len(r.Referenced) >= maxImages || slices.ContainsFunc(append(slices.Clone(r.Referenced), r.Replaces...), r.notOther):
 		return "an id of another image is none"
 	case r.Freeze < 0 || r.Moment < 0 || len(r.Tracking) > maxName || len(r.Boot) > maxName || r.Pid < 0:
 		return "a note is absurd"

@@ -9,14 +9,14 @@ import (
 	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// borrowed marks the frame of a run, while writing, as a frame of the parent's page map. Frames of the image itself are
+// ofParent marks the frame of a run, while writing, as a frame of the parent's page map. Frames of the image itself are
 // numbered below it.
-const borrowed = uint32(1) << 31
+const ofParent = uint32(1) << 31
 
-// maxLenders is how many other images one map may name. Whoever lends least beyond it is not borrowed from: those pages
-// are copied. So a restore opens a bounded number of files, and a long row of small images does not keep every one of
-// them alive.
-const maxLenders = 96
+// maxReferenced is how many other images one map may name. Those of which least is needed beyond it are not referenced:
+// their pages are copied. So a restore opens a bounded number of files, and a long row of small images does not keep
+// every one of them alive.
+const maxReferenced = 96
 
 // maxReplaced is how many earlier ids of an image are remembered.
 const maxReplaced = 64
@@ -48,7 +48,7 @@ func (w *Writer) openParent() (*parent, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(r.pages.frames) >= int(borrowed)/2 {
+	if len(r.pages.frames) >= int(ofParent)/2 {
 		_ = r.Close()
 		return nil, fault.New(fault.StoreParent, store+"@"+id, "its page map has %d frames", len(r.pages.frames))
 	}
@@ -89,7 +89,7 @@ func (w *Writer) KeepFrom(space model.Space, addr, pages uint64, from model.Spac
 		pos = r.end()
 		r.addr, r.space = addr+(r.addr-at), space
 		if r.frame != frameZero {
-			r.frame |= borrowed
+			r.frame |= ofParent
 		}
 		w.runs.add(r)
 	}
@@ -126,13 +126,13 @@ func (m *pageMap) between(space model.Space, from, to uint64) []run {
 	return runs[first:max(first, after(to))]
 }
 
-// absorb makes pages of lenders beyond maxLenders the image's own and returns the runs anew.
+// absorb makes pages of referenced images beyond maxReferenced the image's own and returns the runs anew.
 func (w *Writer) absorb(runs []run) ([]run, error) {
 	p := w.parent
-	live := make([]uint64, len(p.pages.images)) // pages by lender
+	live := make([]uint64, len(p.pages.images)) // pages by referenced image
 	for i := range runs {
-		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
-			live[p.pages.frames[f&^borrowed].image] += uint64(runs[i].pages)
+		if f := runs[i].frame; runs[i].stored() && f&ofParent != 0 {
+			live[p.pages.frames[f&^ofParent].image] += uint64(runs[i].pages)
 		}
 	}
 	order := make([]int, 0, len(live))
@@ -141,23 +141,23 @@ func (w *Writer) absorb(runs []run) ([]run, error) {
 			order = append(order, i)
 		}
 	}
-	if len(order) <= maxLenders {
+	if len(order) <= maxReferenced {
 		return runs, nil
 	}
 	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(live[a], live[b]), cmp.Compare(a, b)) })
 	small := make([]bool, len(live))
-	for _, i := range order[:len(order)-maxLenders*3/4] { // with room for the next images
+	for _, i := range order[:len(order)-maxReferenced*3/4] { // with room for the next images
 		small[i] = true
 	}
-	return w.copyBorrowed(runs, func(f *frame) bool { return small[f.image] })
+	return w.copyReferenced(runs, func(f *frame) bool { return small[f.image] })
 }
 
-// copyBorrowed makes pages in those frames of the parent's map that are chosen the image's own.
-func (w *Writer) copyBorrowed(runs []run, chosen func(*frame) bool) ([]run, error) {
+// copyReferenced makes pages in those frames of the parent's map that are chosen the image's own.
+func (w *Writer) copyReferenced(runs []run, chosen func(*frame) bool) ([]run, error) {
 	p := w.parent
 	var idx []int
 	for i := range runs {
-		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 && chosen(&p.pages.frames[f&^borrowed]) {
+		if f := runs[i].frame; runs[i].stored() && f&ofParent != 0 && chosen(&p.pages.frames[f&^ofParent]) {
 			idx = append(idx, i)
 		}
 	}
@@ -168,7 +168,7 @@ func (w *Writer) copyBorrowed(runs []run, chosen func(*frame) bool) ([]run, erro
 	w.runs = add
 	common := commonPages(runs)
 	for _, i := range idx {
-		data, err := cache.get(context.Background(), runs[i].frame&^borrowed)
+		data, err := cache.get(context.Background(), runs[i].frame&^ofParent)
 		if err != nil {
 			return nil, err
 		}
@@ -197,8 +197,8 @@ func (w *Writer) pageMap(frames []frame, runs []run) *pageMap {
 	from := w.parent.pages
 	used := make([]bool, len(from.frames))
 	for i := range runs {
-		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
-			used[f&^borrowed] = true
+		if f := runs[i].frame; runs[i].stored() && f&ofParent != 0 {
+			used[f&^ofParent] = true
 		}
 	}
 	number := make([]uint32, len(from.frames))
@@ -216,8 +216,8 @@ func (w *Writer) pageMap(frames []frame, runs []run) *pageMap {
 		m.frames = append(m.frames, f)
 	}
 	for i := range runs {
-		if f := runs[i].frame; runs[i].stored() && f&borrowed != 0 {
-			runs[i].frame = number[f&^borrowed]
+		if f := runs[i].frame; runs[i].stored() && f&ofParent != 0 {
+			runs[i].frame = number[f&^ofParent]
 		}
 	}
 	return m

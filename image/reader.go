@@ -71,8 +71,8 @@ func openImage(store Store, from source, id string) (*Reader, error) {
 	if r.pages, err = r.readPages(); err != nil {
 		return nil, err
 	}
-	if !slices.Equal(r.rec.Lenders, r.pages.images[1:]) {
-		return nil, r.mapFault("it borrows from other images than %s says", PartInfo)
+	if !slices.Equal(r.rec.Referenced, r.pages.images[1:]) {
+		return nil, r.mapFault("it references other images than %s says", PartInfo)
 	}
 	if err := checkSpaces(r.state, r.pages); err != nil {
 		return nil, r.mapFault("%w", err)

@@ -160,8 +160,8 @@ func List(dir string) ([]Info, error) {
 	return im.List()
 }
 
-// List returns what the images of a store are, oldest first. Removed ones that still lend their data are not images. A
-// damaged image is left out and its fault joined to the error, so that the list is usable even then.
+// List returns what the images of a store are, oldest first. Removed ones whose data is still referenced are not
+// images. A damaged image is left out and its fault joined to the error, so that the list is usable even then.
 func (im Images) List() ([]Info, error) {
 	if err := im.store.Check(); err != nil {
 		return nil, err

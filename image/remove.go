@@ -11,11 +11,11 @@ import (
 
 // Removal tells what Remove and Prune did.
 type Removal struct {
-	Removed []string // ids of the images that are gone, oldest first
-	Lent    []string // ids of gone images, of this call and of earlier ones, whose data others still need
-	Kept    int      // images that are left
-	Freed   int64    // bytes of disk
-	Head    string   // id of the head now, "" if there is no image left
+	Removed    []string // ids of the images that are gone, oldest first
+	Referenced []string // ids of gone images, of this call and of earlier ones, whose data others still reference
+	Kept       int      // images that are left
+	Freed      int64    // bytes of disk
+	Head       string   // id of the head now, "" if there is no image left
 	// Doubt is why data that nobody seems to need was kept, nil if there is no such data: a damaged image may be one
 	// that needs it.
 	Doubt error
@@ -42,7 +42,7 @@ func Prune(dir string, o PruneOptions) (Removal, error) {
 	return im.Prune(o)
 }
 
-// Remove removes images from a store by their names, ids or beginnings of ids. The data of one that others borrow from
+// Remove removes images from a store by their names, ids or beginnings of ids. The data of one that others reference
 // stays until the last of those goes. If it was the head, the nearest ancestor that is left becomes the head, or else
 // the newest image. Each image goes by one rename: whenever this is killed, every image is whole or gone, and the next
 // call takes away what is left over.
@@ -266,12 +266,12 @@ func (im lockedImages) collect() (Removal, error) {
 	}
 	needed := map[string]bool{}
 	for i := range infos {
-		for _, id := range infos[i].Lenders {
+		for _, id := range infos[i].Referenced {
 			needed[id] = true
 		}
 	}
-	for _, i := range im.replacedImages(infos) { // still whole, and still borrowing
-		for _, id := range i.Lenders {
+	for _, i := range im.replacedImages(infos) { // still whole, and still referencing others
+		for _, id := range i.Referenced {
 			needed[id] = true
 		}
 	}
@@ -279,7 +279,7 @@ func (im lockedImages) collect() (Removal, error) {
 		before := im.l.Size(id)
 		switch {
 		case needed[id] || res.Doubt != nil:
-			res.Lent = append(res.Lent, id)
+			res.Referenced = append(res.Referenced, id)
 			err = im.shrink(id, infos, res.Doubt == nil)
 		default:
 			err = im.l.Drop(id)
@@ -305,7 +305,7 @@ func (im Images) replacedImages(infos []Info) []Info {
 	return out
 }
 
-// shrink removes of a tombstone what borrowers do not need: its state, its page map, and with sure the frames that no
+// shrink removes of a tombstone what others do not need: its state, its page map, and with sure the frames that no
 // map names.
 func (im lockedImages) shrink(id string, infos []Info, sure bool) error {
 	if !sure {
@@ -313,7 +313,7 @@ func (im lockedImages) shrink(id string, infos []Info, sure bool) error {
 	}
 	used := []Extent{}
 	for _, i := range append(im.replacedImages(infos), infos...) {
-		if !slices.Contains(i.Lenders, id) {
+		if !slices.Contains(i.Referenced, id) {
 			continue
 		}
 		frames, err := im.framesIn(i.ID, id)
@@ -327,8 +327,8 @@ func (im lockedImages) shrink(id string, infos []Info, sure bool) error {
 	return im.l.Shrink(id, used)
 }
 
-// framesIn returns the frames of a lender that an image's page map names.
-func (im Images) framesIn(id, lender string) ([]frame, error) {
+// framesIn returns the frames of a referenced image that an image's page map names.
+func (im Images) framesIn(id, of string) ([]frame, error) {
 	from := published{im.store, id}
 	rec, err := readInfo(from, PartInfo, id)
 	if err != nil {
@@ -338,6 +338,6 @@ func (im Images) framesIn(id, lender string) ([]frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := slices.Index(m.images, lender)
+	n := slices.Index(m.images, of)
 	return slices.DeleteFunc(m.frames, func(f frame) bool { return int(f.image) != n }), nil
 }

@@ -47,8 +47,8 @@ func TestFramesOfAnotherImage(t *testing.T) {
 		t.Error(v, l)
 	}
 
-	lender := filepath.Join(dir, "images", from.ID)
-	data := filepath.Join(lender, "data")
+	other := filepath.Join(dir, "images", from.ID)
+	data := filepath.Join(other, "data")
 	edit(t, data, func(b []byte) []byte { b[5000] ^= 1; return b }, func() {
 		v, l := use(dir)
 		wantBadImage(t, "Verify", dir, v)
@@ -63,7 +63,7 @@ func TestFramesOfAnotherImage(t *testing.T) {
 	})
 	// Only the data file of the other image is needed.
 	for _, name := range []string{"info", "state", "pages"} {
-		if err := os.Remove(filepath.Join(lender, name)); err != nil {
+		if err := os.Remove(filepath.Join(other, name)); err != nil {
 			t.Fatal(err)
 		}
 	}

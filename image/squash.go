@@ -17,9 +17,9 @@ type SquashOptions struct {
 	Progress func(done, total int64)
 }
 
-// Squash puts an image that holds all of its pages itself in the place of one that borrows some. The new one has
-// another id, and the name, parent, time and state of the old one, which also the old id leads to; the old one's data
-// stays while others borrow from it. An image that borrows nothing is left as it is. The Info is that of the image as
+// Squash puts an image that holds all of its pages itself in the place of one that references others for some. The new
+// one has another id, and the name, parent, time and state of the old one, which also the old id leads to; the old one's
+// data stays while others reference it. An image that references none is left as it is. The Info is that of the image as
 // it is then; the Removal tells what went. Killed at any moment, the store has the old image or the new one.
 func Squash(ctx context.Context, ref string, o SquashOptions) (Info, Removal, error) {
 	dir, name, err := SplitRef(ref)
@@ -39,7 +39,7 @@ func (im Images) Squash(ctx context.Context, name string, o SquashOptions) (Info
 	}
 	defer func() { _ = r.Close() }()
 	info := r.Info()
-	if len(info.Lenders) > 0 {
+	if len(info.Referenced) > 0 {
 		if info, err = im.squash(ctx, r, o); err != nil {
 			return Info{}, Removal{}, err
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // A removed image has PartRemoved instead of PartInfo: with that it is gone for everyone who looks for images. What is
-// left, a tombstone, goes when no image borrows from its data any more.
+// left, a tombstone, goes when no image references its data any more.
 
 // isImage reports whether the store has an image with this id, whole or not.
 func (im Images) isImage(id string) bool { return im.store.Has(id, PartInfo) }
@@ -42,7 +42,7 @@ type Node struct {
 	Info
 	Base      string   // id of the nearest ancestor that is still there, "" if none is
 	Head      bool     // the store's directory alone means this image
-	Borrowers []string // ids of images that have pages in its data file
+	Referrers []string // ids of images that have pages in its data file
 }
 
 // Tree returns the images of a directory and how they hang together; see Images.Tree. It only looks, as View does.
@@ -66,8 +66,8 @@ func (im Images) Tree() ([]Node, error) {
 		nodes[i] = Node{Info: infos[i], Base: f.base(infos[i].Parent), Head: infos[i].ID == head ||
 			slices.Contains(infos[i].Replaces, head)}
 		for j := range infos {
-			if slices.Contains(infos[j].Lenders, infos[i].ID) {
-				nodes[i].Borrowers = append(nodes[i].Borrowers, infos[j].ID)
+			if slices.Contains(infos[j].Referenced, infos[i].ID) {
+				nodes[i].Referrers = append(nodes[i].Referrers, infos[j].ID)
 			}
 		}
 	}

@@ -111,7 +111,7 @@ func TestKeep(t *testing.T) {
 	inc := next(t, dir, image.WriteOptions{Parent: full.ID, Level: image.LevelFast}, started(), expected,
 		func(a uint64) bool { return dirty[a] })
 	isContent(t, dir, expected)
-	if inc.PagesWritten != 1 || inc.PagesShared != 203 || !slices.Equal(inc.Lenders, []string{full.ID}) ||
+	if inc.PagesWritten != 1 || inc.PagesShared != 203 || !slices.Equal(inc.Referenced, []string{full.ID}) ||
 		inc.Freeze != 5e6 || inc.Tracking != "test" {
 		t.Errorf("%+v", inc)
 	}
@@ -255,7 +255,7 @@ func randomTree(t *testing.T, rng *rand.Rand) {
 			id := pick()
 			info, res, err := image.Squash(t.Context(), dir+"@"+id,
 				image.SquashOptions{Chain: rng.IntN(3) == 0, Workers: 1})
-			if err != nil || len(info.Lenders) != 0 {
+			if err != nil || len(info.Referenced) != 0 {
 				t.Fatalf("Squash: %+v, %v", info, err)
 			}
 			m := models[id]
@@ -355,8 +355,8 @@ func isStore(t *testing.T, dir string, models map[string]content) {
 	}
 }
 
-// A long row of images borrows from a bounded number of them.
-func TestManyLenders(t *testing.T) {
+// A long row of images references a bounded number of them.
+func TestManyReferenced(t *testing.T) {
 	dir := t.TempDir()
 	m := expect(imagetest.HeapAddr, pattern(1, heapPages))
 	info := next(t, dir, image.WriteOptions{Workers: 1}, started(), m, nil)
@@ -366,14 +366,14 @@ func TestManyLenders(t *testing.T) {
 		m[addr] = string(pattern(i+5, 1))
 		info = next(t, dir, image.WriteOptions{Parent: info.ID, Workers: 1}, started(), m,
 			func(a uint64) bool { return a == addr })
-		most = max(most, len(info.Lenders))
+		most = max(most, len(info.Referenced))
 	}
 	isContent(t, dir, m)
 	if most > 96 || most < 60 {
-		t.Errorf("%d lenders at most", most)
+		t.Errorf("%d referenced images at most", most)
 	}
 	res, err := image.Prune(dir, image.PruneOptions{Keep: 1})
-	if err != nil || res.Kept != 1 || len(res.Lent) != len(info.Lenders) || res.Freed <= 0 {
+	if err != nil || res.Kept != 1 || len(res.Referenced) != len(info.Referenced) || res.Freed <= 0 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	isContent(t, dir, m)
@@ -411,7 +411,7 @@ func TestRemove(t *testing.T) {
 	w.Abort()
 
 	if res, err = image.Remove(dir, "one", side.ID[:9]); err != nil || res.Head != c.ID ||
-		!slices.Contains(res.Lent, a.ID) || len(res.Removed) != 2 {
+		!slices.Contains(res.Referenced, a.ID) || len(res.Removed) != 2 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	isContent(t, dir+"@b", m)
@@ -437,14 +437,14 @@ func TestRemove(t *testing.T) {
 	_, err = image.Prune(dir, image.PruneOptions{Keep: -1})
 	wantCode(t, err, fault.StoreOption)
 
-	// What a damaged image borrows nobody knows; it can be removed, and then the rest goes too.
+	// What a damaged image references nobody knows; it can be removed, and then the rest goes too.
 	bad := next(t, dir, image.WriteOptions{Parent: b.ID}, started(), m, all)
 	edit(t, filepath.Join(dir, "images", bad.ID, "info"), func(b []byte) []byte { b[90] ^= 1; return b }, func() {
 		res, err := image.Remove(dir, b.ID)
-		if err != nil || res.Doubt == nil || !slices.Contains(res.Lent, a.ID) {
+		if err != nil || res.Doubt == nil || !slices.Contains(res.Referenced, a.ID) {
 			t.Errorf("%+v, %v", res, err)
 		}
-		if res, err = image.Remove(dir, bad.ID); err != nil || res.Doubt != nil || len(res.Lent) != 0 || res.Kept != 0 {
+		if res, err = image.Remove(dir, bad.ID); err != nil || res.Doubt != nil || len(res.Referenced) != 0 || res.Kept != 0 {
 			t.Errorf("%+v, %v", res, err)
 		}
 		if got := tree(t, filepath.Join(dir, "images")); len(got) != 1 {
@@ -471,10 +471,10 @@ func TestSquash(t *testing.T) {
 	}
 	s, res, err := image.Squash(t.Context(), dir+"@c", image.SquashOptions{Chain: true, Level: image.LevelFast})
 	if err != nil || s.Name != "c" || s.Created != c.Created || s.Freeze != c.Freeze || s.Parent != b.ID ||
-		len(s.Lenders) != 0 {
+		len(s.Referenced) != 0 {
 		t.Fatalf("%+v, %v", s, err)
 	}
-	if len(res.Removed) != 2 || !slices.Equal(res.Lent, []string{a.ID}) || res.Head != d.ID { // d still borrows from a
+	if len(res.Removed) != 2 || !slices.Equal(res.Referenced, []string{a.ID}) || res.Head != d.ID { // d still references a
 		t.Errorf("%+v", res)
 	}
 	for _, ref := range []string{"@c", "@" + c.ID, "@" + s.ID, ""} {
@@ -487,7 +487,7 @@ func TestSquash(t *testing.T) {
 	}
 	// The earlier id will do for whoever goes on from there.
 	f := next(t, dir, image.WriteOptions{Name: "f", Parent: c.ID}, started(), m, kept)
-	if f.Parent != s.ID || !slices.Equal(f.Lenders, []string{s.ID}) {
+	if f.Parent != s.ID || !slices.Equal(f.Referenced, []string{s.ID}) {
 		t.Errorf("%+v", f)
 	}
 	if _, err := image.Remove(dir, "f"); err != nil {

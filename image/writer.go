@@ -324,7 +324,7 @@ func (w *Writer) record(st *model.State, m *pageMap) *infoRecord {
 		Boot: st.Kernel.BootID, PidNS: st.Kernel.PidNS, Pid: st.Root,
 	}
 	if len(m.images) > 1 {
-		rec.Lenders = m.images[1:]
+		rec.Referenced = m.images[1:]
 	}
 	if p := processOf(st, st.Root); p != nil {
 		rec.Start = p.Start
@@ -444,7 +444,7 @@ func (w *Writer) readBack(st *model.State, m *pageMap) error {
 	}
 	var both errgroup.Group
 	both.Go(func() error {
-		// Borrowed frames were read back when they were written, and reading them all would make a small image cost as
+		// Frames of other images were read back when they were written, and reading them all would make a small image cost as
 		// much as a full one.
 		if err := r.verifyFrames(context.Background(), r.pages.frames[:r.pages.own()], workers(w.opts.Workers),
 			nil); err != nil {

@@ -149,18 +149,18 @@ type pageSink interface {
 	Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error
 }
 
-// lender is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given back
-// after.
-type lender struct {
+// arenaSink is a pageSink for memory of the arena: the image makes frames of it without another copy, and it is given
+// back after.
+type arenaSink struct {
 	to   *image.Writer
 	from *arena
 }
 
-func (l lender) Write(space model.Space, addr uint64, data []byte) error {
+func (l arenaSink) Write(space model.Space, addr uint64, data []byte) error {
 	return l.to.Lend(space, addr, data, func() { l.from.release(data) })
 }
 
-func (l lender) Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error {
+func (l arenaSink) Compare(space model.Space, addr uint64, data []byte, from model.Space, at uint64) error {
 	defer l.from.release(data)
 	return l.to.Compare(space, addr, data, from, at)
 }

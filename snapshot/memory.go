@@ -241,7 +241,7 @@ func (s *session) encode(ctx context.Context) error {
 			return err
 		}
 		if j.buf != nil {
-			if err := j.write(lender{s.writer, s.arena}, &s.code, j.buf); err != nil {
+			if err := j.write(arenaSink{s.writer, s.arena}, &s.code, j.buf); err != nil {
 				return err
 			}
 			j.buf = nil

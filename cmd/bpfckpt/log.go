@@ -32,7 +32,7 @@ type logJSON struct {
 	infoJSON
 	Base      string   `json:"base"` // the nearest ancestor that is still there
 	Head      bool     `json:"head"`
-	Borrowers []string `json:"borrowers"`
+	Referrers []string `json:"borrowers"`
 }
 
 func logImages(c *call) error {
@@ -55,7 +55,7 @@ func logImages(c *call) error {
 	}
 	for i := range nodes {
 		n := &nodes[i]
-		line := logJSON{infoOf(n.Info), n.Base, n.Head, append([]string{}, n.Borrowers...)}
+		line := logJSON{infoOf(n.Info), n.Base, n.Head, append([]string{}, n.Referrers...)}
 		if perr := c.object(line); perr != nil {
 			return perr
 		}

@@ -25,16 +25,16 @@ func rmVerb() *verb {
 
 // removalJSON is what rm, prune and squash print with --json of what went.
 type removalJSON struct {
-	Dir     string   `json:"dir"`
-	Removed []string `json:"removed"`
-	Kept    int      `json:"kept"`
-	Lent    []string `json:"lent"` // removed, but other images share their data
-	Freed   int64    `json:"bytes_freed"`
-	Head    string   `json:"head"`
+	Dir        string   `json:"dir"`
+	Removed    []string `json:"removed"`
+	Kept       int      `json:"kept"`
+	Referenced []string `json:"lent"` // removed, but other images share their data
+	Freed      int64    `json:"bytes_freed"`
+	Head       string   `json:"head"`
 }
 
 func removalOf(dir string, r image.Removal) removalJSON {
-	return removalJSON{dir, append([]string{}, r.Removed...), r.Kept, append([]string{}, r.Lent...), r.Freed, r.Head}
+	return removalJSON{dir, append([]string{}, r.Removed...), r.Kept, append([]string{}, r.Referenced...), r.Freed, r.Head}
 }
 
 func rm(c *call) error {
@@ -80,7 +80,7 @@ func (u *ui) doubts(res image.Removal) {
 func removalText(res image.Removal) string {
 	text := fmt.Sprintf("removed %s, %d left, %s freed", countText(len(res.Removed), "image"), res.Kept,
 		bytesText(max(0, res.Freed)))
-	if n := len(res.Lent); n > 0 {
+	if n := len(res.Referenced); n > 0 {
 		text += fmt.Sprintf("; the rest of the data of %s is shared", countText(n, "removed image"))
 	}
 	return text

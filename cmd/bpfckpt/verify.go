@@ -35,7 +35,7 @@ type infoJSON struct {
 	BytesWritten int64       `json:"bytes_written"`
 	FreezeUS     int64       `json:"freeze_us"`
 	Tracking     string      `json:"tracking"`
-	Lenders      []string    `json:"lenders"` // images whose data files it shares
+	Referenced   []string    `json:"lenders"` // images whose data files it shares
 }
 
 func infoOf(i image.Info) infoJSON {
@@ -43,7 +43,7 @@ func infoOf(i image.Info) infoJSON {
 		Dir: i.Dir, ID: i.ID, Name: i.Name, Parent: i.Parent, Created: i.Created, Moment: i.Moment, Compress: i.Level,
 		PagesWritten: i.PagesWritten,
 		PagesZero:    i.PagesZero, PagesShared: i.PagesShared, BytesRaw: i.BytesRaw, BytesWritten: i.BytesWritten,
-		FreezeUS: i.Freeze / 1000, Tracking: i.Tracking, Lenders: append([]string{}, i.Lenders...),
+		FreezeUS: i.Freeze / 1000, Tracking: i.Tracking, Referenced: append([]string{}, i.Referenced...),
 	}
 }
 

@@ -17,11 +17,11 @@ func parentsStay(t *testing.T, s image.Store) {
 	must(t, a, err)
 	b, err := grow(im, 2, image.WriteOptions{Parent: a.ID})
 	must(t, b, err)
-	if !slices.Equal(b.Lenders, []string{a.ID}) || b.Parent != a.ID {
+	if !slices.Equal(b.Referenced, []string{a.ID}) || b.Parent != a.ID {
 		t.Fatalf("it is %+v", b)
 	}
 	res, err := im.Remove("a")
-	if err != nil || !slices.Equal(res.Lent, []string{a.ID}) || res.Kept != 1 || res.Head != b.ID {
+	if err != nil || !slices.Equal(res.Referenced, []string{a.ID}) || res.Kept != 1 || res.Head != b.ID {
 		t.Errorf("%+v, %v", res, err)
 	}
 	_, err = im.Open("a")
@@ -31,7 +31,7 @@ func parentsStay(t *testing.T, s image.Store) {
 		t.Error("of what was removed there is not what others need")
 	}
 	res, err = im.Remove(b.ID)
-	if err != nil || len(res.Lent) != 0 || res.Kept != 0 || res.Head != "" || res.Freed <= 0 {
+	if err != nil || len(res.Referenced) != 0 || res.Kept != 0 || res.Head != "" || res.Freed <= 0 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	if ids, err := s.IDs(); err != nil || len(ids) != 0 {
@@ -90,7 +90,7 @@ func squash(t *testing.T, s image.Store) {
 	b, err := grow(im, 2, image.WriteOptions{Parent: a.ID, Name: "b"})
 	must(t, b, err)
 	c, _, err := im.Squash(t.Context(), "b", image.SquashOptions{Chain: true, Workers: 1})
-	if err != nil || c.ID == b.ID || len(c.Lenders) != 0 || !slices.Contains(c.Replaces, b.ID) {
+	if err != nil || c.ID == b.ID || len(c.Referenced) != 0 || !slices.Contains(c.Replaces, b.ID) {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	for _, name := range []string{"b", b.ID, ""} {
