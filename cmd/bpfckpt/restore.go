@@ -43,6 +43,7 @@ func restoreVerb() *verb {
 			{"bpfckpt restore job --detach --pidfile job.pid", "in the background"},
 			{"bpfckpt restore job --lazy", "runs after some milliseconds, however large it is"},
 			{"bpfckpt restore job --pidns auto", "also while another process has its process id"},
+			{"bpfckpt restore job --policy appended=note", "what was added to its logs meanwhile stays in them"},
 			{"bpfckpt restore job --plan", "what would be done, and what stands in the way; nothing is made"},
 		},
 		exitNote:   restoreNote,

@@ -99,7 +99,7 @@ var snapshotCodes = []Entry{
 		"The plan of the restore, which snap makes before it saves anything, finds that this machine, or whoever runs the command, lacks something: rights, limits, a kernel feature, a file by its name.", "read the cause",
 	},
 	{
-		BadOption, Usage, "an option makes no sense", "An option has a value that is not one of the possible ones.",
+		BadOption, Usage, "an option makes no sense", "An option has a value that is not one of the possible ones, or two contradict each other.",
 		"see the help of the command",
 	},
 }
