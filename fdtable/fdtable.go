@@ -5,7 +5,7 @@
 // restoring process, which hands it to the new processes. What cannot be rebuilt exactly is refused by name, never
 // skipped.
 //
-// Paths are those of the tool's own root, as readlink on /proc/PID/fd gives them.
+// Paths are those of the view's root, as readlink on /proc/PID/fd gives them.
 package fdtable
 
 import (

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -125,8 +126,15 @@ func TestTerminalInput(t *testing.T) {
 	}
 }
 
-// The leader of a session has its controlling terminal again, and the same process group is in the foreground of it.
+// The leader of a session has its controlling terminal again, and the same process group is in the foreground of it; it
+// has none where the policy is that nothing takes its place, though its standard streams lead to one.
 func TestControllingTerminal(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--policy", "terminal=null"}} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) { controllingTerminal(t, flags) })
+	}
+}
+
+func controllingTerminal(t *testing.T, flags []string) {
 	one, two := openPty(t), openPty(t)
 	tg := prepare(t, program{name: "fds/terminal", argv: []string{"fds", "terminal"}, wait: waitsForGo})
 	tg.launchOn(one, exec.Command(filepath.Join(built.dir, "fds"), "terminal"))
@@ -135,18 +143,24 @@ func TestControllingTerminal(t *testing.T) {
 	tg.poll("READY", func() bool { return strings.Contains(one.text(), "READY\n") || tg.ended() })
 	tg.snap()
 	tg.kill()
-	tg.launchOn(two, exec.Command(built.cmd, "restore", "image"))
+	tg.launchOn(two, exec.Command(built.cmd, append([]string{"restore", "image"}, flags...)...))
 	tg.poll("the restore", func() bool { return tg.ended() || tg.running() })
 	var st unix.Stat_t
 	if err := unix.Fstat(int(two.slave.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	f := strings.Fields(slurp(fmt.Sprintf("/proc/%d/stat", tg.pid)))
-	if len(f) < 8 || f[6] != fmt.Sprint(st.Rdev) || f[7] != fmt.Sprint(tg.pid) {
-		t.Errorf("controlling terminal and foreground group: %v, want %d and %d", f, st.Rdev, tg.pid)
+	want := []string{fmt.Sprint(st.Rdev), fmt.Sprint(tg.pid)}
+	if flags != nil {
+		want = []string{"0", "-1"}
+	}
+	if f := strings.Fields(slurp(fmt.Sprintf("/proc/%d/stat", tg.pid))); len(f) < 8 || !slices.Equal(f[6:8], want) {
+		t.Errorf("controlling terminal and foreground group: %v, want %v", f, want)
 	}
 	tg.goOn()
-	if status := tg.join(); status != 0 {
+	switch status := tg.join(); {
+	case flags == nil && status != 0:
 		t.Errorf("status %d: %s", status, two.text())
+	case flags != nil && !strings.Contains(two.text(), "device of /dev/tty: have 259 "): // /dev/null, 1:3
+		t.Errorf("status %d: /dev/tty is still open: %s", status, two.text())
 	}
 }

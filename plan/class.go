@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
@@ -57,8 +58,12 @@ func isNamed(st *model.State, dev, ino uint64) bool {
 	return slices.ContainsFunc(st.Named, func(g model.Ghost) bool { return g.Dev == dev && g.Ino == ino })
 }
 
-// refusedByPolicy refuses what the policy does not want to be brought back otherwise.
+// refusedByPolicy refuses what the policy does not want to be brought back otherwise. By default nothing in an image is
+// refused.
 func (b *builder) refusedByPolicy() {
+	if !slices.Contains(slices.Collect(maps.Values(b.o.Policy)), policy.Refuse) {
+		return
+	}
 	for _, o := range OutsideOf(b.st) {
 		if b.o.Policy.Of(o.Class) == policy.Refuse {
 			b.refuse(fault.New(fault.Policy, o.Object, "%s is of class %s, which the policy refuses", o.Path, o.Class))

@@ -15,7 +15,8 @@ func inspectVerb() *verb {
 	return &verb{
 		name: "inspect", operands: "DIR[@NAME]", min: 1, max: 1, short: "show what is in an image",
 		long: "Prints the processes of an image, with their threads, mappings, descriptors, signal handlers, timers, limits and\n" +
-			"credentials, and the resources used so far, over all lives of a process. It needs no rights beyond reading the files.",
+			"credentials, and the resources used so far, over all lives of a process; then what the image depends on and does not\n" +
+			"hold, and what can become of it (--policy of restore). It needs no rights beyond reading the files.",
 		examples: []example{
 			{"bpfckpt inspect job", "the newest image of the store"},
 			{"bpfckpt inspect job --json | jq '.processes[].vmas | length'", "how many mappings each process has"},
