@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 )
@@ -35,8 +34,8 @@ type Input struct {
 	// FD duplicates a descriptor of a process into this one; Capture closes what it returns. nil stands for
 	// pidfd_getfd(2) (Linux 5.6).
 	FD func(pid, fd int) (int, error)
-	// Outside is where Finish looks for other holders, nil for a look of its own.
-	Outside *holders.Outside
+	// Holders is who outside the tree has what of State.Shareable, for Finish; nil for a look of its own.
+	Holders model.Holders
 }
 
 // A desc is a description with one process that holds it.

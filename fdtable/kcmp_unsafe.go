@@ -6,11 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Types of kcmp(2) (include/uapi/linux/kcmp.h).
-const (
-	kcmpFile     = 0
-	kcmpEpollTFD = 7 // Linux 4.13
-)
+// kcmpEpollTFD is KCMP_EPOLL_TFD (include/uapi/linux/kcmp.h), Linux 4.13.
+const kcmpEpollTFD = 7
 
 // sameEpollTarget asks whether descriptor fd of process pid is the nth description that was added under number num to
 // the epoll instance epfd of process epid.
@@ -22,16 +19,6 @@ func sameEpollTarget(pid, fd, epid, epfd, num, nth int) (bool, error) {
 		return false, errno
 	}
 	return r == 0, nil
-}
-
-// compareFiles orders descriptions, in an order of the kernel's own: 0 if the two descriptors share one.
-func compareFiles(a, b ref) (int, error) {
-	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a.pid), uintptr(b.pid), kcmpFile, uintptr(a.fd), uintptr(b.fd),
-		0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return [4]int{0, -1, 1, 1}[r&3], nil
 }
 
 // setTicks sets the unread expirations of a timerfd: TFD_IOC_SET_TICKS, _IOW('T', 0, __u64)

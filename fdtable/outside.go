@@ -2,11 +2,6 @@ package fdtable
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"os"
-	"slices"
-	"strings"
 
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
@@ -19,33 +14,22 @@ import (
 // stream, and refused if it is not.
 func Finish(ctx context.Context, in Input) []*fault.Error {
 	c := newCapturer(in)
-	wanted := map[string]bool{}
-	for _, d := range c.descs {
-		if d.Pipe != 0 || instance(d.Kind) || sharable(d) {
-			wanted[d.Path] = true
+	c.learnFiles()
+	held := in.Holders
+	if held == nil {
+		var err error
+		if held, err = holders.Of(c.st.Tree(), holders.Here(in.View)).Holders(ctx, c.st.Shareable()); err != nil {
+			return []*fault.Error{fault.New(fault.FDRead, "/proc", "look for other holders of descriptors: %w", err)}
 		}
 	}
-	c.learnFiles()
-	if len(wanted) == 0 {
-		return nil
-	}
-	if in.Outside == nil {
-		in.Outside = holders.Of(c.st.Tree(), holders.Here(in.View))
-	}
-	found := map[string][]ref{}
-	if err := in.Outside.Descriptors(ctx, wanted, func(pid, fd int, link string) {
-		found[link] = append(found[link], ref{pid, fd})
-	}); err != nil {
-		return []*fault.Error{fault.New(fault.FDRead, "/proc", "look for other holders of descriptors: %w", err)}
-	}
 	for _, d := range c.ofKind(kindPipe, kindFIFO) {
-		if by := found[d.Path]; len(by) > 0 && d.Pipe != 0 {
-			c.outside(d, by[0].text())
+		if by := held[d.Object()]; len(by) > 0 && d.Pipe != 0 {
+			c.outside(d, by[0].Text())
 		}
 	}
 	c.refuseUnread()
-	c.sharedInstances(found)
-	c.sharedFiles(found)
+	c.sharedInstances(held)
+	c.sharedFiles(held)
 	dropUnusedPipes(c.st)
 	return c.faults
 }
@@ -65,39 +49,12 @@ func (c *capturer) refuseUnread() {
 	}
 }
 
-// instance tells whether what is behind a descriptor of the kind has no other name, so that sharing it means sharing
-// the description.
-func instance(kind string) bool {
-	k := model.FDKindOf(kind)
-	return k != nil && k.Instance
-}
-
-// sharedInstances refuses instances that a process outside the tree has too, by inheritance or because it was sent
-// them. kcmp(2) puts all descriptions in one order, so that each of theirs is searched in ours.
-func (c *capturer) sharedInstances(holders map[string][]ref) {
-	byPath := map[string][]*desc{}
+// sharedInstances refuses what is nothing but a description, and a process outside the tree has it too, by inheritance or
+// because it was sent it.
+func (c *capturer) sharedInstances(held model.Holders) {
 	for _, d := range c.descs {
-		if instance(d.Kind) && len(holders[d.Path]) > 0 {
-			byPath[d.Path] = append(byPath[d.Path], d)
-		}
-	}
-	for _, path := range slices.Sorted(maps.Keys(byPath)) {
-		descs := byPath[path]
-		order := func(a *desc, b ref) int { // what has gone away meanwhile is nobody's
-			n, _ := compareFiles(ref{a.pid, a.fd}, b)
-			return n
-		}
-		slices.SortFunc(descs, func(a, b *desc) int { return order(a, ref{b.pid, b.fd}) })
-		told := map[*desc]bool{}
-		for _, theirs := range holders[path] {
-			i, ok := slices.BinarySearchFunc(descs, theirs, order)
-			if !ok || told[descs[i]] {
-				continue
-			}
-			if n, err := compareFiles(ref{descs[i].pid, descs[i].fd}, theirs); n == 0 && err == nil {
-				told[descs[i]] = true
-				c.add(descs[i], descs[i].refuse(fault.FDState, "it is shared with %s, outside the tree", theirs.text()))
-			}
+		if by := held[d.Object()]; len(by) > 0 && d.Object().Kind == model.ObjectDescription {
+			c.add(d, d.refuse(fault.FDState, "it is shared with %s, outside the tree", by[0].Text()))
 		}
 	}
 }
@@ -144,13 +101,4 @@ func dropUnusedPipes(st *model.State) {
 			f.Pipe = index[f.Pipe-1]
 		}
 	}
-}
-
-// text names a descriptor of a process that need not be known to the user.
-func (r ref) text() string {
-	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.pid))
-	if err != nil {
-		return r.object()
-	}
-	return fmt.Sprintf("%s (%s)", r.object(), strings.TrimSpace(string(comm)))
 }

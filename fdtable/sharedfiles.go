@@ -1,30 +1,21 @@
 package fdtable
 
 import (
+	"cmp"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
-// sharable tells whether it matters to a description who outside writes to its file too: one that adds lines, which
-// stand among those of others, or a standard stream. What has no name, and would become two files, is the business of
-// those who save its content.
-func sharable(d *desc) bool {
-	if d.Kind != kindRegular || !writable(d.File) {
-		return false
-	}
-	adds := d.Flags&unix.O_APPEND != 0 || d.Flags&unix.O_ACCMODE == unix.O_WRONLY && d.Pos == d.Size
-	return adds || d.std != 0
-}
-
 // sharedFiles looks at who outside has files open that the tree writes to. A standard stream that leads to a file to
-// which somebody else writes too is that of the restore.
-func (c *capturer) sharedFiles(holders map[string][]ref) {
+// which somebody else writes too is that of the restore. What has no name, and would become two files, is the business of
+// those who save its content. We are nobody: what this command writes to, it writes for itself.
+func (c *capturer) sharedFiles(held model.Holders) {
 	for _, d := range c.ofKind(kindRegular) {
-		writes := func(r ref) bool { return c.writesSame(d, r) }
-		if d.Std != 0 || !sharable(d) || !slices.ContainsFunc(holders[d.Path], writes) {
+		lowest := slices.MinFunc(d.refs, func(a, b ref) int { return cmp.Compare(a.fd, b.fd) })
+		if d.Std != 0 || !d.Shareable(lowest.fd) || !slices.ContainsFunc(held.Others(d.Object()), func(h model.Holder) bool { return h.Write }) {
 			continue
 		}
 		d.Others = true
@@ -32,19 +23,6 @@ func (c *capturer) sharedFiles(holders map[string][]ref) {
 			d.Std = d.std
 		}
 	}
-}
-
-// writesSame tells whether a descriptor outside leads to the file of d, and can write. Our own is none: what this
-// command writes to, it writes for itself.
-func (c *capturer) writesSame(d *desc, r ref) bool {
-	if r.pid == c.in.View.Self {
-		return false
-	}
-	info, err := procfs.Pid(r.pid).FDInfo(r.fd)
-	if err != nil || info.Flags&unix.O_PATH != 0 || info.Flags&unix.O_ACCMODE == unix.O_RDONLY {
-		return false
-	}
-	return isFile(c.in.View, (&desc{pid: r.pid, fd: r.fd}).link(), Known{Dev: d.Dev, Ino: d.Ino})
 }
 
 // learnFiles adds what needs no freeze to the records of files that the tree writes to by their names.

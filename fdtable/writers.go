@@ -7,6 +7,7 @@ import (
 
 	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/view"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // A file is cut back only while nobody else writes to it. The kernel counts who has a file open for writing, over all
@@ -19,12 +20,12 @@ func writerOutside(ctx context.Context, v *view.View, k Known) (string, error) {
 	if leased(v, k) {
 		return "", nil
 	}
-	file := holders.File{Dev: k.Dev, Ino: k.Ino}
-	found, err := holders.Of(map[int]bool{v.Self: true}, nil).Find(ctx, map[holders.File]string{file: k.Path})
+	file := model.Object{ID: model.Inode(k.Dev, k.Ino), Links: []string{k.Path}, Mapped: true}
+	found, err := holders.Of(map[int]bool{v.Self: true}, nil).Holders(ctx, []model.Object{file})
 	if err != nil {
 		return "", err
 	}
-	for _, h := range found[file] {
+	for _, h := range found[file.ID] {
 		if h.Write {
 			return h.Text(), nil
 		}
@@ -74,10 +75,4 @@ func ownWriter(v *view.View, k Known) bool {
 		}
 	}
 	return false
-}
-
-// isFile asks whether a magic link of /proc leads to the file, without asking a server for it.
-func isFile(v *view.View, link string, k Known) bool {
-	at, _, err := knownNow(v, link, unix.AT_STATX_DONT_SYNC)
-	return err == nil && at.Dev == k.Dev && at.Ino == k.Ino
 }

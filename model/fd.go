@@ -27,6 +27,9 @@ type FDKind struct {
 	// Instance says that what is behind the descriptor has no other name, so that sharing it means sharing the
 	// description.
 	Instance bool
+	// Shareable tells whether it matters who outside the tree has what a description leads to, if that is not a Ghost, a
+	// Shmem or an Instance. num is the lowest descriptor that the tree has of it. nil if it never does.
+	Shareable func(f *File, num int) bool
 	// Changed says why what is found under the name is not what the description is to be opened on again, beyond being
 	// of another type; "" if it is. nil if the type tells all.
 	Changed func(f *File, have Found) string
@@ -67,6 +70,12 @@ func (f *File) Refers() Refs {
 		return r.Refers()
 	}
 	return Refs{}
+}
+
+// Shareable is what its kind says: FDKind.Shareable.
+func (f *File) Shareable(num int) bool {
+	k := FDKindOf(f.Kind)
+	return k != nil && k.Shareable != nil && k.Shareable(f, num)
 }
 
 // NeedsProcesses tells whether a description can be opened again only when the processes are there.

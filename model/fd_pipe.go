@@ -3,7 +3,7 @@ package model
 import "fmt"
 
 var _ = registerFD(FDKind{
-	Name: "pipe", Rank: 50, Fields: []string{"Pipe"}, Becomes: holds,
+	Name: "pipe", Rank: 50, Fields: []string{"Pipe"}, Becomes: holds, Shareable: hasPipe,
 	Rows: []FDRow{
 		{"pipe, both ends in the tree", "content, capacity, packets", "a new pipe"},
 		{
@@ -20,3 +20,5 @@ func holds(st *State, f *File, _ bool) string {
 	}
 	return fmt.Sprintf("a %s with %d bytes in it (%s)", f.Kind, len(st.Pipes[f.Pipe-1].Data), f.Path)
 }
+
+func hasPipe(f *File, _ int) bool { return f.Pipe != 0 }

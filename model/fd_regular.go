@@ -4,7 +4,7 @@ import "fmt"
 
 var _ = registerFD(FDKind{
 	Name: "regular", Rank: 10, Fields: []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost"}, ByName: true,
-	Roams: true, Becomes: opensAt,
+	Roams: true, Becomes: opensAt, Shareable: growsShared,
 	Rows: []FDRow{
 		{
 			"regular file", "name, position, flags, size, times, when it was made",
@@ -36,4 +36,12 @@ func opensAt(_ *State, f *File, _ bool) string {
 		return fmt.Sprintf("open the unlinked file %s, at %d", f.Path, f.Pos)
 	}
 	return fmt.Sprintf("open %s, at %d", f.Path, f.Pos)
+}
+
+// growsShared tells whether it matters who else writes to a file: one that the tree adds to, where what it adds stands
+// among what others do, or a standard stream.
+func growsShared(f *File, num int) bool {
+	mode := f.Flags & accessMode
+	adds := f.Flags&appends != 0 || mode == writeOnly && f.Pos == f.Size
+	return mode != readOnly && (adds || num < 3)
 }

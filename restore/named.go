@@ -123,12 +123,12 @@ func (m *namedFiles) nobodyElse(n *namedMemory) error {
 	if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
 		return fault.New(fault.RestoreStep, n.rec.Path, "%w", err)
 	}
-	file := holders.File{Dev: st.Dev, Ino: st.Ino}
-	found, err := holders.Of(nil, nil).Find(m.j.ctx, map[holders.File]string{file: n.rec.Path})
+	file := model.Object{ID: model.Inode(st.Dev, st.Ino), Links: []string{n.rec.Path}, Mapped: true}
+	found, err := holders.Of(nil, nil).Holders(m.j.ctx, []model.Object{file})
 	if err != nil {
 		return err
 	}
-	if by := found[file]; len(by) > 0 {
+	if by := found[file.ID]; len(by) > 0 {
 		return fault.New(fault.FileChanged, n.rec.Path,
 			"it is memory that was changed since the snapshot, and %s has it now", by[0].Text()).
 			WithRemedy("end that process, or remove the file")

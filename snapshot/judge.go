@@ -51,13 +51,11 @@ func takeSurvey(
 	in := fdtable.Input{State: v.st, View: at, Running: true, Brief: !outside}
 	v.refusals = append(v.refusals, fdtable.Capture(ctx, in)...)
 	if outside {
-		in.Outside = holders.Of(v.st.Tree(), holders.Here(at))
-		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
-		shared, err := sharedBlockers(ctx, v.st, in.Outside)
-		if err != nil {
+		if in.Holders, err = holdersOf(ctx, v.st, holders.Here(at)); err != nil {
 			return nil, interrupted(err)
 		}
-		v.refusals = append(v.refusals, shared...)
+		v.refusals = append(v.refusals, fdtable.Finish(ctx, in)...)
+		v.refusals = append(v.refusals, plan.Shared(v.st, in.Holders)...)
 	}
 	if err := host.Look(at, v.st, v.host); err != nil {
 		return nil, err

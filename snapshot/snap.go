@@ -12,7 +12,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/fdtable"
 	"github.com/bpfckpt/bpfckpt/internal/carry"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
-	"github.com/bpfckpt/bpfckpt/internal/holders"
 	"github.com/bpfckpt/bpfckpt/internal/host"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/model"
@@ -109,14 +108,17 @@ func (s *session) complete(ctx context.Context) error {
 	// those that came last; if the watch has ended since, what was known before the freeze has to do
 	_ = s.learnBreakpoints(ctx)
 
-	// First: it tells which streams are re-attached.
-	outside := holders.Of(s.st.Tree(), s.own)
-	held := fdtable.Finish(ctx, fdtable.Input{State: s.st, View: s.view, Outside: outside})
-	list, err := s.sharedOutside(ctx, outside)
+	held, err := holdersOf(ctx, s.st, s.own)
 	if err != nil {
 		return err
 	}
-	for _, b := range held {
+	// First: it tells which streams are re-attached.
+	blockers := fdtable.Finish(ctx, fdtable.Input{State: s.st, View: s.view, Holders: held})
+	list, err := s.sharedOutside(held)
+	if err != nil {
+		return err
+	}
+	for _, b := range blockers {
 		list = append(list, b)
 	}
 	if err := list.OrNil(); err != nil {

@@ -1,6 +1,7 @@
 package holders
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
+	"github.com/bpfckpt/bpfckpt/internal/view"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Who has a file open is found under whatever name it has, and told from who has another of that name; the tree and its
@@ -38,20 +41,76 @@ func TestFind(t *testing.T) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	files := map[File]string{{st.Dev, st.Ino}: path}
-	found, err := Of(nil, nil).Find(t.Context(), files)
+	id := model.Inode(st.Dev, st.Ino)
+	objects := []model.Object{{ID: id, Links: []string{path}, Mapped: true}}
+	found, err := Of(nil, nil).Holders(t.Context(), objects)
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := found[File{st.Dev, st.Ino}]
+	list := found[id]
 	if len(found) != 1 || len(list) != 1 || list[0].Pid != pid || !list[0].Write || list[0].How != "fd 3" ||
 		list[0].Comm != "sleep" {
 		t.Errorf("found %+v, want fd 3 of pid %d", found, pid)
 	}
 	for _, tree := range []map[int]bool{{pid: true}, {os.Getpid(): true}} {
-		if found, err := Of(tree, nil).Find(t.Context(), files); err != nil || len(found) != 0 {
+		if found, err := Of(tree, nil).Holders(t.Context(), objects); err != nil || len(found) != 0 {
 			t.Errorf("without the tree %v: %+v, %v", tree, found, err)
 		}
+	}
+}
+
+// Of what has neither a name nor a number, who has the very description is told from who has another of the kind; and of a
+// pipe, its link is enough.
+func TestDescriptions(t *testing.T) {
+	eventfd := func() *os.File {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), "eventfd")
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	files := []*os.File{eventfd(), eventfd(), r}
+	ids := []model.ObjectID{{Kind: model.ObjectDescription, Num: 1}, {Kind: model.ObjectDescription, Num: 2}, model.Inode(1, 2)}
+	var objects []model.Object
+	for i, f := range files {
+		link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, model.Object{ID: ids[i], Links: []string{link}, Pid: os.Getpid(), FD: int(f.Fd())})
+	}
+	hold(t, eventfd())
+	has := []int{hold(t, files[1]).Process.Pid, hold(t, w).Process.Pid}
+	found, err := Of(map[int]bool{os.Getpid(): true}, nil).Holders(t.Context(), objects)
+	if err != nil || len(found) != 0 {
+		t.Errorf("below the tree: %+v, %v", found, err)
+	}
+	found, err = Of(nil, nil).Holders(t.Context(), objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range ids[1:] {
+		if list := found[id]; len(list) != 1 || list[0].Pid != has[i] || list[0].Comm != "sleep" {
+			t.Errorf("%+v has %+v, want pid %d", id, list, has[i])
+		}
+	}
+	if list := found[ids[0]]; len(list) != 0 {
+		t.Errorf("%+v has what nobody has", list)
+	}
+	here, err := view.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err = Of(nil, Here(here)).Holders(t.Context(), objects); err != nil || found[ids[0]][0].Pid != os.Getpid() {
+		t.Errorf("ours: %+v, %v", found, err)
 	}
 }
 
@@ -66,20 +125,19 @@ func TestLookAgain(t *testing.T) {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	key := File{st.Dev, st.Ino}
+	key := model.Inode(st.Dev, st.Ino)
 	stays, goes := hold(t, file), hold(t, file)
-	f := finder{files: map[File]string{key: file.Name()}, found: map[File][]Holder{}}
-	f.names = map[string]bool{"file": true}
+	f := newFinder([]model.Object{{ID: key, Links: []string{file.Name()}}})
 	for _, cmd := range []*exec.Cmd{stays, goes} {
 		f.descriptors(process{cmd.Process.Pid, links(procfs.Pid(cmd.Process.Pid))})
 	}
-	if len(f.found[key]) != 2 {
+	if len(f.holders()[key]) != 2 {
 		t.Fatalf("found %+v, want two", f.found)
 	}
 	_ = goes.Process.Kill()
 	_ = goes.Wait()
 	f.lookAgain()
-	if list := f.found[key]; len(list) != 1 || list[0].Pid != stays.Process.Pid {
+	if list := f.holders()[key]; len(list) != 1 || list[0].Pid != stays.Process.Pid {
 		t.Errorf("found %+v, want pid %d alone", list, stays.Process.Pid)
 	}
 	_ = stays.Process.Kill()
