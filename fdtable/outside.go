@@ -49,8 +49,8 @@ func (c *capturer) refuseUnread() {
 	}
 }
 
-// sharedInstances refuses what is nothing but a description, and a process outside the tree has it too, by inheritance or
-// because it was sent it.
+// sharedInstances refuses what is nothing but a description, and a process outside the tree has it too, by inheritance
+// or because it was sent it.
 func (c *capturer) sharedInstances(held model.Holders) {
 	for _, d := range c.descs {
 		if by := held[d.Object()]; len(by) > 0 && d.Object().Kind == model.ObjectDescription {

@@ -19,8 +19,8 @@ var _ = register(kind{
 // pidfdThread is PIDFD_THREAD (include/uapi/linux/pidfd.h, Linux 6.9), which F_GETFL shows.
 const pidfdThread = unix.O_EXCL
 
-// capturePidFD records the process that a pidfd leads to (kernel/fork.c or fs/pidfs.c, pidfd_show_fdinfo). It must be of
-// the tree: any other is another one by the time of the restore.
+// capturePidFD records the process that a pidfd leads to (kernel/fork.c or fs/pidfs.c, pidfd_show_fdinfo). It must be
+// of the tree: any other is another one by the time of the restore.
 func capturePidFD(c *capturer, d *desc) error {
 	info, err := c.ownInfo(d)
 	if err != nil {

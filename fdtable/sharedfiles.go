@@ -10,8 +10,8 @@ import (
 )
 
 // sharedFiles looks at who outside has files open that the tree writes to. A standard stream that leads to a file to
-// which somebody else writes too is that of the restore. What has no name, and would become two files, is the business of
-// those who save its content. We are nobody: what this command writes to, it writes for itself.
+// which somebody else writes too is that of the restore. What has no name, and would become two files, is the business
+// of those who save its content. We are nobody: what this command writes to, it writes for itself.
 func (c *capturer) sharedFiles(held model.Holders) {
 	for _, d := range c.ofKind(kindRegular) {
 		lowest := slices.MinFunc(d.refs, func(a, b ref) int { return cmp.Compare(a.fd, b.fd) })

@@ -1,7 +1,7 @@
 // Package image is the format and the stores of bpfckpt: a store holds a tree of images, each the state of a process
 // tree (package model) and its memory. It knows nothing of processes: package snapshot hands over a state and pages,
-// package restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing to a directory
-// needs flock(2).
+// package restore takes them out again. It builds and reads on any system, without Linux, root or BPF; writing to a
+// directory needs flock(2).
 //
 // What a name means, what may go and how an image comes to be is in Images, the same for every Store. Dir is a
 // directory as a store, and the functions that take a path, like Open, are about one:

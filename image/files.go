@@ -8,8 +8,8 @@ import (
 )
 
 // What only one kind of descriptors has is a record of its own (fdKind). It was not always so: what the five kinds here
-// have stands behind the fields that all have, in the record of the files, and in the JSON of a state up to version 2 of
-// the format. This is what is stored; it does not grow.
+// have stands behind the fields that all have, in the record of the files, and in the JSON of a state up to version 2
+// of the format. This is what is stored; it does not grow.
 
 // storedFile is a description with what is stored of the five kinds.
 type storedFile struct {
@@ -122,8 +122,8 @@ func filesKind() recordKind {
 	return k
 }
 
-// fdKinds is the kinds of records for what only one kind of descriptors has: for each description a record of the ID and
-// the payload. They come before that of the files.
+// fdKinds is the kinds of records for what only one kind of descriptors has: for each description a record of the ID
+// and the payload. They come before that of the files.
 func fdKinds() []recordKind {
 	var out []recordKind
 	for _, k := range model.FDKinds() {

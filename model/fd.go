@@ -9,9 +9,9 @@ import (
 	"sync"
 )
 
-// FDKind is what is known of one kind of open file description (File.Kind): capture, validation, plan, image, restore and
-// documentation read it here. Each kind is in a file of its own, fd_NAME.go, which registers it; how it is captured and
-// opened again is in fdtable/NAME.go.
+// FDKind is what is known of one kind of open file description (File.Kind): capture, validation, plan, image, restore
+// and documentation read it here. Each kind is in a file of its own, fd_NAME.go, which registers it; how it is captured
+// and opened again is in fdtable/NAME.go.
 type FDKind struct {
 	Name string // a to z, at most 13
 	Rank int    // its place in the documentation
@@ -46,8 +46,8 @@ type FDRow struct {
 	Restored string // what it becomes
 }
 
-// Payload is what the descriptions of one kind have beside what all have: a pointer to a struct, whose fields are stored.
-// One that leads to other parts of the state implements Referrer too.
+// Payload is what the descriptions of one kind have beside what all have: a pointer to a struct, whose fields are
+// stored. One that leads to other parts of the state implements Referrer too.
 type Payload interface {
 	// Check says what is wrong with it, taken by itself; nil if nothing.
 	Check() error

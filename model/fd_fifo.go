@@ -1,7 +1,8 @@
 package model
 
 var _ = registerFD(FDKind{
-	Name: "fifo", Rank: 60, Fields: []string{"Pipe", "Removed"}, ByName: true, NoFollow: true, Becomes: holds, Shareable: hasPipe,
+	Name: "fifo", Rank: 60, Fields: []string{"Pipe", "Removed"}, ByName: true, NoFollow: true,
+	Becomes: holds, Shareable: hasPipe,
 	Changed: func(_ *File, have Found) string {
 		if have.Mode&typeMask != typeFIFO {
 			return "it was a FIFO and no longer is"

@@ -17,8 +17,8 @@ type ObjectKind string
 
 // The kinds of objects.
 const (
-	ObjectInode       ObjectKind = "inode"       // files, directories, pipes, memfds, shared memory, with and without a name
-	ObjectDescription ObjectKind = "description" // of kinds of which nothing else is to be told apart: FDKind.Instance
+	ObjectInode       ObjectKind = "inode"       // files, directories, pipes, memfds, shared memory
+	ObjectDescription ObjectKind = "description" // of kinds that are nothing else: FDKind.Instance
 )
 
 // Object returns what a description leads to.

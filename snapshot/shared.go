@@ -55,8 +55,8 @@ func holdersOf(ctx context.Context, st *model.State, own holders.Own) (model.Hol
 	return held, nil
 }
 
-// sharedOutside lists the memory that the tree of a snapshot shares with somebody outside; named memory that somebody else
-// has as well is taken out of the image. The tree runs.
+// sharedOutside lists the memory that the tree of a snapshot shares with somebody outside; named memory that somebody
+// else has as well is taken out of the image. The tree runs.
 func (s *session) sharedOutside(held model.Holders) (fault.List, error) {
 	blockers := plan.Shared(s.st, held)
 	kept := s.st.Named[:0]

@@ -59,8 +59,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// Of what has neither a name nor a number, who has the very description is told from who has another of the kind; and of a
-// pipe, its link is enough.
+// Of what has neither a name nor a number, who has the very description is told from who has another of the kind; and
+// of a pipe, its link is enough.
 func TestDescriptions(t *testing.T) {
 	eventfd := func() *os.File {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
