@@ -50,10 +50,10 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		return nil, err
 	}
 	pol := s.planOptions(plan.Snap)
-	if s.host, err = host.Read(s.view, s.st, pol); err != nil {
+	if s.host, err = host.Read(s.tree.view, s.st, pol); err != nil {
 		return nil, err
 	}
-	s.tracer = ptrace.New()
+	s.tree.tracer = ptrace.New()
 	s.live = m.live
 	if err := s.prepareSource(ctx); err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 
 // thawAll lets the tree run on if it stands still.
 func (s *session) thawAll() error {
-	if s.group == nil {
+	if s.tree.group == nil {
 		return nil
 	}
 	return s.thaw()

@@ -132,7 +132,7 @@ const secondLook = 30 * time.Millisecond
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 	o := s.planOptions(plan.Check)
-	v, err := takeSurvey(ctx, s.view, s.source, s.pid, m, false, o)
+	v, err := takeSurvey(ctx, s.tree.view, s.source, s.tree.pid, m, false, o)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
@@ -142,7 +142,7 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 		if m, err = s.members(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.view, s.source, s.pid, m, false, o); err != nil {
+		if v, err = takeSurvey(ctx, s.tree.view, s.source, s.tree.pid, m, false, o); err != nil {
 			return nil, err
 		}
 	}
@@ -154,7 +154,7 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 
 // members lists the processes of the tree.
 func (s *session) members(ctx context.Context) (members, error) {
-	tree, err := findTree(s.pid)
+	tree, err := findTree(s.tree.pid)
 	if err != nil {
 		return members{}, err
 	}

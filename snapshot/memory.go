@@ -18,7 +18,7 @@ import (
 func (s *session) memory(ctx context.Context) error {
 	s.number()
 	defer s.forked.closeMaps()
-	if err := s.forked.findNewcomers(s.pids, s.parentOf); err != nil {
+	if err := s.forked.findNewcomers(s.tree.pids, s.parentOf); err != nil {
 		return err
 	}
 	for i := range s.st.Processes {
@@ -43,10 +43,10 @@ func (s *session) memory(ctx context.Context) error {
 	}
 	var deadline time.Time
 	if s.opts.MaxFreeze > 0 {
-		deadline = s.frozenAt.Add(s.opts.MaxFreeze)
+		deadline = s.tree.frozenAt.Add(s.opts.MaxFreeze)
 	}
 	if err := copyJobs(ctx, jobs, deadline); err != nil {
-		return gone(s.pid, err)
+		return gone(s.tree.pid, err)
 	}
 	if err := s.stream(ctx, deadline); err != nil {
 		return err
@@ -149,7 +149,7 @@ func (s *session) addPages(from *origin, v *model.VMA, start, end uint64, writte
 // forgetEnded takes out of the image what was copied of processes that have ended since.
 func (s *session) forgetEnded() error {
 	for pid, space := range s.track.spaces {
-		if slices.Contains(s.pids, pid) {
+		if slices.Contains(s.tree.pids, pid) {
 			continue
 		}
 		if err := s.writer.Discard(space, 0, s.track.tops[pid]/model.PageSize); err != nil {
@@ -223,7 +223,7 @@ func (s *session) stream(ctx context.Context, deadline time.Time) error {
 			buf = make([]byte, jobBytes)
 		}
 		if _, err := j.copy(buf, nil); err != nil {
-			return gone(s.pid, err)
+			return gone(s.tree.pid, err)
 		}
 		if err := j.write(s.writer, &s.code, buf); err != nil {
 			return err

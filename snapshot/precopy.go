@@ -354,11 +354,11 @@ func (s *session) tooMuch(need int64) error {
 		return nil
 	}
 	if s.res.Rounds > 0 {
-		return fault.New(fault.MaxFreeze, pidName(s.pid),
+		return fault.New(fault.MaxFreeze, pidName(s.tree.pid),
 			"it writes faster than it can be copied: after %d rounds of pre-copy %d KiB are left, which would take about %v",
 			s.res.Rounds, need>>10, guess.Round(10*time.Microsecond))
 	}
-	return fault.New(fault.MaxFreeze, pidName(s.pid), "copying its %d KiB would take about %v", need>>10,
+	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "copying its %d KiB would take about %v", need>>10,
 		guess.Round(10*time.Microsecond))
 }
 

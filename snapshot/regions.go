@@ -55,7 +55,7 @@ func (s *session) freezeOutside(ctx context.Context) error {
 			return err
 		}
 		s.calm = hurry()
-		err := timed(&s.res.Phases.Freeze, func() error { return s.freeze(ctx) })
+		err := timed(&s.res.Phases.Freeze, func() error { return s.tree.freeze(ctx) })
 		if err == nil {
 			s.frozen = true
 			err = s.collect(ctx)
@@ -64,8 +64,8 @@ func (s *session) freezeOutside(ctx context.Context) error {
 		if !errors.As(err, &held) {
 			return err
 		}
-		stood := time.Since(s.frozenAt)
-		err = s.letGo()
+		stood := time.Since(s.tree.frozenAt)
+		err = s.tree.letGo()
 		s.calm()
 		switch {
 		case err != nil:
@@ -87,7 +87,7 @@ func (s *session) awaitFirst(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	if err := preflight(s.pid); err != nil {
+	if err := preflight(s.tree.pid); err != nil {
 		return err
 	}
 	return timed(&s.res.Phases.Wait, func() error { return s.awaitOutside(ctx, h, time.Now().Add(regionPatience)) })
@@ -118,7 +118,7 @@ func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time
 
 // awaitOutside waits until no thread of the running tree is in a region.
 func (s *session) awaitOutside(ctx context.Context, h kstate.Holder, until time.Time) error {
-	tree, err := findTree(s.pid)
+	tree, err := findTree(s.tree.pid)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (s *session) unseenRegions(pids []int) (fault.List, error) {
 	if s.opts.IgnoreRegions || s.holder() != nil {
 		return nil, nil
 	}
-	s.looked = newCodeSeen(s.view)
+	s.looked = newCodeSeen(s.tree.view)
 	return s.looked.blockers(pids)
 }
 

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -25,17 +24,9 @@ import (
 	"github.com/bpfckpt/bpfckpt/plan"
 )
 
-// Bounds of the freeze.
-const (
-	stopTimeout  = 500 * time.Millisecond // for all threads to stop
-	stopAttempts = 4
-	stopPause    = 30 * time.Millisecond // before the second attempt, twice as long before the third
-	treeRounds   = 20                    // for the tree to hold still
-)
-
 // session is one snapshot under way.
 type session struct {
-	pid  int
+	tree *tree
 	opts Options
 	res  *Result
 
@@ -44,19 +35,12 @@ type session struct {
 	opened func() (kstate.Source, error) // waits for the source that is being opened
 	source kstate.Source
 	writer *image.Writer
-	tracer *ptrace.Tracer
-	waits  kstate.Waits  // nil if nobody can tell how long calls with a timeout would wait
-	group  *ptrace.Group // nil while nothing is stopped
+	waits  kstate.Waits // nil if nobody can tell how long calls with a timeout would wait
 	arena  *arena
 
 	waitsEnded chan struct{} // closed when what waits has attached is gone
 
-	frozenAt time.Time
 	frozen   bool // the last freeze has begun
-	view     *view.View
-	ids      map[int]procid.ID // names of the processes, to tell them from later ones with the same pid
-	pids     []int             // the tree, parents first
-	zombies  []int
 	st       *model.State
 	contents contents
 	code     codeFiles
@@ -77,7 +61,9 @@ type session struct {
 }
 
 func newSession(pid int, o Options) *session {
-	return &session{pid: pid, opts: o, res: &Result{Tracking: "none"}, calm: func() {}}
+	return &session{
+		tree: &tree{pid: pid, maxFreeze: o.MaxFreeze}, opts: o, res: &Result{Tracking: "none"}, calm: func() {},
+	}
 }
 
 // close undoes whatever is still in place: threads run, the unfinished image goes, memory is given back. It runs on
@@ -85,12 +71,7 @@ func newSession(pid int, o Options) *session {
 func (s *session) close() {
 	s.throttle.release()
 	s.track.close()
-	if s.tracer != nil {
-		if s.group != nil {
-			_ = s.group.Thaw() // the end of the tracing thread detaches what is left
-		}
-		s.tracer.Close()
-	}
+	s.tree.close()
 	s.endWaits()
 	if s.waitsEnded != nil {
 		<-s.waitsEnded
@@ -169,15 +150,15 @@ func (s *session) makeReady(live []int) error {
 	if err := s.create(parent); err != nil {
 		return err
 	}
-	s.tracer = ptrace.New()
-	s.tracer.Hurry()
+	s.tree.tracer = ptrace.New()
+	s.tree.tracer.Hurry()
 	return nil
 }
 
 // begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the
 // source.
 func (s *session) begin(ctx context.Context) (m members, err error) {
-	if err := preflight(s.pid); err != nil {
+	if err := preflight(s.tree.pid); err != nil {
 		return m, err
 	}
 	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
@@ -186,7 +167,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
 		s.opened = opening(s.opts.Source)
 	}
-	tree, err := findTree(s.pid)
+	tree, err := findTree(s.tree.pid)
 	if err != nil {
 		return m, err
 	}
@@ -196,39 +177,39 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if m, err = s.members(ctx); err != nil {
 		return m, err
 	}
-	root, err := procfs.Pid(s.pid).Stat()
+	root, err := procfs.Pid(s.tree.pid).Stat()
 	if err != nil {
 		return m, err
 	}
-	if s.view, err = view.Own(); err != nil {
+	if s.tree.view, err = view.Own(); err != nil {
 		return m, err
 	}
-	s.ids = map[int]procid.ID{s.pid: s.view.ID(s.pid, root.StartTime)}
-	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.ids[s.pid]) {
-		return m, anotherProcess(s.pid)
+	s.tree.ids = map[int]procid.ID{s.tree.pid: s.tree.view.ID(s.tree.pid, root.StartTime)}
+	if meant := s.opts.Root; meant != (procid.ID{}) && !meant.Is(s.tree.ids[s.tree.pid]) {
+		return m, anotherProcess(s.tree.pid)
 	}
-	if s.around, err = readHostContext(s.view, s.pid); err != nil {
+	if s.around, err = readHostContext(s.tree.view, s.tree.pid); err != nil {
 		return m, err
 	}
 	unseen, err := s.unseenRegions(m.live)
 	if err != nil {
 		return m, err
 	}
-	if list := still(s.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
+	if list := still(s.tree.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
 		return m, s.allBlockers(ctx, list)
 	}
-	s.own = holders.Here(s.view)
-	s.st = &model.State{Root: s.pid}
-	if s.st.Kernel, err = readKernel(s.view); err != nil {
+	s.own = holders.Here(s.tree.view)
+	s.st = &model.State{Root: s.tree.pid}
+	if s.st.Kernel, err = readKernel(s.tree.view); err != nil {
 		return m, err
 	}
-	s.st.Kernel.PidNS = s.view.PidNS
+	s.st.Kernel.PidNS = s.tree.view.PidNS
 	return m, nil
 }
 
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.
 func (s *session) allBlockers(ctx context.Context, list fault.List) error {
-	if r, err := Check(ctx, s.pid, s.opts.Policy); err == nil {
+	if r, err := Check(ctx, s.tree.pid, s.opts.Policy); err == nil {
 		list = plan.Distinct(append(list, r.Blockers...))
 	}
 	return list.OrNil()
@@ -273,112 +254,6 @@ func (s *session) reserve(pids []int, rest int64) error {
 	return err
 }
 
-// freeze stops every thread of the tree. What keeps a thread from stopping may pass: a page that is being read, a
-// parent in vfork(2) whose child has not called execve yet. The tree is not held for that: everything runs on, and
-// after a pause it is tried again.
-func (s *session) freeze(ctx context.Context) error {
-	timeout := stopTimeout
-	if s.opts.MaxFreeze > 0 {
-		timeout = min(timeout, s.opts.MaxFreeze)
-	}
-	for attempt := 1; ; attempt++ {
-		s.group, s.pids, s.frozenAt = nil, nil, time.Now()
-		err := s.freezeTree(ctx, timeout)
-		if f := new(fault.Error); timeout < stopTimeout && attempt == stopAttempts && errors.As(err, &f) &&
-			f.Code == fault.Freeze {
-			return fault.New(fault.MaxFreeze, f.Object, "%s", f.Cause)
-		}
-		if err == nil || attempt == stopAttempts || ctx.Err() != nil ||
-			!errors.Is(err, &fault.Error{Code: fault.Freeze}) && !isGone(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(attempt) * stopPause):
-		}
-	}
-}
-
-// freezeTree stops the tree, again and again until it has no member that runs. After an error nothing is stopped.
-func (s *session) freezeTree(ctx context.Context, timeout time.Duration) error {
-	for range treeRounds {
-		tree, err := findTree(s.pid)
-		if err != nil {
-			return errors.Join(err, s.letGo())
-		}
-		m, err := splitMembers(tree)
-		if err == nil {
-			err = m.refusals.OrNil()
-		}
-		if err != nil {
-			return errors.Join(err, s.letGo())
-		}
-		live := m.live
-		if !slices.Contains(live, s.pid) {
-			return errors.Join(fault.New(fault.TargetGone, pidName(s.pid), "it ended"), s.letGo())
-		}
-		fresh := slices.DeleteFunc(slices.Clone(live), func(pid int) bool { return slices.Contains(s.pids, pid) })
-		if s.group != nil && len(fresh) == 0 {
-			s.pids, s.zombies = live, m.zombies
-			return s.sameProcesses()
-		}
-		if err := s.stop(ctx, fresh, timeout); err != nil {
-			return err
-		}
-		for _, pid := range fresh {
-			if len(s.group.Of(pid)) > 0 { // else it has ended, and its pid may soon be another's
-				s.pids = append(s.pids, pid)
-			}
-		}
-	}
-	return errors.Join(fault.New(fault.TreeMoves, pidName(s.pid), "processes were still appearing after %d rounds",
-		treeRounds), s.letGo())
-}
-
-// letGo thaws whatever is stopped.
-func (s *session) letGo() error {
-	if s.group == nil {
-		return nil
-	}
-	g := s.group
-	s.group = nil
-	return g.Thaw()
-}
-
-// stop freezes more processes. After an error nothing is frozen.
-func (s *session) stop(ctx context.Context, pids []int, timeout time.Duration) (err error) {
-	if s.group != nil {
-		if err = s.group.Add(ctx, pids, timeout); err != nil {
-			s.group = nil
-		}
-		return err
-	}
-	s.group, err = s.tracer.Freeze(ctx, pids, timeout)
-	return err
-}
-
-// sameProcesses notes who was stopped, and makes sure that the root is still who it was.
-func (s *session) sameProcesses() error {
-	before, known := s.ids[s.pid]
-	s.ids = map[int]procid.ID{}
-	for _, pid := range s.pids {
-		st, err := procfs.Pid(pid).Stat()
-		if err != nil {
-			return err
-		}
-		s.ids[pid] = s.view.ID(pid, st.StartTime)
-	}
-	if known && before != s.ids[s.pid] {
-		return anotherProcess(s.pid)
-	}
-	return nil
-}
-
-func anotherProcess(pid int) error {
-	return fault.New(fault.TargetGone, pidName(pid), "it ended, and another process has its pid now")
-}
-
 // collect reads everything but memory from the stopped tree, and lists all that cannot be saved.
 func (s *session) collect(ctx context.Context) error {
 	ph := &s.res.Phases
@@ -387,14 +262,14 @@ func (s *session) collect(ctx context.Context) error {
 		return err
 	}
 	if err := timed(&ph.FDs, func() error {
-		for _, b := range fdtable.Capture(ctx, fdtable.Input{State: s.st, View: s.view}) {
+		for _, b := range fdtable.Capture(ctx, fdtable.Input{State: s.st, View: s.tree.view}) {
 			list = append(list, b)
 		}
-		id := newIdentifier(s.view, s.st)
+		id := newIdentifier(s.tree.view, s.st)
 		defer func() { s.contents = id.contents }()
 		err := id.identify()
 		list = append(list, id.blockers...)
-		list = append(list, dirBlockers(s.view, s.st)...)
+		list = append(list, dirBlockers(s.tree.view, s.st)...)
 		return err
 	}); err != nil && len(list) == 0 {
 		return err
@@ -417,7 +292,7 @@ func (s *session) collectSettled(ctx context.Context) (list fault.List, err erro
 	for try := 1; ; try++ {
 		var all []told
 		if err := timed(&ph.Regs, func() (err error) {
-			all, err = readThreads(s.group)
+			all, err = readThreads(s.tree.group)
 			return err
 		}); err != nil {
 			return nil, err
@@ -436,7 +311,7 @@ func (s *session) collectSettled(ctx context.Context) (list fault.List, err erro
 
 // collectState asks the source and ptrace's answers for everything but descriptors.
 func (s *session) collectState(ctx context.Context, all []told) (fault.List, error) {
-	got, err := s.source.Collect(ctx, s.pids, s.group)
+	got, err := s.source.Collect(ctx, s.tree.pids, s.tree.group)
 	if err != nil {
 		return nil, fmt.Errorf("read kernel state: %w", err)
 	}
@@ -444,7 +319,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	s.st.Processes, s.st.Files = got.Processes, got.Files
 	s.unsure(&got.Held)
 	withoutTracking(s.st)
-	for _, pid := range s.zombies {
+	for _, pid := range s.tree.zombies {
 		z, err := zombieProcess(pid)
 		if err != nil {
 			return nil, err
@@ -464,10 +339,10 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	}
 	list = append(list, more...)
 	list = append(list, plan.Build(s.st, nil, plan.Options{Side: plan.Snap}).Refusals...)
-	list = append(list, s.around.frozenBlockers(s.source.Tells(), s.pids)...)
-	root := slices.IndexFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == s.pid })
+	list = append(list, s.around.frozenBlockers(s.source.Tells(), s.tree.pids)...)
+	root := slices.IndexFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == s.tree.pid })
 	if root < 0 {
-		return nil, fmt.Errorf("source %s says nothing about pid %d", s.source.Name(), s.pid)
+		return nil, fmt.Errorf("source %s says nothing about pid %d", s.source.Name(), s.tree.pid)
 	}
 	return list, s.around.readMoment(&s.st.Kernel, &s.st.Processes[root])
 }

@@ -23,7 +23,7 @@ func TestRoomForWhatIsWrittenLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tr.Close()
-	s := &session{}
+	s := newSession(0, Options{})
 	s.track.tr = tr
 	if err := s.reserve(nil, 0); err != nil {
 		t.Fatal(err)

@@ -81,21 +81,21 @@ func snapOnce(ctx context.Context, pid int, o Options) (r *Result, overran bool,
 
 // overdue gives up when the freeze has lasted as long as it may.
 func (s *session) overdue() error {
-	took := time.Since(s.frozenAt)
+	took := time.Since(s.tree.frozenAt)
 	if s.opts.MaxFreeze == 0 || took <= s.opts.MaxFreeze {
 		return nil
 	}
-	return fault.New(fault.MaxFreeze, pidName(s.pid), "reading its state took %v", took.Round(time.Microsecond))
+	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "reading its state took %v", took.Round(time.Microsecond))
 }
 
 // thaw lets the tree run on and ends the time of the freeze.
 func (s *session) thaw() error {
-	err := timed(&s.res.Phases.Thaw, func() error { return s.group.Thaw() })
-	s.res.FreezeUS = time.Since(s.frozenAt).Microseconds()
-	s.group = nil
+	err := timed(&s.res.Phases.Thaw, func() error { return s.tree.group.Thaw() })
+	s.res.FreezeUS = time.Since(s.tree.frozenAt).Microseconds()
+	s.tree.group = nil
 	s.track.close()
 	if err != nil {
-		return fault.New(fault.Ptrace, pidName(s.pid), "let it go: %w", err)
+		return fault.New(fault.Ptrace, pidName(s.tree.pid), "let it go: %w", err)
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	// First: it tells which streams are re-attached.
-	blockers := fdtable.Finish(ctx, fdtable.Input{State: s.st, View: s.view, Holders: held})
+	blockers := fdtable.Finish(ctx, fdtable.Input{State: s.st, View: s.tree.view, Holders: held})
 	list, err := s.sharedOutside(held)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (s *session) complete(ctx context.Context) error {
 	if s.opts.Kill {
 		s.res.Notes = append(s.res.Notes, heldOutside(s.st)...)
 	}
-	if err := host.Look(s.view, s.st, s.host); err != nil {
+	if err := host.Look(s.tree.view, s.st, s.host); err != nil {
 		return err
 	}
 	s.st.Facts = s.host.Facts
@@ -138,8 +138,8 @@ func (s *session) complete(ctx context.Context) error {
 		if p.Zombie {
 			continue
 		}
-		p.Start = s.ids[p.Pid].Start
-		rec, ok, err := carry.Get(s.view, s.ids[p.Pid])
+		p.Start = s.tree.ids[p.Pid].Start
+		rec, ok, err := carry.Get(s.tree.view, s.tree.ids[p.Pid])
 		if err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (s *session) complete(ctx context.Context) error {
 
 // finish stops or kills the tree, if that was asked for, and lets go of it. The image is published.
 func (s *session) finish() error {
-	if s.group == nil {
+	if s.tree.group == nil {
 		return nil
 	}
 	sig := unix.SIGSTOP
@@ -161,7 +161,7 @@ func (s *session) finish() error {
 	}
 	// A stopped thread gets the signal before it returns to its program: not one more instruction of it runs.
 	var errs []error
-	for _, pid := range s.pids {
+	for _, pid := range s.tree.pids {
 		if sig == unix.SIGSTOP && s.jobStopped(pid) {
 			continue // a second stop signal would stay pending
 		}
@@ -172,7 +172,7 @@ func (s *session) finish() error {
 	err := s.thaw()
 	if s.opts.Kill {
 		err = nil // a thread that is dying cannot be detached and need not be
-		errs = append(errs, awaitEnd(s.pids))
+		errs = append(errs, awaitEnd(s.tree.pids))
 	}
 	return errors.Join(append(errs, err)...)
 }

@@ -51,7 +51,7 @@ func (s *session) prepareSource(ctx context.Context) error {
 			return err
 		}
 	}
-	s.tracer.Foresee(s.live)
+	s.tree.tracer.Foresee(s.live)
 	return s.learnBreakpoints(ctx)
 }
 
@@ -69,7 +69,7 @@ func (s *session) beginWaits() {
 	if err != nil {
 		return
 	}
-	s.waits, s.tracer.Deadlines = waits, waits
+	s.waits, s.tree.tracer.Deadlines = waits, waits
 }
 
 // endWaits ends what beginWaits began, in the background: to detach a program the kernel waits for all CPUs, 10 ms or

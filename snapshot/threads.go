@@ -127,7 +127,7 @@ func (s *session) ranOut(all []told) (news bool, err error) {
 			targets[t.Tid] = true
 		}
 	}
-	err = s.group.Tracer().Do(func() error {
+	err = s.tree.group.Tracer().Do(func() error {
 		for i := range all {
 			t := &all[i]
 			if i == 0 || all[i-1].th.Pid != t.th.Pid {

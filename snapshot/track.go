@@ -112,9 +112,9 @@ func (s *session) precopyPays(live []int) (bool, error) {
 // parent finds the image in the store that the new one continues: the last one of this process, or the one it was
 // restored from.
 func (s *session) parent() (string, error) {
-	id := s.ids[s.pid]
-	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.pid, Start: id.Start}
-	rec, _, err := carry.Get(s.view, id)
+	id := s.tree.ids[s.tree.pid]
+	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.tree.pid, Start: id.Start}
+	rec, _, err := carry.Get(s.tree.view, id)
 	if err != nil {
 		return "", err
 	}
@@ -133,7 +133,7 @@ func (s *session) explainNoParent() {
 	}
 	if n := len(images); n > 0 {
 		s.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
-			images[n-1].ID, pidName(s.pid), from)
+			images[n-1].ID, pidName(s.tree.pid), from)
 	}
 	if damaged {
 		s.note("images of the store that cannot be read are not continued: %v", err)
@@ -207,17 +207,17 @@ func (s *session) attach(ctx context.Context, live []int) error {
 	if tr.Name() != dirty.UffdWP || !slices.ContainsFunc(live, func(pid int) bool { return !ready(pid) }) {
 		return nil
 	}
-	if err := s.freeze(ctx); err != nil {
+	if err := s.tree.freeze(ctx); err != nil {
 		return err
 	}
 	err := s.attachStopped()
-	return errors.Join(err, s.letGo())
+	return errors.Join(err, s.tree.letGo())
 }
 
 // attachStopped is attach for a tree that stands still.
 func (s *session) attachStopped() error {
-	for _, pid := range s.pids {
-		if err := s.track.tr.Attach(s.group, pid); err != nil {
+	for _, pid := range s.tree.pids {
+		if err := s.track.tr.Attach(s.tree.group, pid); err != nil {
 			return err
 		}
 	}
@@ -273,7 +273,7 @@ func (s *session) rearm() error {
 	if err := s.attachStopped(); err != nil {
 		return err
 	}
-	for _, pid := range s.pids {
+	for _, pid := range s.tree.pids {
 		if err := t.tr.Arm(pid, t.written[pid]); err != nil {
 			return gone(pid, err)
 		}

@@ -150,7 +150,7 @@ func (t *Transaction) Abort() {
 		return
 	}
 	t.over = true
-	_ = t.s.letGo() // first: what waited for us runs on before anything of ours does
+	_ = t.s.tree.letGo() // first: what waited for us runs on before anything of ours does
 	t.s.calm()
 	t.s.close()
 	t.relax()
@@ -159,7 +159,7 @@ func (t *Transaction) Abort() {
 // take runs a phase if it is its turn, and aborts if it fails.
 func (t *Transaction) take(is phase, run func() error) error {
 	if t.over || t.turn != is {
-		return fault.New(fault.Internal, pidName(t.s.pid), "%w", ErrOrder)
+		return fault.New(fault.Internal, pidName(t.s.tree.pid), "%w", ErrOrder)
 	}
 	t.turn++
 	if err := run(); err != nil {
@@ -194,8 +194,8 @@ func (s *session) publish(ctx context.Context) (info image.Info, err error) {
 			return err
 		}
 		freeze := s.res.FreezeUS * int64(time.Microsecond)
-		if s.group != nil { // to be stopped or killed: from here on it does not stand still for us
-			freeze = time.Since(s.frozenAt).Nanoseconds()
+		if s.tree.group != nil { // to be stopped or killed: from here on it does not stand still for us
+			freeze = time.Since(s.tree.frozenAt).Nanoseconds()
 		}
 		s.writer.Note(image.Notes{Freeze: freeze, Tracking: s.res.Tracking})
 		if info, err = s.writer.Commit(s.st); err == nil {
