@@ -46,7 +46,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		return refusalsOf(err)
 	}
 	r.Pids = m.live
-	if s.source, err = s.opened(); err != nil {
+	if err = s.source.open(); err != nil {
 		return nil, err
 	}
 	pol := s.planOptions(plan.Snap)

@@ -132,7 +132,7 @@ const secondLook = 30 * time.Millisecond
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 	o := s.planOptions(plan.Check)
-	v, err := takeSurvey(ctx, s.tree.view, s.source, s.tree.pid, m, false, o)
+	v, err := takeSurvey(ctx, s.tree.view, s.source.Source, s.tree.pid, m, false, o)
 	if err != nil || len(v.refusals) > 0 {
 		select {
 		case <-ctx.Done():
@@ -142,7 +142,7 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 		if m, err = s.members(ctx); err != nil {
 			return nil, err
 		}
-		if v, err = takeSurvey(ctx, s.tree.view, s.source, s.tree.pid, m, false, o); err != nil {
+		if v, err = takeSurvey(ctx, s.tree.view, s.source.Source, s.tree.pid, m, false, o); err != nil {
 			return nil, err
 		}
 	}

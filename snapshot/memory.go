@@ -18,7 +18,7 @@ import (
 func (s *session) memory(ctx context.Context) error {
 	s.number()
 	defer s.forked.closeMaps()
-	if err := s.forked.findNewcomers(s.tree.pids, s.parentOf); err != nil {
+	if err := s.forked.findNewcomers(s.tree.pids, func(pid int) int { return parentOf(s.st, pid) }); err != nil {
 		return err
 	}
 	for i := range s.st.Processes {
@@ -51,14 +51,17 @@ func (s *session) memory(ctx context.Context) error {
 	if err := s.stream(ctx, deadline); err != nil {
 		return err
 	}
-	return s.rearm()
+	if s.opts.Kill {
+		return nil
+	}
+	return s.track.rearm(s.tree)
 }
 
 // parentOf is the pid of the parent of a process of the tree, 0 if it is no such process.
-func (s *session) parentOf(pid int) int {
-	for i := range s.st.Processes {
-		if s.st.Processes[i].Pid == pid {
-			return s.st.Processes[i].PPid
+func parentOf(st *model.State, pid int) int {
+	for i := range st.Processes {
+		if st.Processes[i].Pid == pid {
+			return st.Processes[i].PPid
 		}
 	}
 	return 0

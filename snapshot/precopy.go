@@ -61,13 +61,13 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		if _, why := t.tr.Serves(pid); why != "" && t.tr.Name() != dirty.Compare {
 			s.note("writes of pid %d are not tracked, all its memory is read: %s", pid, why)
 		}
-		if _, err := s.keep(pid); err != nil { // what is clean since the base needs no round
+		if _, err := t.keep(s.writer, pid); err != nil { // what is clean since the base needs no round
 			return nil, err
 		}
 	}
 	t.take = take
 	// It may go on after the phase that this is part of.
-	s.throttle = &throttle{ctx: context.WithoutCancel(ctx), pids: take, slice: s.opts.MaxFreeze, waits: s.waits}
+	s.throttle = &throttle{ctx: context.WithoutCancel(ctx), pids: take, slice: s.opts.MaxFreeze, waits: s.source.waits}
 	most, stuck := precopyRounds, 0
 	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest
@@ -83,7 +83,7 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		}
 		switch {
 		case stuck == 0 && round < most:
-		case s.fits(t.rest + t.aside):
+		case s.opts.fits(t.rest + t.aside):
 			return rest, nil
 		case stuck < 2 && s.throttle.hard > 0 &&
 			round < most: // what was written before it was held back counts in the round after
@@ -123,8 +123,8 @@ func (s *session) lastRound(ctx context.Context) error {
 
 // fits tells whether the rest can surely be copied in the time that a freeze may take. Pages that lie apart take three
 // times as long as a copy in one piece; the other half of the time is for the state.
-func (s *session) fits(rest int64) bool {
-	return s.opts.MaxFreeze == 0 || 3*time.Duration(rest>>10)*freezePerByte <= s.opts.MaxFreeze/2
+func (o *Options) fits(rest int64) bool {
+	return o.MaxFreeze == 0 || 3*time.Duration(rest>>10)*freezePerByte <= o.MaxFreeze/2
 }
 
 // round copies what a process has written since the last one, in the first round all that is not in the base.
@@ -140,7 +140,7 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		if t.aside, err = changedFiles(pid, maps, t.aside); err != nil {
 			return 0, err
 		}
-		kept, err := s.keep(pid)
+		kept, err := t.keep(s.writer, pid)
 		if err == nil && !kept {
 			err = t.tr.Reset(pid) // what is clean since another image, or a snapshot that failed, is in none of ours
 		}

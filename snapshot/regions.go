@@ -34,9 +34,9 @@ const (
 )
 
 // holder is the source that sees regions, nil if there is none, or they are to be ignored.
-func (s *session) holder() kstate.Holder {
-	h, _ := s.opts.Live.(kstate.Holder)
-	if s.opts.IgnoreRegions {
+func (o *Options) holder() kstate.Holder {
+	h, _ := o.Live.(kstate.Holder)
+	if o.IgnoreRegions {
 		return nil
 	}
 	return h
@@ -45,7 +45,7 @@ func (s *session) holder() kstate.Holder {
 // freezeOutside freezes the tree when no thread of it is in a region, and reads its state; with nobody to tell it just
 // does. session.calm ends the hurry that the freeze began.
 func (s *session) freezeOutside(ctx context.Context) error {
-	h := s.holder()
+	h := s.opts.holder()
 	if h != nil {
 		h.Guard()
 	}
@@ -83,14 +83,14 @@ func (s *session) freezeOutside(ctx context.Context) error {
 // awaitFirst waits for the tree to be outside before anything is begun: a program that stays in a region is told of
 // before its pages are copied, and what is known of those it wrote since the last image is kept.
 func (s *session) awaitFirst(ctx context.Context) error {
-	h := s.holder()
+	h := s.opts.holder()
 	if h == nil {
 		return nil
 	}
 	if err := preflight(s.tree.pid); err != nil {
 		return err
 	}
-	return timed(&s.res.Phases.Wait, func() error { return s.awaitOutside(ctx, h, time.Now().Add(regionPatience)) })
+	return timed(&s.res.Phases.Wait, func() error { return awaitOutside(ctx, s.tree.pid, h, time.Now().Add(regionPatience)) })
 }
 
 // approach does what comes last before a freeze: it waits for the tree to be outside, and copies what was written
@@ -101,7 +101,7 @@ func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time
 		if h == nil {
 			return nil
 		}
-		return timed(&ph.Wait, func() error { return s.awaitOutside(ctx, h, until) })
+		return timed(&ph.Wait, func() error { return awaitOutside(ctx, s.tree.pid, h, until) })
 	}
 	if err := wait(); err != nil {
 		return err
@@ -116,9 +116,9 @@ func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time
 	return wait() // it may have gone in again
 }
 
-// awaitOutside waits until no thread of the running tree is in a region.
-func (s *session) awaitOutside(ctx context.Context, h kstate.Holder, until time.Time) error {
-	tree, err := findTree(s.tree.pid)
+// awaitOutside waits until no thread of the running tree of pid is in a region.
+func awaitOutside(ctx context.Context, pid int, h kstate.Holder, until time.Time) error {
+	tree, err := findTree(pid)
 	if err != nil {
 		return err
 	}
@@ -164,17 +164,18 @@ func heldFault(t kstate.HeldThread, freezes int) error {
 		nested, t.For.Round(time.Microsecond), regionPatience, tries)
 }
 
-// unsure notes what a watch that came late cannot know.
-func (s *session) unsure(h *kstate.Held) {
+// unsure tells what a watch that came late cannot know.
+func unsure(h *kstate.Held) (notes []string) {
 	if len(h.Unsure) == 0 {
-		return
+		return nil
 	}
 	names := make([]string, len(h.Unsure))
 	for i, pid := range h.Unsure {
 		names[i] = fmt.Sprint(pid)
 	}
-	s.note("the program marks regions in which no snapshot may be taken, and was running when the watch began to see them, %v ago (pid %s): whether it has been in one since then is not known; bpfckpt run starts it under a watch",
-		h.Age.Round(time.Second), strings.Join(names, ", "))
+	return append(notes, fmt.Sprintf("the program marks regions in which no snapshot may be taken, and was running when the "+
+		"watch began to see them, %v ago (pid %s): whether it has been in one since then is not known; "+
+		"bpfckpt run starts it under a watch", h.Age.Round(time.Second), strings.Join(names, ", ")))
 }
 
 // codeSeen are the files that were looked at for regions, when nobody sees whether a thread is in one.
@@ -185,15 +186,6 @@ type codeSeen struct {
 }
 
 func newCodeSeen(v *view.View) *codeSeen { return &codeSeen{v, map[inode]bool{}, map[string]bool{}} }
-
-// unseenRegions lists the processes that have mapped a file with regions, if nobody sees whether they are in one.
-func (s *session) unseenRegions(pids []int) (fault.List, error) {
-	if s.opts.IgnoreRegions || s.holder() != nil {
-		return nil, nil
-	}
-	s.looked = newCodeSeen(s.tree.view)
-	return s.looked.blockers(pids)
-}
 
 // blockers lists the processes that have mapped a file with regions.
 func (c *codeSeen) blockers(pids []int) (fault.List, error) {
@@ -290,22 +282,22 @@ func (c *codeSeen) openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// refuseLateRegions looks at the files that the stopped tree had mapped as code and that it had not before: if one has
-// regions, there will be no image.
-func (s *session) refuseLateRegions() error {
-	if s.looked == nil {
+// late looks at the files that the stopped tree had mapped as code and that it had not before: if one has regions,
+// there will be no image. Where nobody looks for regions there is nothing to look at.
+func (c *codeSeen) late(processes []model.Process, code *codeFiles) error {
+	if c == nil {
 		return nil
 	}
-	for i := range s.st.Processes {
-		p := &s.st.Processes[i]
+	for i := range processes {
+		p := &processes[i]
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
 			key := inode{v.File.Dev, v.File.Ino}
-			if v.Kind != model.VMAFile || v.Prot&unix.PROT_EXEC == 0 || s.looked.files[key] {
+			if v.Kind != model.VMAFile || v.Prot&unix.PROT_EXEC == 0 || c.files[key] {
 				continue
 			}
-			s.looked.files[key] = true
-			if why := s.lateRegions(&v.File); why != nil {
+			c.files[key] = true
+			if why := c.lateFile(&v.File, code.file(&v.File)); why != nil {
 				return fault.New(fault.Regions, pidName(p.Pid), "%w", why).WithRemedy(regionRemedy, p.Pid)
 			}
 		}
@@ -313,12 +305,12 @@ func (s *session) refuseLateRegions() error {
 	return nil
 }
 
-func (s *session) lateRegions(m *model.MappedFile) error {
-	f := s.code.file(m)
+// lateFile looks at one of them; f is the file, nil if its name does not lead to it.
+func (c *codeSeen) lateFile(m *model.MappedFile, f *os.File) error {
 	switch {
 	case f != nil:
 		return regionsOf(f, m.Path)
-	case s.looked.names[m.Path]: // a file system of which /proc tells other numbers
+	case c.names[m.Path]: // a file system of which /proc tells other numbers
 		return nil
 	}
 	return fmt.Errorf("whether %s marks regions cannot be told: it was mapped just now, and its name does not lead to it", m.Path)

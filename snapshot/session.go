@@ -14,7 +14,6 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/holders"
-	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/lazy"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
 	"github.com/bpfckpt/bpfckpt/internal/procid"
@@ -31,14 +30,10 @@ type session struct {
 	res  *Result
 
 	around *hostContext
-	host   *plan.Host                    // what the plan has to know of this machine
-	opened func() (kstate.Source, error) // waits for the source that is being opened
-	source kstate.Source
+	host   *plan.Host // what the plan has to know of this machine
+	source *stateSource
 	writer *image.Writer
-	waits  kstate.Waits // nil if nobody can tell how long calls with a timeout would wait
 	arena  *arena
-
-	waitsEnded chan struct{} // closed when what waits has attached is gone
 
 	frozen   bool // the last freeze has begun
 	st       *model.State
@@ -62,7 +57,7 @@ type session struct {
 
 func newSession(pid int, o Options) *session {
 	return &session{
-		tree: &tree{pid: pid, maxFreeze: o.MaxFreeze}, opts: o, res: &Result{Tracking: "none"}, calm: func() {},
+		tree: &tree{pid: pid, maxFreeze: o.MaxFreeze}, source: &stateSource{lent: o.Live}, opts: o, res: &Result{Tracking: "none"}, calm: func() {},
 	}
 }
 
@@ -72,21 +67,14 @@ func (s *session) close() {
 	s.throttle.release()
 	s.track.close()
 	s.tree.close()
-	s.endWaits()
-	if s.waitsEnded != nil {
-		<-s.waitsEnded
-	}
+	s.source.detach()
 	if s.writer != nil {
 		s.writer.Abort() // harmless after Commit
 	}
 	if s.arena != nil {
 		s.arena.free()
 	}
-	if s.opened != nil {
-		if src, err := s.opened(); err == nil {
-			_ = src.Close() // its objects go with its descriptors
-		}
-	}
+	s.source.close()
 	s.contents.close()
 	s.code.close()
 }
@@ -118,7 +106,7 @@ func (s *session) prepare(ctx context.Context) error {
 	var both errgroup.Group
 	var v *survey
 	both.Go(func() (err error) {
-		if s.source, err = s.opened(); err == nil {
+		if err = s.source.open(); err == nil {
 			v, err = s.judge(ctx, m)
 		}
 		return err
@@ -128,7 +116,7 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	s.host, s.res.Notes = v.host, append(s.res.Notes, v.lost...)
-	s.beginWaits()
+	s.source.beginWaits(s.tree.tracer)
 	s.live = m.live
 	return ctx.Err()
 }
@@ -155,6 +143,24 @@ func (s *session) makeReady(live []int) error {
 	return nil
 }
 
+// prepareSource gets the source ready as the last thing before the freeze, and asks it for its breakpoints.
+func (s *session) prepareSource(ctx context.Context) error {
+	if err := s.source.prepare(ctx); err != nil {
+		return err
+	}
+	s.tree.tracer.Foresee(s.live)
+	return s.learnBreakpoints(ctx)
+}
+
+// learnBreakpoints asks the source for its breakpoints; those of before stay if it tells of none.
+func (s *session) learnBreakpoints(ctx context.Context) error {
+	points, err := s.source.breakpoints(ctx)
+	if points != nil {
+		s.code.points = points
+	}
+	return err
+}
+
 // begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the
 // source.
 func (s *session) begin(ctx context.Context) (m members, err error) {
@@ -164,9 +170,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if s.exclude, err = newExcluder(s.opts.Exclude); err != nil {
 		return m, err
 	}
-	if s.opened = lent(s.opts.Live); s.opts.Live == nil {
-		s.opened = opening(s.opts.Source)
-	}
+	s.source.begin(s.opts.Source)
 	tree, err := findTree(s.tree.pid)
 	if err != nil {
 		return m, err
@@ -191,9 +195,12 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 	if s.around, err = readHostContext(s.tree.view, s.tree.pid); err != nil {
 		return m, err
 	}
-	unseen, err := s.unseenRegions(m.live)
-	if err != nil {
-		return m, err
+	var unseen fault.List
+	if !s.opts.IgnoreRegions && s.opts.holder() == nil {
+		s.looked = newCodeSeen(s.tree.view)
+		if unseen, err = s.looked.blockers(m.live); err != nil {
+			return m, err
+		}
 	}
 	if list := still(s.tree.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
 		return m, s.allBlockers(ctx, list)
@@ -300,7 +307,7 @@ func (s *session) collectSettled(ctx context.Context) (list fault.List, err erro
 		ranOut := false
 		if err := timed(&ph.State, func() error {
 			if list, err = s.collectState(ctx, all); err == nil && try < settleTries {
-				ranOut, err = s.ranOut(all)
+				ranOut, err = timersRanOut(s.tree.group, s.st.Processes, all)
 			}
 			return err
 		}); err != nil || !ranOut {
@@ -317,7 +324,7 @@ func (s *session) collectState(ctx context.Context, all []told) (fault.List, err
 	}
 	s.res.Table = Table{Source: s.source.Name(), Events: got.Events, Lost: got.Lost, Drift: got.Drift}
 	s.st.Processes, s.st.Files = got.Processes, got.Files
-	s.unsure(&got.Held)
+	s.res.Notes = append(s.res.Notes, unsure(&got.Held)...)
 	withoutTracking(s.st)
 	for _, pid := range s.tree.zombies {
 		z, err := zombieProcess(pid)

@@ -102,7 +102,7 @@ func (s *session) thaw() error {
 
 // complete adds to the state what needs no freeze, but a tree that still lives.
 func (s *session) complete(ctx context.Context) error {
-	if err := s.refuseLateRegions(); err != nil {
+	if err := s.looked.late(s.st.Processes, &s.code); err != nil {
 		return err
 	}
 	// those that came last; if the watch has ended since, what was known before the freeze has to do
@@ -162,7 +162,7 @@ func (s *session) finish() error {
 	// A stopped thread gets the signal before it returns to its program: not one more instruction of it runs.
 	var errs []error
 	for _, pid := range s.tree.pids {
-		if sig == unix.SIGSTOP && s.jobStopped(pid) {
+		if sig == unix.SIGSTOP && jobStopped(s.st, pid) {
 			continue // a second stop signal would stay pending
 		}
 		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -178,8 +178,8 @@ func (s *session) finish() error {
 }
 
 // jobStopped tells whether a process was in a job-control stop at the freeze.
-func (s *session) jobStopped(pid int) bool {
-	return slices.ContainsFunc(s.st.Processes, func(p model.Process) bool { return p.Pid == pid && p.Stopped != 0 })
+func jobStopped(st *model.State, pid int) bool {
+	return slices.ContainsFunc(st.Processes, func(p model.Process) bool { return p.Pid == pid && p.Stopped != 0 })
 }
 
 // endTimeout is how long killed processes may take to end.

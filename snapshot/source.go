@@ -9,6 +9,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/kstate"
 	"github.com/bpfckpt/bpfckpt/internal/kstate/proc"
+	"github.com/bpfckpt/bpfckpt/internal/ptrace"
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
@@ -26,40 +27,64 @@ func sources() []opener {
 	}
 }
 
-// opening starts openSource in the background and returns a function that waits for its result: loading BPF programs
-// takes longer than all else that comes before a freeze.
-func opening(name string) func() (kstate.Source, error) {
-	open := sync.OnceValues(func() (kstate.Source, error) { return openSource(sources(), name) })
-	go func() { _, _ = open() }() // the result stays in open
-	return open
+// stateSource is where a session has the state of the kernel from.
+type stateSource struct {
+	lent   kstate.Source                 // Options.Live; nil to open one of our own
+	opened func() (kstate.Source, error) // waits for the source that is being opened; nil before begin
+
+	kstate.Source // nil before open
+
+	waits kstate.Waits  // nil if nobody can tell how long calls with a timeout would wait
+	ended chan struct{} // closed when what waits has attached is gone; nil before endWaits
 }
 
-// lent returns a source that is someone else's to close.
-func lent(src kstate.Source) func() (kstate.Source, error) {
-	return func() (kstate.Source, error) { return borrowed{src}, nil }
-}
-
-// preparer is a source that has something to do before a freeze.
-type preparer interface {
-	Prepare(ctx context.Context) error
-}
-
-// prepareSource gets a lent source ready as the last thing before the freeze, and asks it for its breakpoints.
-func (s *session) prepareSource(ctx context.Context) error {
-	if p, ok := s.opts.Live.(preparer); ok {
-		if err := p.Prepare(ctx); err != nil {
-			return err
-		}
+// begin starts to open the source of that name, or takes the one that is lent.
+func (s *stateSource) begin(name string) {
+	if s.lent != nil {
+		s.opened = func() (kstate.Source, error) { return borrowed{s.lent}, nil }
+		return
 	}
-	s.tree.tracer.Foresee(s.live)
-	return s.learnBreakpoints(ctx)
+	s.opened = opening(name)
 }
 
-// beginWaits has the source look at calls with a timeout that a stop ends. Where it cannot, they end: docs/time.md.
-func (s *session) beginWaits() {
-	src := s.source
-	if s.opts.Live != nil {
-		src = s.opts.Live
+// open waits until it is open.
+func (s *stateSource) open() (err error) {
+	s.Source, err = s.opened()
+	return err
+}
+
+// prepare gets a lent source ready as the last thing before the freeze.
+func (s *stateSource) prepare(ctx context.Context) error {
+	if p, ok := s.lent.(preparer); ok {
+		return p.Prepare(ctx)
+	}
+	return nil
+}
+
+// breakpoints asks a lent source for its breakpoints; nil if it tells of none.
+func (s *stateSource) breakpoints(ctx context.Context) (map[inode][]int64, error) {
+	p, ok := s.lent.(kstate.Prober)
+	if !ok {
+		return nil, nil
+	}
+	list, err := p.Breakpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	points := map[inode][]int64{}
+	for _, b := range list {
+		key := inode{b.Dev, b.Ino}
+		points[key] = append(points[key], b.Offset)
+	}
+	return points, nil
+}
+
+// beginWaits has the source look at calls with a timeout that a stop by the tracer ends. Where it cannot, they end:
+// docs/time.md.
+func (s *stateSource) beginWaits(tr *ptrace.Tracer) {
+	src := s.Source
+	if s.lent != nil {
+		src = s.lent
 	}
 	w, ok := src.(kstate.Waiter)
 	if !ok {
@@ -69,39 +94,52 @@ func (s *session) beginWaits() {
 	if err != nil {
 		return
 	}
-	s.waits, s.tree.tracer.Deadlines = waits, waits
+	s.waits, tr.Deadlines = waits, waits
 }
 
 // endWaits ends what beginWaits began, in the background: to detach a program the kernel waits for all CPUs, 10 ms or
 // more.
-func (s *session) endWaits() {
+func (s *stateSource) endWaits() {
 	if s.waits == nil {
 		return
 	}
 	waits, ended := s.waits, make(chan struct{})
-	s.waits, s.waitsEnded = nil, ended
+	s.waits, s.ended = nil, ended
 	go func() {
 		_ = waits.Close() // its objects go with its descriptors
 		close(ended)
 	}()
 }
 
-// learnBreakpoints asks a lent source for its breakpoints.
-func (s *session) learnBreakpoints(ctx context.Context) error {
-	p, ok := s.opts.Live.(kstate.Prober)
-	if !ok {
-		return nil
+// detach ends the waits, and waits for that.
+func (s *stateSource) detach() {
+	s.endWaits()
+	if s.ended != nil {
+		<-s.ended
 	}
-	points, err := p.Breakpoints(ctx)
-	if err != nil {
-		return err
+}
+
+// close closes the source if it is ours, as soon as it is open.
+func (s *stateSource) close() {
+	if s.opened == nil {
+		return
 	}
-	s.code.points = map[inode][]int64{}
-	for _, b := range points {
-		key := inode{b.Dev, b.Ino}
-		s.code.points[key] = append(s.code.points[key], b.Offset)
+	if src, err := s.opened(); err == nil {
+		_ = src.Close() // its objects go with its descriptors
 	}
-	return nil
+}
+
+// opening starts openSource in the background and returns a function that waits for its result: loading BPF programs
+// takes longer than all else that comes before a freeze.
+func opening(name string) func() (kstate.Source, error) {
+	open := sync.OnceValues(func() (kstate.Source, error) { return openSource(sources(), name) })
+	go func() { _, _ = open() }() // the result stays in open
+	return open
+}
+
+// preparer is a source that has something to do before a freeze.
+type preparer interface {
+	Prepare(ctx context.Context) error
 }
 
 // borrowed is a source that Close leaves open.

@@ -118,16 +118,16 @@ func pending(th *ptrace.Thread, shared bool) ([]model.SigInfo, error) {
 	return list, nil
 }
 
-// ranOut tells whether signals have become pending since all was read: to a process, or to a thread that a timer is
+// timersRanOut tells whether signals have become pending since all was read: to a process, or to a thread that a timer is
 // for.
-func (s *session) ranOut(all []told) (news bool, err error) {
+func timersRanOut(group *ptrace.Group, processes []model.Process, all []told) (news bool, err error) {
 	targets := map[int]bool{}
-	for i := range s.st.Processes {
-		for _, t := range s.st.Processes[i].Timers {
+	for i := range processes {
+		for _, t := range processes[i].Timers {
 			targets[t.Tid] = true
 		}
 	}
-	err = s.tree.group.Tracer().Do(func() error {
+	err = group.Tracer().Do(func() error {
 		for i := range all {
 			t := &all[i]
 			if i == 0 || all[i-1].th.Pid != t.th.Pid {

@@ -210,14 +210,14 @@ func (s *session) attach(ctx context.Context, live []int) error {
 	if err := s.tree.freeze(ctx); err != nil {
 		return err
 	}
-	err := s.attachStopped()
+	err := s.track.attachStopped(s.tree)
 	return errors.Join(err, s.tree.letGo())
 }
 
 // attachStopped is attach for a tree that stands still.
-func (s *session) attachStopped() error {
-	for _, pid := range s.tree.pids {
-		if err := s.track.tr.Attach(s.tree.group, pid); err != nil {
+func (t *tracking) attachStopped(tree *tree) error {
+	for _, pid := range tree.pids {
+		if err := t.tr.Attach(tree.group, pid); err != nil {
 			return err
 		}
 	}
@@ -234,15 +234,14 @@ func (t *tracking) space(pid int) model.Space {
 
 // keep takes every page of a process from the base, if there is one that has it. What has changed since is written, or
 // discarded, on top.
-func (s *session) keep(pid int) (kept bool, err error) {
-	t := &s.track
+func (t *tracking) keep(w *image.Writer, pid int) (kept bool, err error) {
 	from, ok := t.parent[pid]
 	followed, _ := t.tr.Serves(pid)
 	if t.base == "" || !ok || !followed {
 		return false, nil
 	}
 	for _, r := range from.ranges {
-		if err := s.writer.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/model.PageSize, from.space,
+		if err := w.KeepFrom(t.space(pid), r.Start, (r.End-r.Start)/model.PageSize, from.space,
 			r.Start); err != nil {
 			return false, err
 		}
@@ -265,15 +264,14 @@ func excludedIn(p *model.Process) []dirty.Span {
 }
 
 // rearm makes everything clean for the next image, at the end of the freeze.
-func (s *session) rearm() error {
-	t := &s.track
-	if t.tr == nil || t.own || s.opts.Kill {
+func (t *tracking) rearm(tree *tree) error {
+	if t.tr == nil || t.own {
 		return nil
 	}
-	if err := s.attachStopped(); err != nil {
+	if err := t.attachStopped(tree); err != nil {
 		return err
 	}
-	for _, pid := range s.tree.pids {
+	for _, pid := range tree.pids {
 		if err := t.tr.Arm(pid, t.written[pid]); err != nil {
 			return gone(pid, err)
 		}
@@ -281,10 +279,9 @@ func (s *session) rearm() error {
 	return nil
 }
 
-// settle remembers the published image as what later ones can keep pages of.
-func (s *session) settle(info image.Info) {
-	t := &s.track
-	if t.tr == nil || t.own || s.opts.Kill {
+// settle remembers the published image as what later ones of a tree that goes on can keep pages of.
+func (t *tracking) settle(info image.Info, killed bool) {
+	if t.tr == nil || t.own || killed {
 		return
 	}
 	if abs, err := filepath.Abs(info.Dir); err == nil {

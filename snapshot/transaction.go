@@ -183,7 +183,7 @@ func (s *session) copyMemory(ctx context.Context) error {
 	if err := s.thaw(); err != nil {
 		return err
 	}
-	s.endWaits()
+	s.source.endWaits()
 	return nil
 }
 
@@ -199,7 +199,7 @@ func (s *session) publish(ctx context.Context) (info image.Info, err error) {
 		}
 		s.writer.Note(image.Notes{Freeze: freeze, Tracking: s.res.Tracking})
 		if info, err = s.writer.Commit(s.st); err == nil {
-			s.settle(info)
+			s.track.settle(info, s.opts.Kill)
 		}
 		return err
 	})
