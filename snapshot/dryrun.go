@@ -77,7 +77,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	if list, err = refusalsOf(s.complete(ctx)); err != nil || len(list) > 0 {
 		return list, err
 	}
-	s.number()
+	number(s.st, s.track.spaces)
 	r.Plan = plan.Build(s.st, s.host, pol)
 	return nil, nil
 }

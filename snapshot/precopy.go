@@ -321,7 +321,7 @@ func (c *liveCopy) copyFirst() error {
 		return err
 	}
 	c.bytes += int64(j.size)
-	s.report(j.size)
+	s.progress.report(j.size, 0)
 	c.plan.jobs = append(c.plan.jobs[:0], c.plan.jobs[1:]...)
 	return nil
 }
@@ -340,13 +340,6 @@ func (c *liveCopy) copyParts(j *job) error {
 	return nil
 }
 
-// report counts bytes that are on their way into the image.
-func (s *session) report(n int) {
-	if s.done += int64(n); s.opts.Progress != nil {
-		s.opts.Progress(s.done, max(s.done, s.expected+s.pages.bytes))
-	}
-}
-
 // tooMuch gives up before the freeze if what is left cannot be copied within the time it may take.
 func (s *session) tooMuch(need int64) error {
 	guess := time.Duration(need>>10) * freezePerByte
@@ -360,68 +353,6 @@ func (s *session) tooMuch(need int64) error {
 	}
 	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "copying its %d KiB would take about %v", need>>10,
 		guess.Round(10*time.Microsecond))
-}
-
-// planProcess decides which pages of a process are copied under the freeze, and which of those that are in the image
-// are no longer true.
-func (s *session) planProcess(p *model.Process) error {
-	t := &s.track
-	if t.tr == nil {
-		return s.addProcess(p, t.parent[p.Pid].space)
-	}
-	covers := t.covers[p.Pid]
-	_, early := t.spaces[p.Pid]
-	from := &origin{space: p.Space, pid: p.Pid, name: pidName(p.Pid), parent: t.parent[p.Pid].space}
-	files := from // of what the process changed in its file mappings, which is little, and not tracked
-	if t.base != "" && covers {
-		anon := *from
-		anon.parent = 0 // what was written differs, most likely
-		from = &anon
-	}
-	g := gaps{sink: func(start, end uint64) error {
-		if !early {
-			return nil // nothing was written for it
-		}
-		return s.writer.Discard(p.Space, start, (end-start)/model.PageSize)
-	}}
-	owed, lost := t.owed[p.Pid], s.forked.lost(p.Pid)
-	var failed error
-	c := cutter{vmas: p.VMAs}
-	state := dirty.Clean
-	c.sink = func(v *model.VMA, start, end uint64, guard bool) {
-		switch {
-		case guard:
-			v.Guards = append(v.Guards, model.Range{Start: start, End: end})
-			return
-		case !holdsContent(v):
-			return
-		}
-		if err := g.content(start, end); err != nil {
-			failed = err
-		}
-		what := from
-		if v.Kind == model.VMAFile {
-			what = files
-		}
-		fresh := state == dirty.Written || !covers
-		split(start, end, fresh, owed, lost, func(start, end uint64) {
-			if err := s.addPages(what, v, start, end, covers && state == dirty.Written); err != nil {
-				failed = err
-			}
-		})
-		s.forked.noteStored(p.Pid, v, model.Range{Start: start, End: end}, !fresh)
-	}
-	err := t.tr.Dirty(p.Pid, walks(p.VMAs), func(r dirty.Run) error {
-		if state = r.State; state == dirty.Written {
-			t.written[p.Pid] = widen(t.written[p.Pid], r)
-		}
-		c.cut(r.Start, r.End, r.State == dirty.Guard)
-		return failed
-	})
-	if err != nil {
-		return err
-	}
-	return g.close(t.tops[p.Pid])
 }
 
 // spanWalk is how far apart two runs are, bytes, that are better armed one by one: walking over as many pages takes as

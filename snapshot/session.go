@@ -39,7 +39,7 @@ type session struct {
 	st       *model.State
 	contents contents
 	code     codeFiles
-	pages    planner
+	memory   *memoryCopy // nil before the memory is copied
 	exclude  excluder
 
 	looked *codeSeen // nil if regions are seen, or are to be ignored
@@ -51,13 +51,13 @@ type session struct {
 	live     []int     // the tree as it was before the freeze
 	own      holders.Own
 	scratch  []byte // for copies that are written at once
-	done     int64  // bytes handed to the image
-	expected int64  // and to be handed to it, before the freeze tells
+	progress progress
 }
 
 func newSession(pid int, o Options) *session {
 	return &session{
-		tree: &tree{pid: pid, maxFreeze: o.MaxFreeze}, source: &stateSource{lent: o.Live}, opts: o, res: &Result{Tracking: "none"}, calm: func() {},
+		tree: &tree{pid: pid, maxFreeze: o.MaxFreeze}, source: &stateSource{lent: o.Live}, opts: o,
+		res: &Result{Tracking: "none"}, progress: progress{tell: o.Progress}, calm: func() {},
 	}
 }
 
@@ -240,7 +240,7 @@ func (s *session) reserve(pids []int, rest int64) error {
 	if err := s.tooMuch(need + rest); err != nil {
 		return err
 	}
-	s.expected = s.done + need + rest
+	s.progress.expected = s.progress.done + need + rest
 	if s.track.tr != nil {
 		need += min(rest+rest/4+restSlack, restArena)
 	}

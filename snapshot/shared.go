@@ -69,17 +69,10 @@ func (s *session) sharedOutside(held model.Holders) (fault.List, error) {
 		}
 		s.note("%s is memory that %s, outside the tree, has too: its content is not saved, and stays as it is then",
 			g.Path, by[0].Text())
-		if err := s.leaveOut(g.Space, g.Size); err != nil {
+		if err := s.memory.leaveOut(g.Space, g.Size); err != nil {
 			return nil, err
 		}
 	}
 	s.st.Named = kept
 	return blockers, nil
-}
-
-// leaveOut takes a content out of the image again.
-func (s *session) leaveOut(space model.Space, size int64) error {
-	s.pages.jobs = slices.DeleteFunc(s.pages.jobs, func(j job) bool { return j.from.space == space })
-	// what found no room in the arena is written
-	return s.writer.Discard(space, 0, uint64(roundUp(int(size)))/model.PageSize)
 }

@@ -118,7 +118,7 @@ func (t *Transaction) Capture(ctx context.Context) error {
 		if err := timed(&s.res.Phases.Files, func() error { return s.complete(ctx) }); err != nil {
 			return err
 		}
-		return timed(&s.res.Phases.Encode, func() error { return s.encode(ctx) })
+		return timed(&s.res.Phases.Encode, func() error { return s.memory.encode(ctx) })
 	})
 }
 
@@ -174,7 +174,13 @@ func (s *session) copyMemory(ctx context.Context) error {
 	if err := s.overdue(); err != nil {
 		return err
 	}
-	if err := timed(&s.res.Phases.Memory, func() error { return s.memory(ctx) }); err != nil {
+	s.memory = s.newMemoryCopy()
+	if err := timed(&s.res.Phases.Memory, func() error {
+		if err := s.memory.copy(ctx); err != nil || s.opts.Kill {
+			return err
+		}
+		return s.track.rearm(s.tree)
+	}); err != nil {
 		return err
 	}
 	if s.opts.Stop || s.opts.Kill {
