@@ -59,7 +59,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 		return nil, err
 	}
 	err = s.freezeOutside(ctx)
-	thawed := s.thawAll()
+	thawed := s.thaw()
 	s.calm()
 	list, err := refusalsOf(errors.Join(err, thawed))
 	if err != nil {
@@ -80,14 +80,6 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	number(s.st, s.track.spaces)
 	r.Plan = plan.Build(s.st, s.host, pol)
 	return nil, nil
-}
-
-// thawAll lets the tree run on if it stands still.
-func (s *session) thawAll() error {
-	if s.tree.group == nil {
-		return nil
-	}
-	return s.thaw()
 }
 
 // refusalsOf separates what keeps a tree from being saved from what went wrong.

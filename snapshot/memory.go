@@ -31,8 +31,8 @@ type memoryCopy struct {
 	pages    planner
 }
 
-// newMemoryCopy returns what copies the tree, of which all but the memory is known.
-func (s *session) newMemoryCopy() *memoryCopy {
+// newMemoryCopy returns what copies the tree of a session, of which all but the memory is known.
+func newMemoryCopy(s *session) *memoryCopy {
 	return &memoryCopy{
 		tree: s.tree, st: s.st, track: &s.track, forked: s.forked, exclude: &s.exclude, contents: &s.contents,
 		code: &s.code, writer: s.writer, arena: s.arena, progress: &s.progress,

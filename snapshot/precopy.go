@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/dirty"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
 	"github.com/bpfckpt/bpfckpt/internal/procfs"
@@ -27,17 +28,34 @@ const (
 // precopy copies memory while the tree runs: what is in the image already need not be read under the freeze if it is
 // still clean then. It goes on in rounds, each of what was written during the one before, until little is left or it no
 // longer gets less.
-func (s *session) precopy(ctx context.Context, live []int) error {
+type precopy struct {
+	track    *tracking
+	forked   *forked
+	exclude  *excluder
+	code     *codeFiles
+	writer   *image.Writer
+	throttle *throttle
+	progress *progress
+	opts     *Options
+	res      *Result
+	scratch  []byte // for copies that are written at once
+}
+
+// precopy runs the rounds of pre-copy, and gets room ready for what they leave.
+func (s *session) precopy(ctx context.Context) error {
 	t := &s.track
-	if t.tr == nil {
-		return s.reserve(live, 0)
-	}
-	if err := timed(&s.res.Phases.Attach, func() error { return s.attach(ctx, live) }); err != nil {
+	if err := timed(&s.res.Phases.Attach, func() error { return t.attach(ctx, s.tree, s.live) }); err != nil {
 		return err
+	}
+	// It may go on after the phase that this is part of.
+	s.throttle = &throttle{ctx: context.WithoutCancel(ctx), slice: s.opts.MaxFreeze, waits: s.source.waits}
+	s.pre = &precopy{
+		track: t, forked: s.forked, exclude: &s.exclude, code: &s.code, writer: s.writer, throttle: s.throttle,
+		progress: &s.progress, opts: &s.opts, res: s.res,
 	}
 	var rest []int // processes that are copied under the freeze
 	err := timed(&s.res.Phases.Precopy, func() (err error) {
-		rest, err = s.rounds(ctx, live)
+		rest, err = s.pre.rounds(ctx, s.live)
 		return err
 	})
 	if err != nil {
@@ -47,9 +65,9 @@ func (s *session) precopy(ctx context.Context, live []int) error {
 }
 
 // rounds runs the rounds, and returns the processes that could not take part.
-func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error) {
+func (p *precopy) rounds(ctx context.Context, live []int) (rest []int, err error) {
 	var take []int
-	t := &s.track
+	t := p.track
 	for _, pid := range live {
 		switch {
 		case t.tr.Live(pid) && !direct(pid):
@@ -59,22 +77,21 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 			rest = append(rest, pid)
 		}
 		if _, why := t.tr.Serves(pid); why != "" && t.tr.Name() != dirty.Compare {
-			s.note("writes of pid %d are not tracked, all its memory is read: %s", pid, why)
+			p.res.note("writes of pid %d are not tracked, all its memory is read: %s", pid, why)
 		}
-		if _, err := t.keep(s.writer, pid); err != nil { // what is clean since the base needs no round
+		if _, err := t.keep(p.writer, pid); err != nil { // what is clean since the base needs no round
 			return nil, err
 		}
 	}
 	t.take = take
-	// It may go on after the phase that this is part of.
-	s.throttle = &throttle{ctx: context.WithoutCancel(ctx), pids: take, slice: s.opts.MaxFreeze, waits: s.source.waits}
+	p.throttle.pids = take
 	most, stuck := precopyRounds, 0
 	for round := 1; len(take) > 0 && round <= most; round++ {
 		before := t.rest
-		if err := s.roundOfAll(ctx, round == 1); err != nil {
+		if err := p.all(ctx, round == 1); err != nil {
 			return nil, err
 		}
-		s.res.Rounds = round
+		p.res.Rounds = round
 		if t.rest <= precopyEnough {
 			break
 		}
@@ -83,11 +100,11 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 		}
 		switch {
 		case stuck == 0 && round < most:
-		case s.opts.fits(t.rest + t.aside):
+		case p.opts.fits(t.rest + t.aside):
 			return rest, nil
-		case stuck < 2 && s.throttle.hard > 0 &&
+		case stuck < 2 && p.throttle.hard > 0 &&
 			round < most: // what was written before it was held back counts in the round after
-		case !s.throttle.harder():
+		case !p.throttle.harder():
 			return rest, nil
 		default:
 			most, stuck = round+throttleRounds, 0
@@ -96,13 +113,13 @@ func (s *session) rounds(ctx context.Context, live []int) (rest []int, err error
 	return rest, nil
 }
 
-// roundOfAll runs a round of every process that takes part.
-func (s *session) roundOfAll(ctx context.Context, first bool) error {
-	t := &s.track
+// all runs a round of every process that takes part.
+func (p *precopy) all(ctx context.Context, first bool) error {
+	t := p.track
 	t.rest = 0
-	s.forked.wrote = map[int][]model.Range{}
+	p.forked.wrote = map[int][]model.Range{}
 	for _, pid := range t.take {
-		n, err := s.round(ctx, pid, first)
+		n, err := p.round(ctx, pid, first)
 		t.rest += n
 		if err = gone(pid, err); err != nil && !isGone(err) { // one that ended: the freeze will tell
 			return err
@@ -111,14 +128,14 @@ func (s *session) roundOfAll(ctx context.Context, first bool) error {
 	return nil
 }
 
-// lastRound is one more round as the last thing before the freeze: what was written while everything else was made
+// last is one more round as the last thing before the freeze: what was written while everything else was made
 // ready.
-func (s *session) lastRound(ctx context.Context) error {
-	if s.res.Rounds == 0 {
+func (p *precopy) last(ctx context.Context) error {
+	if p.res.Rounds == 0 {
 		return nil
 	}
-	s.res.Rounds++
-	return s.roundOfAll(ctx, false)
+	p.res.Rounds++
+	return p.all(ctx, false)
 }
 
 // fits tells whether the rest can surely be copied in the time that a freeze may take. Pages that lie apart take three
@@ -128,8 +145,8 @@ func (o *Options) fits(rest int64) bool {
 }
 
 // round copies what a process has written since the last one, in the first round all that is not in the base.
-func (s *session) round(ctx context.Context, pid int, first bool) (copied int64, err error) {
-	t := &s.track
+func (p *precopy) round(ctx context.Context, pid int, first bool) (copied int64, err error) {
+	t := p.track
 	maps, err := procfs.Pid(pid).Maps()
 	if err != nil {
 		return 0, err
@@ -140,7 +157,7 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		if t.aside, err = changedFiles(pid, maps, t.aside); err != nil {
 			return 0, err
 		}
-		kept, err := t.keep(s.writer, pid)
+		kept, err := t.keep(p.writer, pid)
 		if err == nil && !kept {
 			err = t.tr.Reset(pid) // what is clean since another image, or a snapshot that failed, is in none of ours
 		}
@@ -149,25 +166,25 @@ func (s *session) round(ctx context.Context, pid int, first bool) (copied int64,
 		}
 	}
 	c := &liveCopy{
-		ctx: ctx, s: s, pid: pid, maps: maps, first: first,
+		ctx: ctx, p: p, pid: pid, maps: maps, first: first,
 		from: &origin{space: t.space(pid), pid: pid, name: pidName(pid)},
 	}
 	if t.base == "" {
 		c.from.parent = t.parent[pid].space // what is equal takes no room at least
 	}
 	if first {
-		if t.skip[pid], err = s.exclude.before(pid); err != nil {
+		if t.skip[pid], err = p.exclude.before(pid); err != nil {
 			return 0, err
 		}
 	}
 	c.skip = t.skip[pid]
-	defer s.forked.closeMaps()
+	defer p.forked.closeMaps()
 	if err := t.tr.Rearm(pid, nil, c.add); err != nil {
 		return 0, err
 	}
 	if !first {
 		c.next = 0
-		for _, r := range s.forked.due(pid) {
+		for _, r := range p.forked.due(pid) {
 			if err := c.copyRun(r.Start, r.End); err != nil {
 				return 0, err
 			}
@@ -203,7 +220,7 @@ func changedFiles(pid int, maps []procfs.Map, sum int64) (int64, error) {
 // liveCopy copies pages of a running process as they are armed.
 type liveCopy struct {
 	ctx   context.Context
-	s     *session
+	p     *precopy
 	pid   int
 	maps  []procfs.Map
 	next  int
@@ -217,7 +234,7 @@ type liveCopy struct {
 // add takes a run of pages that were just armed.
 func (c *liveCopy) add(r dirty.Run) error {
 	if !c.first {
-		c.s.forked.noteWritten(c.pid, model.Range{Start: r.Start, End: r.End})
+		c.p.forked.noteWritten(c.pid, model.Range{Start: r.Start, End: r.End})
 	}
 	return c.copyRun(r.Start, r.End)
 }
@@ -227,7 +244,7 @@ func (c *liveCopy) copyRun(start, stop uint64) error {
 	for c.next < len(c.maps) && c.maps[c.next].End <= start {
 		c.next++
 	}
-	tops := c.s.track.tops
+	tops := c.p.track.tops
 	tops[c.pid] = max(tops[c.pid], stop)
 	at := start
 	for i := c.next; i < len(c.maps) && c.maps[i].Start < stop; i++ {
@@ -263,22 +280,21 @@ func (c *liveCopy) copyRun(start, stop uint64) error {
 func (c *liveCopy) take(m *procfs.Map, start, end uint64) error {
 	add := func(start, end uint64) {
 		p := part{addr: start, size: int(end - start), forced: m.Prot&unix.PROT_READ == 0}
-		c.plan.addPrivate(c.from, p, c.s.forked.shared[c.pid])
+		c.plan.addPrivate(c.from, p, c.p.forked.shared[c.pid])
 	}
-	s := c.s
-	if !c.first || len(s.forked.spans[c.pid]) == 0 {
+	if !c.first || len(c.p.forked.spans[c.pid]) == 0 {
 		add(start, end)
 		return nil
 	}
 	tracked := func(of int) []model.Range {
-		if s.track.covers[of] {
+		if c.p.track.covers[of] {
 			return []model.Range{{Start: 0, End: ^uint64(0)}}
 		}
 		return nil
 	}
-	return s.forked.divide(c.pid, start, end, tracked, func(k kinSpan) error {
-		s.forked.give(c.pid, k)
-		return s.writer.Same(c.from.space, k.Start, (k.End-k.Start)/model.PageSize, s.track.space(k.of))
+	return c.p.forked.divide(c.pid, start, end, tracked, func(k kinSpan) error {
+		c.p.forked.give(c.pid, k)
+		return c.p.writer.Same(c.from.space, k.Start, (k.End-k.Start)/model.PageSize, c.p.track.space(k.of))
 	}, add)
 }
 
@@ -289,7 +305,7 @@ func (c *liveCopy) skips(m *procfs.Map) bool {
 
 // owe notes pages that are to be copied under the freeze, whatever the tracker says of them.
 func (c *liveCopy) owe(start, end uint64) {
-	owed := c.s.track.owed
+	owed := c.p.track.owed
 	owed[c.pid] = append(owed[c.pid], dirty.Span{Start: start, End: end})
 }
 
@@ -308,20 +324,20 @@ func (c *liveCopy) copyFirst() error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	s := c.s
-	if s.scratch == nil {
-		s.scratch = make([]byte, jobBytes)
+	p := c.p
+	if p.scratch == nil {
+		p.scratch = make([]byte, jobBytes)
 	}
-	if _, err := j.copy(s.scratch, nil); err != nil {
+	if _, err := j.copy(p.scratch, nil); err != nil {
 		// The process has unmapped something since. The rest of the job is copied part by part.
 		if err := c.copyParts(j); err != nil {
 			return err
 		}
-	} else if err := j.write(s.writer, &s.code, s.scratch); err != nil {
+	} else if err := j.write(p.writer, p.code, p.scratch); err != nil {
 		return err
 	}
 	c.bytes += int64(j.size)
-	s.progress.report(j.size, 0)
+	p.progress.report(j.size, 0)
 	c.plan.jobs = append(c.plan.jobs[:0], c.plan.jobs[1:]...)
 	return nil
 }
@@ -329,11 +345,11 @@ func (c *liveCopy) copyFirst() error {
 func (c *liveCopy) copyParts(j *job) error {
 	th := ptrace.Thread{Pid: c.pid, Tid: c.pid}
 	for _, p := range j.parts {
-		if err := th.Peek(p.addr, c.s.scratch[:p.size]); err != nil {
+		if err := th.Peek(p.addr, c.p.scratch[:p.size]); err != nil {
 			c.owe(p.addr, p.addr+uint64(p.size))
 			continue
 		}
-		if err := c.s.writer.Write(j.from.space, p.addr, c.s.scratch[:p.size]); err != nil {
+		if err := c.p.writer.Write(j.from.space, p.addr, c.p.scratch[:p.size]); err != nil {
 			return err
 		}
 	}

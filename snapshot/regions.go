@@ -109,7 +109,7 @@ func (s *session) approach(ctx context.Context, h kstate.Holder, until time.Time
 	if s.res.Rounds == 0 {
 		return nil
 	}
-	if err := timed(&ph.Precopy, func() error { return s.lastRound(ctx) }); err != nil {
+	if err := timed(&ph.Precopy, func() error { return s.pre.last(ctx) }); err != nil {
 		return err
 	}
 	s.throttle.release()

@@ -48,9 +48,9 @@ type session struct {
 	forked   *forked
 	calm     func()    // ends the hurry of the freeze; more than once does no harm
 	throttle *throttle // nil before pre-copy
+	pre      *precopy  // the same
 	live     []int     // the tree as it was before the freeze
 	own      holders.Own
-	scratch  []byte // for copies that are written at once
 	progress progress
 }
 

@@ -67,7 +67,7 @@ func (s *session) sharedOutside(held model.Holders) (fault.List, error) {
 			kept = append(kept, g)
 			continue
 		}
-		s.note("%s is memory that %s, outside the tree, has too: its content is not saved, and stays as it is then",
+		s.res.note("%s is memory that %s, outside the tree, has too: its content is not saved, and stays as it is then",
 			g.Path, by[0].Text())
 		if err := s.memory.leaveOut(g.Space, g.Size); err != nil {
 			return nil, err

@@ -88,8 +88,11 @@ func (s *session) overdue() error {
 	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "reading its state took %v", took.Round(time.Microsecond))
 }
 
-// thaw lets the tree run on and ends the time of the freeze.
+// thaw lets the tree run on, if it stands still, and ends the time of the freeze.
 func (s *session) thaw() error {
+	if s.tree.group == nil {
+		return nil
+	}
 	err := timed(&s.res.Phases.Thaw, func() error { return s.tree.group.Thaw() })
 	s.res.FreezeUS = time.Since(s.tree.frozenAt).Microseconds()
 	s.tree.group = nil

@@ -12,6 +12,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/bpfckpt/bpfckpt/image"
@@ -80,6 +81,11 @@ type Result struct {
 	Rounds       int       `json:"rounds"`          // of pre-copy
 	Throttle     *Throttle `json:"brake,omitempty"` // nil if it was not held back meanwhile
 	Notes        []string  `json:"notes,omitempty"` // remarks for people
+}
+
+// note adds a remark for the user.
+func (r *Result) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
 // Phases is where the time went, microseconds. Those from Freeze to Thaw are under the freeze; Freeze, Regs and State

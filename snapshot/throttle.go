@@ -114,15 +114,15 @@ func (th *throttle) count(took time.Duration) {
 }
 
 // report adds what the throttle did to the result.
-func (th *throttle) report(s *session) {
+func (th *throttle) report(r *Result) {
 	if th == nil || th.hard == 0 {
 		return
 	}
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	used := th.used
-	s.res.Throttle = &used
-	s.note("it writes faster than it can be copied, so it was held back for %v during pre-copy, at most %v at once",
+	r.Throttle = &used
+	r.note("it writes faster than it can be copied, so it was held back for %v during pre-copy, at most %v at once",
 		time.Duration(used.Total*1000).Round(time.Millisecond),
 		time.Duration(used.Longest*1000).Round(100*time.Microsecond))
 }

@@ -78,7 +78,7 @@ func (s *session) chooseTracking(live []int) (parent string, err error) {
 	if s.opts.Incremental {
 		s.res.Tracking = dirty.Compare
 	}
-	if pays, err := s.precopyPays(live); err != nil || !pays {
+	if pays, err := s.opts.precopyPays(live); err != nil || !pays {
 		return parent, err
 	}
 	// Soft-dirty bits are one for each page, and may be somebody else's. A userfaultfd is ours alone.
@@ -90,8 +90,8 @@ func (s *session) chooseTracking(live []int) (parent string, err error) {
 }
 
 // precopyPays reports whether a tree has so much memory that copying it while it runs shortens the freeze.
-func (s *session) precopyPays(live []int) (bool, error) {
-	if !s.opts.Precopy {
+func (o *Options) precopyPays(live []int) (bool, error) {
+	if !o.Precopy {
 		return false, nil
 	}
 	need, err := estimate(live)
@@ -132,11 +132,11 @@ func (s *session) explainNoParent() {
 		from = fmt.Sprintf("%s, which it was restored from, is not there", s.track.restored)
 	}
 	if n := len(images); n > 0 {
-		s.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
+		s.res.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
 			images[n-1].ID, pidName(s.tree.pid), from)
 	}
 	if damaged {
-		s.note("images of the store that cannot be read are not continued: %v", err)
+		s.res.note("images of the store that cannot be read are not continued: %v", err)
 	}
 }
 
@@ -149,7 +149,7 @@ func (s *session) create(parent string) error {
 	w, err := image.Create(s.opts.Dir, o)
 	if err != nil && s.track.base != "" && parent == s.track.base &&
 		errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
-		s.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
+		s.res.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
 		s.track.base = ""
 		if o.Parent, err = s.parent(); err != nil {
 			return err
@@ -191,15 +191,10 @@ func (s *session) openParent(parent string) error {
 	return nil
 }
 
-// note adds a remark to the result.
-func (s *session) note(format string, args ...any) {
-	s.res.Notes = append(s.res.Notes, fmt.Sprintf(format, args...))
-}
-
 // attach gets the tracker ready for every process of the tree; those that are not yet are stopped for it, a millisecond
 // or so.
-func (s *session) attach(ctx context.Context, live []int) error {
-	tr := s.track.tr
+func (t *tracking) attach(ctx context.Context, tree *tree, live []int) error {
+	tr := t.tr
 	ready := func(pid int) bool {
 		followed, why := tr.Serves(pid)
 		return followed || why != ""
@@ -207,11 +202,11 @@ func (s *session) attach(ctx context.Context, live []int) error {
 	if tr.Name() != dirty.UffdWP || !slices.ContainsFunc(live, func(pid int) bool { return !ready(pid) }) {
 		return nil
 	}
-	if err := s.tree.freeze(ctx); err != nil {
+	if err := tree.freeze(ctx); err != nil {
 		return err
 	}
-	err := s.track.attachStopped(s.tree)
-	return errors.Join(err, s.tree.letGo())
+	err := t.attachStopped(tree)
+	return errors.Join(err, tree.letGo())
 }
 
 // attachStopped is attach for a tree that stands still.

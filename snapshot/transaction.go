@@ -83,7 +83,7 @@ func (t *Transaction) Prepare(ctx context.Context) error {
 			return err
 		}
 		if s.track.tr != nil {
-			if err := s.precopy(ctx, s.live); err != nil {
+			if err := s.precopy(ctx); err != nil {
 				return err
 			}
 		}
@@ -114,7 +114,7 @@ func (t *Transaction) Capture(ctx context.Context) error {
 			return err
 		}
 		s.calm()
-		s.throttle.report(s)
+		s.throttle.report(s.res)
 		if err := timed(&s.res.Phases.Files, func() error { return s.complete(ctx) }); err != nil {
 			return err
 		}
@@ -174,7 +174,7 @@ func (s *session) copyMemory(ctx context.Context) error {
 	if err := s.overdue(); err != nil {
 		return err
 	}
-	s.memory = s.newMemoryCopy()
+	s.memory = newMemoryCopy(s)
 	if err := timed(&s.res.Phases.Memory, func() error {
 		if err := s.memory.copy(ctx); err != nil || s.opts.Kill {
 			return err
