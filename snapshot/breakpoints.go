@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,15 @@ type codeFiles struct {
 	ghosts []*os.File
 	open   map[inode]*os.File // nil for one that cannot be had
 	points map[inode][]int64  // offsets of breakpoints that are known to be no part of the process
+}
+
+// learn asks a source for its breakpoints; those of before stay if it tells of none.
+func (c *codeFiles) learn(ctx context.Context, from *stateSource) error {
+	points, err := from.breakpoints(ctx)
+	if points != nil {
+		c.points = points
+	}
+	return err
 }
 
 func (c *codeFiles) close() {

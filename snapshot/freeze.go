@@ -151,3 +151,12 @@ func (t *tree) close() {
 	}
 	t.tracer.Close()
 }
+
+// overdue gives up when the freeze has lasted as long as it may.
+func (t *tree) overdue() error {
+	took := time.Since(t.frozenAt)
+	if t.maxFreeze == 0 || took <= t.maxFreeze {
+		return nil
+	}
+	return fault.New(fault.MaxFreeze, pidName(t.pid), "reading its state took %v", took.Round(time.Microsecond))
+}

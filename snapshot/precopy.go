@@ -356,18 +356,19 @@ func (c *liveCopy) copyParts(j *job) error {
 	return nil
 }
 
-// tooMuch gives up before the freeze if what is left cannot be copied within the time it may take.
-func (s *session) tooMuch(need int64) error {
+// tooMuch gives up before the freeze if what is left cannot be copied within the time it may take: need bytes, after so many
+// rounds of pre-copy.
+func tooMuch(pid int, need int64, rounds int, limit time.Duration) error {
 	guess := time.Duration(need>>10) * freezePerByte
-	if s.opts.MaxFreeze == 0 || guess <= s.opts.MaxFreeze {
+	if limit == 0 || guess <= limit {
 		return nil
 	}
-	if s.res.Rounds > 0 {
-		return fault.New(fault.MaxFreeze, pidName(s.tree.pid),
+	if rounds > 0 {
+		return fault.New(fault.MaxFreeze, pidName(pid),
 			"it writes faster than it can be copied: after %d rounds of pre-copy %d KiB are left, which would take about %v",
-			s.res.Rounds, need>>10, guess.Round(10*time.Microsecond))
+			rounds, need>>10, guess.Round(10*time.Microsecond))
 	}
-	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "copying its %d KiB would take about %v", need>>10,
+	return fault.New(fault.MaxFreeze, pidName(pid), "copying its %d KiB would take about %v", need>>10,
 		guess.Round(10*time.Microsecond))
 }
 

@@ -90,7 +90,9 @@ func (s *session) awaitFirst(ctx context.Context) error {
 	if err := preflight(s.tree.pid); err != nil {
 		return err
 	}
-	return timed(&s.res.Phases.Wait, func() error { return awaitOutside(ctx, s.tree.pid, h, time.Now().Add(regionPatience)) })
+	return timed(&s.res.Phases.Wait, func() error {
+		return awaitOutside(ctx, s.tree.pid, h, time.Now().Add(regionPatience))
+	})
 }
 
 // approach does what comes last before a freeze: it waits for the tree to be outside, and copies what was written
@@ -165,7 +167,7 @@ func heldFault(t kstate.HeldThread, freezes int) error {
 }
 
 // unsure tells what a watch that came late cannot know.
-func unsure(h *kstate.Held) (notes []string) {
+func unsure(h *kstate.Held) []string {
 	if len(h.Unsure) == 0 {
 		return nil
 	}
@@ -173,9 +175,9 @@ func unsure(h *kstate.Held) (notes []string) {
 	for i, pid := range h.Unsure {
 		names[i] = fmt.Sprint(pid)
 	}
-	return append(notes, fmt.Sprintf("the program marks regions in which no snapshot may be taken, and was running when the "+
-		"watch began to see them, %v ago (pid %s): whether it has been in one since then is not known; "+
-		"bpfckpt run starts it under a watch", h.Age.Round(time.Second), strings.Join(names, ", ")))
+	return []string{fmt.Sprintf("the program marks regions in which no snapshot may be taken, and was running when "+
+		"the watch began to see them, %v ago (pid %s): whether it has been in one since then is not known; "+
+		"bpfckpt run starts it under a watch", h.Age.Round(time.Second), strings.Join(names, ", "))}
 }
 
 // codeSeen are the files that were looked at for regions, when nobody sees whether a thread is in one.

@@ -149,16 +149,7 @@ func (s *session) prepareSource(ctx context.Context) error {
 		return err
 	}
 	s.tree.tracer.Foresee(s.live)
-	return s.learnBreakpoints(ctx)
-}
-
-// learnBreakpoints asks the source for its breakpoints; those of before stay if it tells of none.
-func (s *session) learnBreakpoints(ctx context.Context) error {
-	points, err := s.source.breakpoints(ctx)
-	if points != nil {
-		s.code.points = points
-	}
-	return err
+	return s.code.learn(ctx, s.source)
 }
 
 // begin finds the tree, refuses what can be refused by a look at its processes from outside, and starts to open the
@@ -237,7 +228,7 @@ func (s *session) reserve(pids []int, rest int64) error {
 		return err
 	}
 	need = max(0, need-s.forked.bytes(pids))
-	if err := s.tooMuch(need + rest); err != nil {
+	if err := tooMuch(s.tree.pid, need+rest, s.res.Rounds, s.opts.MaxFreeze); err != nil {
 		return err
 	}
 	s.progress.expected = s.progress.done + need + rest

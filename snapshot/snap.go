@@ -79,15 +79,6 @@ func snapOnce(ctx context.Context, pid int, o Options) (r *Result, overran bool,
 	return r, false, err
 }
 
-// overdue gives up when the freeze has lasted as long as it may.
-func (s *session) overdue() error {
-	took := time.Since(s.tree.frozenAt)
-	if s.opts.MaxFreeze == 0 || took <= s.opts.MaxFreeze {
-		return nil
-	}
-	return fault.New(fault.MaxFreeze, pidName(s.tree.pid), "reading its state took %v", took.Round(time.Microsecond))
-}
-
 // thaw lets the tree run on, if it stands still, and ends the time of the freeze.
 func (s *session) thaw() error {
 	if s.tree.group == nil {
@@ -109,7 +100,7 @@ func (s *session) complete(ctx context.Context) error {
 		return err
 	}
 	// those that came last; if the watch has ended since, what was known before the freeze has to do
-	_ = s.learnBreakpoints(ctx)
+	_ = s.code.learn(ctx, s.source)
 
 	held, err := holdersOf(ctx, s.st, s.own)
 	if err != nil {

@@ -61,7 +61,7 @@ func (s *session) chooseTracking(live []int) (parent string, err error) {
 	t.spaces, t.covers, t.owed = map[int]model.Space{}, map[int]bool{}, map[int][]dirty.Span{}
 	t.skip = map[int][]dirty.Span{}
 	t.tops, t.written = map[int]uint64{}, map[int][]dirty.Span{}
-	if parent, err = s.parent(); err != nil {
+	if parent, t.restored, err = s.tree.parentImage(s.opts.Dir, s.st.Kernel.BootID); err != nil {
 		return "", err
 	}
 	if t.tr = s.opts.Tracker; t.tr != nil {
@@ -109,34 +109,33 @@ func (o *Options) precopyPays(live []int) (bool, error) {
 	return need >= least, nil
 }
 
-// parent finds the image in the store that the new one continues: the last one of this process, or the one it was
-// restored from.
-func (s *session) parent() (string, error) {
-	id := s.tree.ids[s.tree.pid]
-	root := image.Root{Boot: s.st.Kernel.BootID, PidNS: id.NS, Pid: s.tree.pid, Start: id.Start}
-	rec, _, err := carry.Get(s.tree.view, id)
+// parentImage finds the image in the store that a new one continues: the last one of the root, or the one that it
+// was restored from, which it names as well, "" if there is none or nobody knows.
+func (t *tree) parentImage(dir, boot string) (parent, restored string, err error) {
+	id := t.ids[t.pid]
+	root := image.Root{Boot: boot, PidNS: id.NS, Pid: id.Pid, Start: id.Start}
+	rec, _, err := carry.Get(t.view, id)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	s.track.restored = rec.Image
-	parent, _, err := image.ParentOf(s.opts.Dir, image.Origin{Root: root, Restored: rec.Image})
-	return parent, err
+	parent, _, err = image.ParentOf(dir, image.Origin{Root: root, Restored: rec.Image})
+	return parent, rec.Image, err
 }
 
 // explainNoParent notes why an incremental image begins a row of its own in a store that has images.
-func (s *session) explainNoParent() {
-	images, err := image.List(s.opts.Dir)
+func explainNoParent(r *Result, dir string, pid int, restored string) {
+	images, err := image.List(dir)
 	damaged := err != nil && !errors.Is(err, &fault.Error{Code: fault.StoreNotFound})
 	from := "nothing is recorded of an image that it was restored from"
-	if s.track.restored != "" {
-		from = fmt.Sprintf("%s, which it was restored from, is not there", s.track.restored)
+	if restored != "" {
+		from = fmt.Sprintf("%s, which it was restored from, is not there", restored)
 	}
 	if n := len(images); n > 0 {
-		s.res.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
-			images[n-1].ID, pidName(s.tree.pid), from)
+		r.note("the image is a full one and begins a row of its own: neither %s nor any other in the store is of %s, and %s",
+			images[n-1].ID, pidName(pid), from)
 	}
 	if damaged {
-		s.res.note("images of the store that cannot be read are not continued: %v", err)
+		r.note("images of the store that cannot be read are not continued: %v", err)
 	}
 }
 
@@ -144,18 +143,18 @@ func (s *session) explainNoParent() {
 func (s *session) create(parent string) error {
 	o := image.WriteOptions{Name: s.opts.Name, Parent: parent, Level: s.opts.Compress, Accept: s.accept}
 	if s.opts.Incremental && parent == "" {
-		s.explainNoParent()
+		explainNoParent(s.res, s.opts.Dir, s.tree.pid, s.track.restored)
 	}
 	w, err := image.Create(s.opts.Dir, o)
 	if err != nil && s.track.base != "" && parent == s.track.base &&
 		errors.Is(err, &fault.Error{Code: fault.StoreNoImage}) {
 		s.res.note("the image is a full one: %s, which it would have continued, is no longer in the store", parent)
 		s.track.base = ""
-		if o.Parent, err = s.parent(); err != nil {
+		if o.Parent, _, err = s.tree.parentImage(s.opts.Dir, s.st.Kernel.BootID); err != nil {
 			return err
 		}
 		if o.Parent == "" {
-			s.explainNoParent()
+			explainNoParent(s.res, s.opts.Dir, s.tree.pid, s.track.restored)
 		}
 		w, err = image.Create(s.opts.Dir, o)
 	}
@@ -163,19 +162,18 @@ func (s *session) create(parent string) error {
 		return err
 	}
 	s.writer = w
-	return s.openParent(o.Parent)
-}
-
-// openParent notes which spaces of the parent an incremental image is compared with.
-func (s *session) openParent(parent string) error {
-	if parent == "" || !s.opts.Incremental {
+	if o.Parent == "" || !s.opts.Incremental {
 		return nil
 	}
-	st, err := s.writer.Parent()
-	if err != nil {
-		return err
+	st, err := w.Parent()
+	if err == nil {
+		s.track.compare(st)
 	}
-	t := &s.track
+	return err
+}
+
+// compare notes which spaces of the parent, st, the image is compared with.
+func (t *tracking) compare(st *model.State) {
 	t.parent, t.inodes = map[int]former{}, map[[2]uint64]model.Space{}
 	for i := range st.Processes {
 		if p := &st.Processes[i]; !p.Zombie {
@@ -188,7 +186,6 @@ func (s *session) openParent(parent string) error {
 	for _, o := range slices.Concat(st.Ghosts, st.Named) {
 		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
 	}
-	return nil
 }
 
 // attach gets the tracker ready for every process of the tree; those that are not yet are stopped for it, a millisecond

@@ -9,6 +9,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/image"
 	"github.com/bpfckpt/bpfckpt/internal/collector"
 	"github.com/bpfckpt/bpfckpt/internal/fault"
+	"github.com/bpfckpt/bpfckpt/model"
 )
 
 // Transaction is one snapshot, phase by phase, for whoever has more than one to take at one moment, or something to do
@@ -133,7 +134,8 @@ func (t *Transaction) Commit(ctx context.Context) (r *Result, err error) {
 		if err != nil {
 			return err
 		}
-		r = s.result(info)
+		r = s.res
+		r.published(info, s.st)
 		return s.finish()
 	})
 	if r != nil {
@@ -171,7 +173,7 @@ func (t *Transaction) take(is phase, run func() error) error {
 
 // copyMemory copies the memory of the frozen tree, and lets it run on if it may.
 func (s *session) copyMemory(ctx context.Context) error {
-	if err := s.overdue(); err != nil {
+	if err := s.tree.overdue(); err != nil {
 		return err
 	}
 	s.memory = newMemoryCopy(s)
@@ -212,14 +214,12 @@ func (s *session) publish(ctx context.Context) (info image.Info, err error) {
 	return info, err
 }
 
-// result completes the result with what the published image tells.
-func (s *session) result(info image.Info) *Result {
-	r := s.res
+// published completes the result with what the published image tells.
+func (r *Result) published(info image.Info, st *model.State) {
 	r.Dir, r.ID, r.Name, r.Parent = info.Dir, info.ID, info.Name, info.Parent
 	r.PagesWritten, r.PagesZero, r.PagesShared = info.PagesWritten, info.PagesZero, info.PagesShared
 	r.BytesRaw, r.BytesWritten = info.BytesRaw, info.BytesWritten
-	for i := range s.st.Processes {
-		r.Pids = append(r.Pids, s.st.Processes[i].Pid)
+	for i := range st.Processes {
+		r.Pids = append(r.Pids, st.Processes[i].Pid)
 	}
-	return r
 }
