@@ -49,7 +49,7 @@ func (s *session) dryRun(ctx context.Context, r *PlanReport) (fault.List, error)
 	if err = s.source.open(); err != nil {
 		return nil, err
 	}
-	pol := s.planOptions(plan.Snap)
+	pol := s.opts.plan(plan.Snap)
 	if s.host, err = host.Read(s.tree.view, s.st, pol); err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ const secondLook = 30 * time.Millisecond
 
 // judge refuses before anything is stopped what can be told of the running tree. It runs beside makeReady.
 func (s *session) judge(ctx context.Context, m members) (*survey, error) {
-	o := s.planOptions(plan.Check)
+	o := s.opts.plan(plan.Check)
 	v, err := takeSurvey(ctx, s.tree.view, s.source.Source, s.tree.pid, m, false, o)
 	if err != nil || len(v.refusals) > 0 {
 		select {
@@ -147,7 +147,7 @@ func (s *session) judge(ctx context.Context, m members) (*survey, error) {
 		}
 	}
 	if len(v.refusals) > 0 {
-		return nil, s.allBlockers(ctx, v.refusals)
+		return nil, allBlockers(ctx, s.tree.pid, s.opts.Policy, v.refusals)
 	}
 	return v, nil
 }
@@ -160,7 +160,7 @@ func (s *session) members(ctx context.Context) (members, error) {
 	}
 	m, err := splitMembers(tree)
 	if err == nil && len(m.refusals) > 0 {
-		err = s.allBlockers(ctx, m.refusals)
+		err = allBlockers(ctx, s.tree.pid, s.opts.Policy, m.refusals)
 	}
 	return m, err
 }
@@ -168,12 +168,12 @@ func (s *session) members(ctx context.Context) (members, error) {
 // accept asks the plan about the state as a restore will read it. It is called before the image is published, and so
 // before anything is killed.
 func (s *session) accept(st *model.State) error {
-	p := plan.Build(st, s.host, s.planOptions(plan.Snap))
+	p := plan.Build(st, s.host, s.opts.plan(plan.Snap))
 	s.res.Notes = append(s.res.Notes, p.Notes...)
 	return p.Refusals.OrNil()
 }
 
-// planOptions is what the plan is to know of the options.
-func (s *session) planOptions(side plan.Side) plan.Options {
-	return plan.Options{Side: side, Policy: s.opts.Policy, Kill: s.opts.Kill}
+// plan is what the plan is to know of the options.
+func (o *Options) plan(side plan.Side) plan.Options {
+	return plan.Options{Side: side, Policy: o.Policy, Kill: o.Kill}
 }

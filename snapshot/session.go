@@ -21,6 +21,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/internal/view"
 	"github.com/bpfckpt/bpfckpt/model"
 	"github.com/bpfckpt/bpfckpt/plan"
+	"github.com/bpfckpt/bpfckpt/policy"
 )
 
 // session is one snapshot under way.
@@ -194,7 +195,7 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 		}
 	}
 	if list := still(s.tree.pid, m.live, append(s.around.settledBlockers(m.live), unseen...)); len(list) > 0 {
-		return m, s.allBlockers(ctx, list)
+		return m, allBlockers(ctx, s.tree.pid, s.opts.Policy, list)
 	}
 	s.own = holders.Here(s.tree.view)
 	s.st = &model.State{Root: s.tree.pid}
@@ -206,8 +207,8 @@ func (s *session) begin(ctx context.Context) (m members, err error) {
 }
 
 // allBlockers completes a list of blockers with what only a look at the whole tree tells.
-func (s *session) allBlockers(ctx context.Context, list fault.List) error {
-	if r, err := Check(ctx, s.tree.pid, s.opts.Policy); err == nil {
+func allBlockers(ctx context.Context, pid int, p policy.Policy, list fault.List) error {
+	if r, err := Check(ctx, pid, p); err == nil {
 		list = plan.Distinct(append(list, r.Blockers...))
 	}
 	return list.OrNil()
