@@ -314,8 +314,8 @@ struct warm_arg {
  * An event about a slot (a descriptor, a handler, a limit) holds what was in the slot after the event's place in the ring was taken,
  * not what a system call asked for. Whichever of two calls came last, the last event about a slot thus tells what both left there.
  *
- * Changes of mappings are ordered by turns: every taking of an mm's lock for writing counts one, and an event names the turn, or turns,
- * its system call had, or how many there were at its end. A turn that no event names was a change of another make (a stack that grew, another
+ * Changes of mappings are ordered by the write sequence of the mm's lock, called turn here: every taking for writing counts one. An event names
+ * those its system call had, or how many there were at its end. One that no event names was a change of another make (a stack that grew, another
  * process).
  */
 enum ev_kind {

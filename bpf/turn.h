@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Turns of an mm: how often its lock was taken for writing (see abi.h). From Linux 6.14 on the kernel counts them itself, with
+ * Turns, the write sequence of an mm's lock: how often it was taken for writing (see abi.h). From Linux 6.14 on the kernel counts them itself, with
  * CONFIG_PER_VMA_LOCK: mm_lock_seq is one more with each taking and each giving back (include/linux/mmap_lock.h), so odd while somebody has
  * the lock. Of it 31 bits are left as a number of turns. Elsewhere the probe of the lock counts in `mms`.
  */

@@ -52,15 +52,15 @@ func (tb *table) mapEvent(e *mapChange) {
 	}
 	g := tb.groups[int(e.Head.Pid)]
 	if counted(e) && (g == nil || m.users > 1 || len(g.threads) > 1) {
-		e.Turns = 0 // whose the last turn was cannot be told
+		e.Turns = 0 // whose write sequence the last was cannot be told
 		tb.contended = tb.contended || g != nil
 	}
-	if !m.stale && e.TurnFirst == m.turn+1 && len(m.pending) == 0 {
-		tb.mapTurn(m, e)
+	if !m.stale && e.TurnFirst == m.seq+1 && len(m.pending) == 0 {
+		tb.mapNext(m, e)
 		return
 	}
 	i, _ := slices.BinarySearchFunc(m.pending, e.TurnFirst,
-		func(p *mapChange, turn uint64) int { return compare(p.TurnFirst, turn) })
+		func(p *mapChange, seq uint64) int { return compare(p.TurnFirst, seq) })
 	m.pending = slices.Insert(m.pending, i, new(*e))
 	tb.mapPending(m)
 }
@@ -74,15 +74,15 @@ func (tb *table) mapPending(m *memory) {
 	for n < len(m.pending) && !m.stale {
 		e := m.pending[n]
 		switch {
-		case e.TurnLast <= m.turn: // in what was read
-		case e.TurnFirst > m.turn+1 && !counted(e):
+		case e.TurnLast <= m.seq: // in what was read
+		case e.TurnFirst > m.seq+1 && !counted(e):
 			if m.gapSince.IsZero() {
 				m.gapSince = time.Now()
 			}
 			m.pending = slices.Delete(m.pending, 0, n)
 			return
 		default:
-			tb.mapTurn(m, e)
+			tb.mapNext(m, e)
 		}
 		n++
 	}
@@ -92,10 +92,10 @@ func (tb *table) mapPending(m *memory) {
 	}
 }
 
-// mapTurn applies a change whose turn it is. What it cannot follow makes the mappings stale.
-func (tb *table) mapTurn(m *memory, e *mapChange) {
-	own := e.Turns == 1 && e.TurnFirst == e.TurnLast && e.TurnFirst == m.turn+1 && (!counted(e) || tookTurn(e))
-	m.turn = e.TurnLast
+// mapNext applies the change that comes next. What it cannot follow makes the mappings stale.
+func (tb *table) mapNext(m *memory, e *mapChange) {
+	own := e.Turns == 1 && e.TurnFirst == e.TurnLast && e.TurnFirst == m.seq+1 && (!counted(e) || tookLock(e))
+	m.seq = e.TurnLast
 	m.version++
 	if !own || !tb.mapCall(m, e) {
 		m.stale = true
@@ -103,18 +103,19 @@ func (tb *table) mapTurn(m *memory, e *mapChange) {
 	}
 }
 
-// turnAdvices are the advices that madvise takes the lock of the mm for writing for (mm/madvise.c, get_lock_mode), in
-// every release.
-var turnAdvices = []uint64{
+// lockingAdvices are the advices that madvise takes the lock of the mm for writing for (mm/madvise.c, get_lock_mode),
+// in every release.
+var lockingAdvices = []uint64{
 	unix.MADV_NORMAL, unix.MADV_RANDOM, unix.MADV_SEQUENTIAL, unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_MERGEABLE,
 	unix.MADV_UNMERGEABLE,
 	unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_DONTDUMP, unix.MADV_DODUMP, unix.MADV_WIPEONFORK,
 	unix.MADV_KEEPONFORK,
 }
 
-// tookTurn reports whether a call took a turn for certain. If there was one since the last event, of a process with one
-// thread, it is that then; otherwise it may as well be that of a stack that grew before a call that took none.
-func tookTurn(e *mapChange) bool {
+// tookLock reports whether a call had the lock for certain. If there was one write sequence since the last event, of a
+// process with one thread, it is the call's then; otherwise it may as well be that of a stack that grew before a call
+// that did not take the lock.
+func tookLock(e *mapChange) bool {
 	if e.Head.Ret < 0 && e.Head.Ret >= -4095 {
 		return false
 	}
@@ -124,7 +125,7 @@ func tookTurn(e *mapChange) bool {
 	case unix.SYS_MPROTECT:
 		return e.Args[1] != 0
 	case unix.SYS_MADVISE:
-		return e.Args[1] != 0 && slices.Contains(turnAdvices, e.Args[2])
+		return e.Args[1] != 0 && slices.Contains(lockingAdvices, e.Args[2])
 	}
 	return false
 }

@@ -12,7 +12,7 @@ import (
 type turnCase struct {
 	name      string
 	threads   int    // of the process
-	turn      uint64 // the last that was taken in
+	seq       uint64 // the last that was taken in
 	event     bpf.WatchEvMap
 	want      uint64 // the last that is taken in afterwards
 	stale     bool
@@ -21,19 +21,19 @@ type turnCase struct {
 	pending   int
 }
 
-// TestWhoseTurn applies to a table single changes of mappings, those the kernel has only counted and those that were
-// seen.
-func TestWhoseTurn(t *testing.T) {
-	const page, kernelEnd = 0x10000, 1<<kernelTurnBits - 1
-	event := func(nr uint16, turn uint64, bits bpf.WatchMapBit, args ...uint64) bpf.WatchEvMap {
-		e := bpf.WatchEvMap{Mm: 1, TurnFirst: turn, TurnLast: turn, Turns: 1, Bits: uint32(bits)}
+// TestWhoseWriteSequence applies to a table single changes of mappings, those the kernel has only counted and those
+// that were seen.
+func TestWhoseWriteSequence(t *testing.T) {
+	const page, kernelEnd = 0x10000, 1<<kernelSeqBits - 1
+	event := func(nr uint16, seq uint64, bits bpf.WatchMapBit, args ...uint64) bpf.WatchEvMap {
+		e := bpf.WatchEvMap{Mm: 1, TurnFirst: seq, TurnLast: seq, Turns: 1, Bits: uint32(bits)}
 		e.Head.Nr, e.Head.Pid = nr, 7
 		copy(e.Args[:], args)
 		return e
 	}
 	const count, exact = bpf.WatchMapBitMAP_COUNTED, bpf.WatchMapBit(0)
-	munmap := func(turn uint64, bits bpf.WatchMapBit) bpf.WatchEvMap {
-		return event(unix.SYS_MUNMAP, turn, bits, page, pageSize)
+	munmap := func(seq uint64, bits bpf.WatchMapBit) bpf.WatchEvMap {
+		return event(unix.SYS_MUNMAP, seq, bits, page, pageSize)
 	}
 	failed := munmap(6, count)
 	failed.Head.Ret = -int64(unix.EINVAL)
@@ -41,66 +41,66 @@ func TestWhoseTurn(t *testing.T) {
 	two.TurnLast, two.Turns = 7, 2
 	for _, c := range []turnCase{
 		{
-			name: "the next turn, of the only thread", threads: 1, turn: 5, event: munmap(6, count), want: 6,
+			name: "the next write sequence, of the only thread", threads: 1, seq: 5, event: munmap(6, count), want: 6,
 			applied: true,
 		},
 		{
-			name: "of one of two threads", threads: 2, turn: 5, event: munmap(6, count), want: 6, stale: true,
+			name: "of one of two threads", threads: 2, seq: 5, event: munmap(6, count), want: 6, stale: true,
 			contended: true,
 		},
-		{name: "one of two, seen", threads: 2, turn: 5, event: munmap(6, exact), want: 6, applied: true},
+		{name: "one of two, seen", threads: 2, seq: 5, event: munmap(6, exact), want: 6, applied: true},
 		{
-			name: "a turn before it that nobody told of", threads: 1, turn: 4, event: munmap(6, count), want: 6,
+			name: "a write sequence before it that nobody told of", threads: 1, seq: 4, event: munmap(6, count), want: 6,
 			stale: true,
 		},
-		{name: "the same, seen: another may come", threads: 2, turn: 4, event: munmap(6, exact), want: 4, pending: 1},
-		{name: "what was read has it", threads: 1, turn: 6, event: munmap(6, count), want: 6},
-		{name: "a call that failed", threads: 1, turn: 5, event: failed, want: 6, stale: true},
+		{name: "the same, seen: another may come", threads: 2, seq: 4, event: munmap(6, exact), want: 4, pending: 1},
+		{name: "what was read has it", threads: 1, seq: 6, event: munmap(6, count), want: 6},
+		{name: "a call that failed", threads: 1, seq: 5, event: failed, want: 6, stale: true},
 		{
-			name: "advice that takes no turn", threads: 1, turn: 5,
+			name: "advice that does not take the lock", threads: 1, seq: 5,
 			event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTNEED), want: 6, stale: true,
 		},
 		{
-			name: "advice that takes one", threads: 1, turn: 5,
+			name: "advice that takes one", threads: 1, seq: 5,
 			event: event(unix.SYS_MADVISE, 6, count, page, pageSize, unix.MADV_DONTFORK), want: 6,
 		},
 		{
-			name: "advice about nothing", threads: 1, turn: 5,
+			name: "advice about nothing", threads: 1, seq: 5,
 			event: event(unix.SYS_MADVISE, 6, count, page, 0, unix.MADV_DONTFORK), want: 6, stale: true,
 		},
 		{
-			name: "protection of nothing", threads: 1, turn: 5, event: event(unix.SYS_MPROTECT, 6, count, page, 0),
+			name: "protection of nothing", threads: 1, seq: 5, event: event(unix.SYS_MPROTECT, 6, count, page, 0),
 			want: 6, stale: true,
 		},
 		{
-			name: "a lock on memory", threads: 1, turn: 5, event: event(unix.SYS_MLOCK, 6, count, page, pageSize),
+			name: "a lock on memory", threads: 1, seq: 5, event: event(unix.SYS_MLOCK, 6, count, page, pageSize),
 			want:  6,
 			stale: true,
 		},
-		{name: "two turns", threads: 1, turn: 5, event: two, want: 7, stale: true},
+		{name: "two write sequences", threads: 1, seq: 5, event: two, want: 7, stale: true},
 		{
-			name: "the kernel's count begins again", threads: 1, turn: 1<<33 + kernelEnd, event: munmap(0, count),
+			name: "the kernel's count begins again", threads: 1, seq: 1<<33 + kernelEnd, event: munmap(0, count),
 			want: 1<<33 + kernelEnd + 1, applied: true,
 		},
 		{
-			name: "an old one after that", threads: 1, turn: 1<<33 + kernelEnd + 1, event: munmap(kernelEnd, count),
+			name: "an old one after that", threads: 1, seq: 1<<33 + kernelEnd + 1, event: munmap(kernelEnd, count),
 			want: 1<<33 + kernelEnd + 1,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tb := newTable()
-			tb.turnBits = kernelTurnBits
+			tb.seqBits = kernelSeqBits
 			g := tb.group(7)
 			for tid := range c.threads {
 				g.thread(7 + tid)
 			}
 			m := tb.use(g, 1)
-			m.turn, m.stale = c.turn, false
+			m.seq, m.stale = c.seq, false
 			m.segs.put(segment{start: page, end: page + pageSize, flags: vmRead})
 			tb.mapEvent(&mapChange{WatchEvMap: c.event})
-			if m.turn != c.want || m.stale != c.stale || (len(m.segs) == 0) != c.applied ||
+			if m.seq != c.want || m.stale != c.stale || (len(m.segs) == 0) != c.applied ||
 				tb.contended != c.contended || len(m.pending) != c.pending {
-				t.Errorf("turn %d, stale %v, %d mappings, contended %v, %d wait; want %+v", m.turn, m.stale,
+				t.Errorf("write sequence %d, stale %v, %d mappings, contended %v, %d wait; want %+v", m.seq, m.stale,
 					len(m.segs), tb.contended, len(m.pending), c)
 			}
 		})
@@ -141,8 +141,8 @@ func TestMapEventAllocatesNothing(t *testing.T) {
 	}); allocs > 0 {
 		t.Errorf("%v allocations for each", allocs)
 	}
-	if m := tb.mms[1]; m.stale || m.turn != n {
-		t.Errorf("turn %d of %d, stale %v", m.turn, n, m.stale)
+	if m := tb.mms[1]; m.stale || m.seq != n {
+		t.Errorf("write sequence %d of %d, stale %v", m.seq, n, m.stale)
 	}
 }
 

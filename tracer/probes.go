@@ -23,7 +23,7 @@ type probes struct {
 	method string
 
 	wakeBytes    uint64 // how much must wait in the ring before its reader is woken
-	kernelTurns  bool   // the kernel counts the turns of an mm
+	kernelSeq    bool   // the kernel counts the write sequences of the lock of an mm
 	lockAttached bool   // the probe of the lock is
 }
 
@@ -48,7 +48,7 @@ func loadProbes(v *view.View, opts WatchOptions) (*probes, error) {
 	}
 	wakeBytes := uint64(opts.RingBytes / 8)
 	constants := map[string]any{"reader_level": level, "ring_mask": uint64(opts.RingBytes) - 1, "wake_bytes": wakeBytes}
-	if opts.turns == ownTurns {
+	if opts.seqs == ownSeq {
 		constants["may_use_kernel_turns"] = uint32(0)
 	}
 	if err := setConstants(spec, constants); err != nil {
@@ -93,8 +93,8 @@ func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any,
 	if err := ps.readTurns(&arg); err != nil {
 		return loadFault("probes", err)
 	}
-	ps.kernelTurns = arg.Counted != 0
-	if !ps.kernelTurns || opts.turns == probedTurns {
+	ps.kernelSeq = arg.Counted != 0
+	if !ps.kernelSeq || opts.seqs == probedSeq {
 		if err := ps.attachLock(); err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (ps *probes) attachAll(spec *ebpf.CollectionSpec, constants map[string]any,
 	return ps.attachCalls(spec, constants, opts.partly)
 }
 
-// attachLock has the turns of every mm seen as they are taken.
+// attachLock has the write sequences of the lock of every mm seen as they begin.
 func (ps *probes) attachLock() error {
 	if err := ps.attach(ps.objs.OnTurn); err != nil {
 		return loadFault("probe of the mm's lock", err)
@@ -207,8 +207,8 @@ func (ps *probes) lost() uint64 {
 	return n
 }
 
-// turnsOf is how many write turns an mm has had.
-func (ps *probes) turnsOf(mm uint64) (uint64, error) {
+// writeSeqOf is how many write sequences the lock of an mm has had.
+func (ps *probes) writeSeqOf(mm uint64) (uint64, error) {
 	arg := bpf.WatchTurnsArg{Mm: mm}
 	err := ps.readTurns(&arg)
 	return arg.Turns, err

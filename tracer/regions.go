@@ -185,7 +185,7 @@ func (w *Watcher) held(pids []int) (out kstate.Held, err error) {
 	for _, pid := range pids {
 		if w.code.due[pid] || w.code.regions.procs[pid] == nil {
 			if w.code.look(pid) {
-				w.turns() // setting a breakpoint takes a turn
+				w.unseen() // setting a breakpoint takes the lock
 			}
 		}
 		u := w.code.regions.use(pid)

@@ -14,10 +14,10 @@ import (
 
 // This file keeps the table true: what events cannot tell, or were lost, is read from the kernel by iterators.
 //
-// A pass over mappings knows the turn it was taken at. A pass over descriptors or threads does not, so the order is:
-// look how many records were lost, take all there are, then read. An event in the ring that is older than the pass
-// would otherwise undo part of it, and the later event about the same slot that puts it right may be one of those lost.
-// Events newer than the pass bring newer states.
+// A pass over mappings knows the write sequence at which it was taken. One over descriptors or threads does not, so the
+// order is: look how many records were lost, take all there are, then read. An event in the ring that is older than the
+// pass would otherwise undo part of it, and the later event about the same slot that puts it right may be one of those
+// lost. Events newer than the pass bring newer states.
 
 // tidy is what there is to do now and then.
 func (w *Watcher) tidy() {
@@ -34,7 +34,7 @@ func (w *Watcher) tidy() {
 		w.prune = 2*len(w.table.mapped) + 1000
 	}
 	if w.code.lookDue() {
-		w.turns() // setting a breakpoint takes a turn
+		w.unseen() // setting a breakpoint takes the lock
 	}
 }
 
@@ -97,11 +97,11 @@ func (w *Watcher) dropEnded() {
 	}
 }
 
-// turns marks the mappings that had turns no event told of. It is right only when no followed thread is in a system
-// call.
-func (w *Watcher) turns() {
+// unseen marks the mappings of which the lock had write sequences that no event told of. It is right only when no
+// followed thread is in a system call.
+func (w *Watcher) unseen() {
 	for id, m := range w.table.mms {
-		if now, err := w.probes.turnsOf(id); err != nil || m.near(now) != m.turn {
+		if now, err := w.probes.writeSeqOf(id); err != nil || m.near(now) != m.seq {
 			m.stale = true
 		}
 	}
@@ -131,18 +131,18 @@ func (w *Watcher) repair(all bool) {
 	}
 }
 
-// passTurn is the turn at which a pass over mappings was taken; false if it was not taken at one.
-func passTurn(raw *rawProcess) (uint64, bool) {
+// passSeq is the write sequence at which a pass over mappings was taken; false if it was not taken at one.
+func passSeq(raw *rawProcess) (uint64, bool) {
 	if len(raw.vmas) == 0 {
 		return 0, false
 	}
-	turn := raw.vmas[0].Turn
+	seq := raw.vmas[0].Turn
 	for i := range raw.vmas {
-		if raw.vmas[i].Turn != turn {
+		if raw.vmas[i].Turn != seq {
 			return 0, false
 		}
 	}
-	return turn, true
+	return seq, true
 }
 
 // readMaps replaces the mappings by what an iterator says, if it can catch them standing still.
@@ -153,12 +153,12 @@ func (w *Watcher) readMaps(m *memory, raw *rawProcess) {
 		if w.iter.mappings(raw) != nil {
 			return
 		}
-		turn, ok := passTurn(raw)
+		seq, ok := passSeq(raw)
 		if !ok {
 			continue
 		}
 		w.stats.Repairs++
-		m.segs, m.turn, m.stale = w.segmentsOf(raw), m.near(turn), false
+		m.segs, m.seq, m.stale = w.segmentsOf(raw), m.near(seq), false
 		m.brk = raw.vmas[0].Brk
 		m.gapSince = time.Time{}
 		m.version++

@@ -14,8 +14,8 @@ import (
 // Source returns the source "watch": the table of w. It shares the watch, which outlives it.
 //
 // Under a freeze it reads again what changes without a call (times, positions of files, pending state) and the parts
-// that have changed; the mappings, the largest part, only if their turn is another than at the last reading. What it
-// reads it also compares with the table.
+// that have changed; the mappings, the largest part, only if their write sequence is another than at the last reading.
+// What it reads it also compares with the table.
 func (w *Watcher) Source() *WatchSource { return &WatchSource{w: w} }
 
 // WatchSource is a kstate.Source on top of a Watcher.
@@ -75,7 +75,7 @@ func (w *Watcher) collect(b *builder, pids []int, guard bool) error {
 		}
 	}
 	if b.stopped {
-		w.turns()
+		w.unseen()
 	}
 	var c comparison
 	for _, pid := range pids {
@@ -135,10 +135,10 @@ func (w *Watcher) collectOne(b *builder, c *comparison, pid int) error {
 	return nil
 }
 
-// collectMaps takes the mappings as they were last built, if no turn came since, or reads them.
+// collectMaps takes the mappings as they were last built, if no write sequence came since, or reads them.
 func (w *Watcher) collectMaps(b *builder, c *comparison, g *group, raw *rawProcess, p *model.Process) error {
 	m := w.table.mms[g.mm]
-	if m != nil && !m.stale && m.built != nil && m.builtTurn == m.turn && m.builtPid == g.pid {
+	if m != nil && !m.stale && m.built != nil && m.builtSeq == m.seq && m.builtPid == g.pid {
 		p.VMAs = slices.Clone(m.built)
 		b.out.Blockers = append(b.out.Blockers, m.builtBlockers...)
 		return nil
@@ -158,8 +158,8 @@ func (w *Watcher) buildFrom(b *builder, m *memory, raw *rawProcess, p *model.Pro
 	if err := b.vmas(raw, p); err != nil {
 		return err
 	}
-	if turn, ok := passTurn(raw); ok && m != nil {
-		m.built, m.builtTurn, m.builtPid = slices.Clone(p.VMAs), m.near(turn), raw.pid
+	if seq, ok := passSeq(raw); ok && m != nil {
+		m.built, m.builtSeq, m.builtPid = slices.Clone(p.VMAs), m.near(seq), raw.pid
 		m.builtBlockers = append(fault.List(nil), b.out.Blockers[before:]...)
 	}
 	return nil
@@ -168,7 +168,7 @@ func (w *Watcher) buildFrom(b *builder, m *memory, raw *rawProcess, p *model.Pro
 // build makes the mappings of a group ahead of a collection.
 func (w *Watcher) build(b *builder, g *group) {
 	m := w.table.mms[g.mm]
-	if m == nil || m.built != nil && m.builtTurn == m.turn && m.builtPid == g.pid {
+	if m == nil || m.built != nil && m.builtSeq == m.seq && m.builtPid == g.pid {
 		return
 	}
 	raw, err := w.iter.threads(g.pid)

@@ -27,15 +27,15 @@ type table struct {
 	files  map[uint64]*openFile   // by identity of the struct file
 	mapped map[fileKey]mappedFile // files that are, or were, mapped
 
-	turnBits  int  // how many the number of a turn has
-	contended bool // threads share a memory that they change, and whose turns nobody sees
+	seqBits   int  // how many the number of a write sequence has
+	contended bool // threads share a memory that they change, and whose write sequences nobody sees
 }
 
 func newTable() *table {
 	return &table{
 		groups: map[int]*group{}, mms: map[uint64]*memory{}, files: map[uint64]*openFile{},
-		mapped:   map[fileKey]mappedFile{},
-		turnBits: 64,
+		mapped:  map[fileKey]mappedFile{},
+		seqBits: 64,
 	}
 }
 
@@ -101,21 +101,21 @@ type mappedFile struct {
 
 // memory is the mappings of an mm.
 type memory struct {
-	id       uint64
-	users    int // groups
-	segs     segments
-	brk      uint64
-	turn     uint64 // all turns up to this one are in segs
-	turnBits int
-	stale    bool
+	id      uint64
+	users   int // groups
+	segs    segments
+	brk     uint64
+	seq     uint64 // write sequence of the lock of the mm: all changes up to it are in segs
+	seqBits int
+	stale   bool
 
-	pending  []*mapChange // of later turns, ascending
+	pending  []*mapChange // of later write sequences, ascending
 	gapSince time.Time    // when the first of pending arrived without its predecessor
 	tried    time.Time    // when it was last read again
 	known    map[mapKind]uint64
 
 	built         []model.VMA // what the last pass made
-	builtTurn     uint64
+	builtSeq      uint64
 	builtPid      int
 	builtBlockers fault.List
 	version       uint64
@@ -124,11 +124,11 @@ type memory struct {
 // mapKind is what decides the flags of an anonymous mapping.
 type mapKind struct{ prot, flags uint64 }
 
-// near completes the number of a turn of which only the lower bits are known: it is the one closest to the last that
-// was taken in.
-func (m *memory) near(turn uint64) uint64 {
-	unknown := 64 - m.turnBits
-	return m.turn + uint64(int64((turn-m.turn)<<unknown)>>unknown)
+// near completes the number of a write sequence of which only the lower bits are known: it is the one closest to the
+// last that was taken in.
+func (m *memory) near(seq uint64) uint64 {
+	unknown := 64 - m.seqBits
+	return m.seq + uint64(int64((seq-m.seq)<<unknown)>>unknown)
 }
 
 func (tb *table) group(pid int) *group {
@@ -147,9 +147,9 @@ func (tb *table) group(pid int) *group {
 func (tb *table) use(g *group, mm uint64) *memory {
 	m := tb.mms[mm]
 	if m == nil {
-		m = &memory{id: mm, stale: true, known: map[mapKind]uint64{}, turnBits: tb.turnBits}
-		if tb.turnBits < 64 {
-			m.turn = 1 << 32 // so that the numbers near it are none below zero
+		m = &memory{id: mm, stale: true, known: map[mapKind]uint64{}, seqBits: tb.seqBits}
+		if tb.seqBits < 64 {
+			m.seq = 1 << 32 // so that the numbers near it are none below zero
 		}
 		tb.mms[mm] = m
 	}

@@ -25,17 +25,17 @@ type WatchOptions struct {
 	AtStart bool
 	OnEvent func(*Event) // called for every event, in order; must not block, nor keep the event
 	partly  bool         // for tests: attach to functions also where not all can be had
-	turns   turnSource   // for tests: how the order of changes of mappings is found out
+	seqs    seqSource    // for tests: how the order of changes of mappings is found out
 }
 
-// turnSource is where the turns of an mm come from (bpf/turn.h).
-type turnSource int
+// seqSource is where the numbers of the write sequences of the lock of an mm come from (bpf/turn.h calls them turns).
+type seqSource int
 
 const (
 	// from the kernel's count, and the probe of its lock once threads share one that they change; or as the last
-	bestTurns   turnSource = iota
-	probedTurns            // the probe is attached from the beginning
-	ownTurns               // and counts: as it is where the kernel does not
+	bestSeq   seqSource = iota
+	probedSeq           // the probe is attached from the beginning
+	ownSeq              // and counts: as it is where the kernel does not
 )
 
 const (
@@ -46,9 +46,9 @@ const (
 	tidyEvery   = 100 * time.Millisecond // how often what was lost is looked for while the ring never runs empty
 	batchBytes  = 64 << 10               // how much of the ring is taken before others get at the table
 	repairEvery = 20 * time.Millisecond  // least time between two readings of the same mappings
-	gapPatience = 50 * time.Millisecond  // how long a turn may be missing before the mappings are read again
+	gapPatience = 50 * time.Millisecond  // how long a write sequence may be missing before the mappings are read again
 
-	kernelTurnBits = 31 // of the number of a turn that the kernel has counted
+	kernelSeqBits = 31 // of the number of a write sequence that the kernel has counted
 )
 
 // Watcher follows a process tree. Its methods may be called from any goroutine, but not from OnEvent.
@@ -145,8 +145,8 @@ func Watch(ctx context.Context, pid int, opts WatchOptions) (*Watcher, error) {
 		w.code.dl = newDLProbes(ps)
 	}
 	w.stats.Method = ps.method
-	if ps.kernelTurns {
-		w.table.turnBits = kernelTurnBits
+	if ps.kernelSeq {
+		w.table.seqBits = kernelSeqBits
 	}
 	if err := w.begin(ctx); err != nil {
 		w.release()
@@ -191,7 +191,7 @@ func (w *Watcher) begin(ctx context.Context) error {
 		w.code.look(pid)
 	}
 	w.code.regions.atStart = false
-	w.turns() // setting a breakpoint takes a turn
+	w.unseen() // setting a breakpoint takes the lock
 	w.repair(true)
 	return nil
 }
@@ -244,8 +244,9 @@ func (w *Watcher) run() {
 	}
 }
 
-// watchLock has turns seen from now on, if the count alone does not do any more. Here and not as events are applied,
-// for that is also done while the tree stands still; and while others may use the table, for it takes milliseconds.
+// watchLock has write sequences seen from now on, if the count alone does not do any more. Here and not as events are
+// applied, for that is also done while the tree stands still; and while others may use the table, for it takes
+// milliseconds.
 func (w *Watcher) watchLock() {
 	due := false
 	w.locked(func() { due = w.table.contended && !w.probes.lockAttached && w.err == nil })
@@ -256,7 +257,7 @@ func (w *Watcher) watchLock() {
 	w.locked(func() {
 		w.probes.lockAttached = true
 		w.err = err
-		w.turns() // those whose calls have not ended: nobody will tell of them
+		w.unseen() // those whose calls have not ended: nobody will tell of them
 	})
 }
 
@@ -335,7 +336,7 @@ func (w *Watcher) Sync(ctx context.Context) error {
 
 func (w *Watcher) sync() {
 	w.catchUp()
-	w.turns()
+	w.unseen()
 	w.repair(true)
 }
 

@@ -145,20 +145,20 @@ func TestChurn(t *testing.T) {
 	for _, c := range []struct {
 		seed, threads int
 		partly        bool
-		turns         turnSource
+		seqs          seqSource
 	}{
 		{seed: 1, threads: 16, partly: true},
 		{seed: 2, threads: 0},
-		{seed: 3, threads: 16, turns: ownTurns},
+		{seed: 3, threads: 16, seqs: ownSeq},
 		{seed: 4, threads: 2},
-		{seed: 5, threads: 16, turns: probedTurns},
+		{seed: 5, threads: 16, seqs: probedSeq},
 	} {
 		if c.seed > scale(5) {
 			continue
 		}
 		for _, ring := range []int{largeRing, smallRing} {
 			t.Run(fmt.Sprintf("seed %d threads %d ring %d", c.seed, c.threads, ring), func(t *testing.T) {
-				opts := WatchOptions{RingBytes: ring, partly: c.partly, turns: c.turns}
+				opts := WatchOptions{RingBytes: ring, partly: c.partly, seqs: c.seqs}
 				testChurn(t, c.seed, c.threads, opts)
 			})
 		}
@@ -187,7 +187,7 @@ func testChurn(t *testing.T, seed, threads int, opts WatchOptions) {
 	if s.Threads < max(threads, 1) || s.Groups < 3 && !guest() {
 		t.Errorf("%d threads in %d processes at the end", s.Threads, s.Groups)
 	}
-	if want := threads > 0 || !w.probes.kernelTurns; w.probes.lockAttached != want && s.Lost == 0 {
+	if want := threads > 0 || !w.probes.kernelSeq; w.probes.lockAttached != want && s.Lost == 0 {
 		t.Errorf("the lock is probed: %v, with %d threads", w.probes.lockAttached, threads)
 	}
 	checkTreeAgainstProc(t, tg.pid, w)
@@ -304,16 +304,16 @@ func TestEveryTurn(t *testing.T) {
 	}
 }
 
-// turnSources are all of them.
-var turnSources = map[string]turnSource{"best": bestTurns, "probed": probedTurns, "own": ownTurns}
+// seqSources are all of them.
+var seqSources = map[string]seqSource{"best": bestSeq, "probed": probedSeq, "own": ownSeq}
 
-// TestGrowingStack runs a program whose stack grows before calls that take no turn: the turn of the one is not taken
-// for that of the other.
+// TestGrowingStack runs a program whose stack grows before calls that do not take the lock: the write sequence of the
+// one is not taken for that of the other.
 func TestGrowingStack(t *testing.T) {
-	for name, turns := range turnSources {
+	for name, seqs := range seqSources {
 		t.Run(name, func(t *testing.T) {
 			tg := start(t, "grow", "500")
-			w := watchTarget(t, tg, WatchOptions{turns: turns})
+			w := watchTarget(t, tg, WatchOptions{seqs: seqs})
 			tg.release(t)
 			tg.awaitDone(t)
 			checkDrift(t, tg.pid, w)

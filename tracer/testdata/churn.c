@@ -221,7 +221,7 @@ static void churn_fds(struct churn *c)
 	}
 }
 
-// Let the stack grow, which takes a turn of the mm's lock in no system call.
+// Let the stack grow, which takes the mm's lock for writing in no system call.
 static void __attribute__((noinline)) deeper(size_t len)
 {
 	volatile char room[len];

@@ -1,4 +1,4 @@
-// Lets its stack grow N times, each time followed by a call that takes no turn of its own: grow N. It begins when there is a file "go"; then it makes a
+// Lets its stack grow N times, each time followed by a call that does not take the mm's lock: grow N. It begins when there is a file "go"; then it makes a
 // file "done".
 #include "../../integration/testdata/ckpt.h"
 
