@@ -13,7 +13,7 @@ import (
 	"github.com/bpfckpt/bpfckpt/tracer"
 )
 
-// marksRegions reports whether an executable marks regions in which no snapshot may be taken (include/bpfckpt.h).
+// marksRegions reports whether an executable marks critical sections (include/bpfckpt.h).
 func marksRegions(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -57,7 +57,7 @@ func (j *Job) startWatched(path string, attr *os.ProcAttr) (*os.Process, error) 
 func (j *Job) watch(pid int, atStart bool) {
 	w, err := tracer.Watch(j.ctx, pid, tracer.WatchOptions{AtStart: atStart, NoDL: true})
 	if err != nil {
-		j.Observer.Note(fmt.Sprintf("the command marks regions in which no snapshot may be taken, and cannot be watched, so it cannot be saved: %v", err))
+		j.Observer.Note(fmt.Sprintf("the command marks critical sections, in which no snapshot may be taken, and cannot be watched, so it cannot be saved: %v", err))
 		return
 	}
 	j.watcher = w
@@ -71,7 +71,7 @@ func (j *Job) live() func() kstate.Source {
 	return func() kstate.Source { return j.watcher.Source() }
 }
 
-// watchLate begins to watch a command of which only now it turns out that it marks regions, in a library.
+// watchLate begins to watch a command of which only now it turns out that it marks critical sections, in a library.
 func (j *Job) watchLate() func() kstate.Source {
 	j.watch(j.place.root, false)
 	return j.live()

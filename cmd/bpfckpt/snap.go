@@ -21,7 +21,7 @@ func snapVerb() *verb {
 			"userfaultfd is made in it for that time (Linux 6.7).\n\n" +
 			"With --incremental an image shares with the last one of the same process what has not changed since. A watch remembers\n" +
 			"what is written in between (bpfckpt watch); without one, snap starts one, and the first image is a full one.\n\n" +
-			"A program that marks regions in which no snapshot may be taken (include/bpfckpt.h) is waited for, ten seconds at most, until no\n" +
+			"A program that marks critical sections, in which no snapshot may be taken (include/bpfckpt.h), is waited for, ten seconds at most, until no\n" +
 			"thread of it is in one. That needs a watch that was there before; without one such a program is refused.",
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "save into `DIR`, a store of images, made if it is not there (default: ckpt-PID)"},
@@ -35,7 +35,7 @@ func snapVerb() *verb {
 			excludeFlag(),
 			&cli.BoolFlag{
 				Name:  "ignore-regions",
-				Usage: "do not wait for the program to leave a region in which no snapshot may be taken (bpfckpt.h)",
+				Usage: "do not wait for the program to leave a critical section, in which no snapshot may be taken (bpfckpt.h)",
 			},
 			&cli.BoolFlag{
 				Name:  "no-precopy",

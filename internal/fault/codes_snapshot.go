@@ -87,12 +87,12 @@ var snapshotCodes = []Entry{
 		"The image is complete, but the target could not be stopped or killed as asked.", "send the signal with kill",
 	},
 	{
-		Held, Failed, "the program is in a region in which no snapshot may be taken",
-		"The program marks such regions (include/bpfckpt.h), and for as long as was waited there was always a thread in one. Nothing was saved; the program runs on.", "try again when the program is done with what it does; if it never leaves, a bpfckpt_release is missing; --ignore-regions takes a snapshot all the same",
+		Held, Failed, "the program is in a critical section, in which no snapshot may be taken",
+		"The program marks such sections (include/bpfckpt.h), and for as long as was waited there was always a thread in one. Nothing was saved; the program runs on.", "try again when the program is done with what it does; if it never leaves, a bpfckpt_release is missing; --ignore-regions takes a snapshot all the same",
 	},
 	{
-		Regions, Unsupported, "the regions of the program cannot be seen",
-		"The program, or a library of it, marks regions in which no snapshot may be taken (include/bpfckpt.h). Only a watch sees whether a thread is in one; there is none, or it could not probe the file.", "begin a watch before the program is in a region: bpfckpt watch PID, or start the program with bpfckpt run; --ignore-regions takes a snapshot all the same",
+		Regions, Unsupported, "the critical sections of the program cannot be seen",
+		"The program, or a library of it, marks critical sections, in which no snapshot may be taken (include/bpfckpt.h). Only a watch sees whether a thread is in one; there is none, or it could not probe the file.", "begin a watch before the program is in a critical section: bpfckpt watch PID, or start the program with bpfckpt run; --ignore-regions takes a snapshot all the same",
 	},
 	{
 		NotRestorable, Unsupported, "it could be saved, but not be brought back here",
