@@ -215,7 +215,8 @@ func KeepAside(store, id, of string, fill func(dst *os.File) error) (*os.File, e
 		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
-	f, err := dir.CreateTemp(id + "-" + filepath.Base(of) + "-")
+	name := filepath.Base(of)
+	f, err := dir.CreateTemp(id + "-" + name[:min(len(name), 200)] + "-") // a name has at most 255 bytes
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,8 @@ import (
 // handle is the descriptor of a directory.
 type handle struct{ file *os.File }
 
-const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NONBLOCK
+// dirFlags open a directory, or nothing: no FIFO is waited for.
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 func openHandle(path string) (handle, error) {
 	f, err := os.OpenFile(path, dirFlags, 0)
@@ -48,9 +49,13 @@ func (h handle) at(op, name string, call func(dir int) error) error {
 
 // open opens what has a name, whatever it is but a link.
 func (h handle) open(name string, flag int, mode uint32) (*os.File, error) {
+	return h.openAs(name, flag|unix.O_NONBLOCK, mode)
+}
+
+func (h handle) openAs(name string, flag int, mode uint32) (*os.File, error) {
 	var fd int
 	err := h.at("open", name, func(dir int) (err error) {
-		fd, err = unix.Openat(dir, name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, mode)
+		fd, err = unix.Openat(dir, name, flag|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC, mode)
 		return err
 	})
 	if err != nil {
@@ -60,7 +65,7 @@ func (h handle) open(name string, flag int, mode uint32) (*os.File, error) {
 }
 
 func (h handle) sub(name string) (handle, error) {
-	f, err := h.open(name, dirFlags, 0)
+	f, err := h.openAs(name, dirFlags, 0)
 	return handle{f}, err
 }
 
