@@ -39,7 +39,7 @@ func (b *builder) writtenFiles() map[fileKey]*writtenFile {
 	}
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if f.Kind != kindRegular || f.Ghost != 0 || !writable(f) || b.attached(f) != nil || f.Std != 0 && !b.byName(f) {
+		if f.Kind != kindRegular || f.Unlinked != 0 || !writable(f) || b.attached(f) != nil || f.Std != 0 && !b.byName(f) {
 			continue
 		}
 		w := get(knownFile(f))
@@ -62,7 +62,7 @@ func (b *builder) writtenFiles() map[fileKey]*writtenFile {
 // WritesFile tells whether a mapping can change a file that has a name.
 func WritesFile(v *model.VMA) bool {
 	writable := v.Prot&unix.PROT_WRITE != 0 || slices.Contains(v.Flags, "mw")
-	return v.Kind == model.VMAFile && v.File.Ghost == 0 && v.Shared && writable
+	return v.Kind == model.VMAFile && v.File.Unlinked == 0 && v.Shared && writable
 }
 
 // ask finds out, once, whether the file is left as it has grown: if somebody outside writes to it too, or the policy

@@ -21,7 +21,7 @@ import (
 
 // Input is what Capture and Finish work on.
 type Input struct {
-	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Ghosts and Shmems are completed
+	// State has Processes and Files as a source filled them. Files, Pipes, Terminals, Unlinked and Shmems are completed
 	// in place.
 	State *model.State
 	// View is where paths, pids and clocks are looked at from: that of the source.
@@ -60,7 +60,7 @@ func (d *desc) refuse(code fault.Code, format string, args ...any) *fault.Error 
 func readable(f *model.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_WRONLY }
 func writable(f *model.File) bool { return f.Flags&unix.O_ACCMODE != unix.O_RDONLY }
 
-// Capture completes in.State.Files, Pipes, Terminals, Ghosts (without Space and content) and Shmems (memfds; without
+// Capture completes in.State.Files, Pipes, Terminals, Unlinked (without Space and content) and Shmems (memfds; without
 // Space and content). It is to run under the freeze, and fast: it reads the content of pipes only. It never stops at
 // the first thing that cannot be saved, it returns all of them.
 func Capture(ctx context.Context, in Input) []*fault.Error {

@@ -54,13 +54,13 @@ func (c *capturer) pathWithoutName(d *desc) (bool, error) {
 	if st.Nlink != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return c.captureRemoved(d)
 	}
-	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
+	d.Unlinked = c.unlinkedFile(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
 	return true, nil
 }
 
 // openPath opens the place again; only the type of what is there is checked.
 func openPath(b *builder, f *model.File) (int, error) {
-	if f.Ghost != 0 || f.Removed != nil {
+	if f.Unlinked != 0 || f.Removed != nil {
 		return b.openPathless(f)
 	}
 	fd, err := b.o.View.Open(f.Path, unix.O_PATH|int(f.Flags&(unix.O_DIRECTORY|unix.O_NOFOLLOW)))
@@ -81,7 +81,7 @@ func (b *builder) openPathless(f *model.File) (fd int, err error) {
 	if f.Removed != nil {
 		fd, err = b.removed(f)
 	} else {
-		fd, err = b.ghostFD(f)
+		fd, err = b.unlinkedFD(f)
 	}
 	if err == nil && f.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return b.original(f, fd) // its link in /proc would be another link

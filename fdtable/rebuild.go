@@ -33,10 +33,10 @@ type RebuildOptions struct {
 	// Shmem returns the file of State.Shmems[i], made with NewShmem, filled and sealed with Seal. The caller keeps and
 	// closes it.
 	Shmem func(i int) (*os.File, error)
-	// Ghost returns the file of State.Ghosts[i], made with NewGhost; its content may still be missing. The caller keeps
-	// and closes it.
-	Ghost func(i int) (*os.File, error)
-	// Temp returns the very description that NewGhost made for State.Ghosts[i], for those whose Flags are not 0. The
+	// Unlinked returns the file of State.Unlinked[i], made with NewUnlinked; its content may still be missing. The
+	// caller keeps and closes it.
+	Unlinked func(i int) (*os.File, error)
+	// Temp returns the very description that NewUnlinked made for State.Unlinked[i], for those whose Flags are not 0. The
 	// caller closes it.
 	Temp func(i int) (*os.File, error)
 	// Pid returns what we call a process of the image, which is there; nil if that is its pid.
@@ -113,7 +113,7 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 	b := r.b
 	for i := range b.st.Files {
 		f := &b.st.Files[i]
-		if f.Kind != kindRegular || f.Ghost != 0 || b.stream(f) != 0 || b.goesOn(f) != nil || isNamed(b.st, f) {
+		if f.Kind != kindRegular || f.Unlinked != 0 || b.stream(f) != 0 || b.goesOn(f) != nil || isNamed(b.st, f) {
 			continue
 		}
 		now, err := knownFile(f).Find(b.o.View)
@@ -137,7 +137,7 @@ func (r *Rebuilder) Check() (refusals fault.List, notes []string) {
 
 // isNamed tells whether a file is memory by a name, whose content the restore brings back.
 func isNamed(st *model.State, f *model.File) bool {
-	return slices.ContainsFunc(st.Named, func(g model.Ghost) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
+	return slices.ContainsFunc(st.Named, func(g model.UnlinkedFile) bool { return g.Dev == f.Dev && g.Ino == f.Ino })
 }
 
 // builder is the state of one Rebuilder.
@@ -147,7 +147,7 @@ type builder struct {
 	o        RebuildOptions
 	table    *Table
 	pipes    map[int]*pipeEnds        // by 1-based index
-	temps    map[int]bool             // Ghosts whose own description has been taken
+	temps    map[int]bool             // Unlinked whose own description has been taken
 	made     map[int]bool             // 1-based indices of Shmems of which that is so
 	left     int                      // descriptions that do not lead to processes, not opened yet
 	written  map[fileKey]*writtenFile // by what the image calls them
@@ -250,10 +250,10 @@ const unchecked = largeFile | unix.O_CLOEXEC | unix.O_ASYNC
 func (b *builder) checkFlags(f *model.File, fd int) (int, error) {
 	want := f.Flags &^ unchecked
 	ignore := uint32(unchecked)
-	if f.Ghost != 0 || f.Shmem != 0 || f.Removed != nil {
+	if f.Unlinked != 0 || f.Shmem != 0 || f.Removed != nil {
 		ignore |= unix.O_NOFOLLOW // said how to find the file, which is found
 	}
-	if temporary(f) && f.Ghost == 0 {
+	if temporary(f) && f.Unlinked == 0 {
 		ignore |= unix.O_TMPFILE // it has been given a name since
 	}
 	err := b.setFlags(f, fd)

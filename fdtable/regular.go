@@ -41,7 +41,7 @@ func (c *capturer) classifyOnDisk(d *desc, real string) (string, error) {
 	return real, nil
 }
 
-// captureRegular records a regular file: it is opened again by name, or becomes a Ghost if no name leads to it.
+// captureRegular records a regular file: it is opened again by name, or becomes an UnlinkedFile if no name leads to it.
 func captureRegular(c *capturer, d *desc) error {
 	if c.in.Brief && !strings.HasSuffix(d.Path, procfs.Deleted) {
 		return nil
@@ -63,9 +63,9 @@ func captureRegular(c *capturer, d *desc) error {
 			return err
 		}
 	}
-	d.Ghost = c.ghost(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
+	d.Unlinked = c.unlinkedFile(&st, strings.TrimSuffix(d.Path, procfs.Deleted))
 	if temporary(d.File) {
-		c.st.Ghosts[d.Ghost-1].Flags = d.Flags & (atOpen | unix.O_TMPFILE)
+		c.st.Unlinked[d.Unlinked-1].Flags = d.Flags & (atOpen | unix.O_TMPFILE)
 	}
 	return nil
 }
@@ -122,23 +122,23 @@ func FindLink(v *view.View, path string, dev, ino uint64) (string, bool) {
 	return "", false
 }
 
-// ghost returns the 1-based index of the Ghost of a file, which it makes if there is none yet.
-func (c *capturer) ghost(st *unix.Stat_t, path string) int {
-	for i := range c.st.Ghosts {
-		if c.st.Ghosts[i].Dev == st.Dev && c.st.Ghosts[i].Ino == st.Ino {
+// unlinkedFile returns the 1-based index of the Unlinked of a file, which it makes if there is none yet.
+func (c *capturer) unlinkedFile(st *unix.Stat_t, path string) int {
+	for i := range c.st.Unlinked {
+		if c.st.Unlinked[i].Dev == st.Dev && c.st.Unlinked[i].Ino == st.Ino {
 			return i + 1
 		}
 	}
-	c.st.Ghosts = append(c.st.Ghosts, model.Ghost{
+	c.st.Unlinked = append(c.st.Unlinked, model.UnlinkedFile{
 		Path: path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 	})
-	return len(c.st.Ghosts)
+	return len(c.st.Unlinked)
 }
 
-// openRegular opens the file again, by name or as what its Ghost became.
+// openRegular opens the file again, by name or as what its Unlinked became.
 func openRegular(b *builder, f *model.File) (int, error) {
-	if f.Ghost != 0 {
-		return b.reopenGhost(f)
+	if f.Unlinked != 0 {
+		return b.reopenUnlinked(f)
 	}
 	now, err := knownFile(f).Find(b.o.View)
 	if err != nil {
@@ -194,10 +194,10 @@ func (b *builder) noteMove(f *model.File, now Known) {
 	b.note("%s has been renamed since the snapshot: the program goes on with it as %s", f.Path, now.Path)
 }
 
-// NewGhost makes the nameless file of a Ghost with its size, mode and owner, in the directory where it was if that is
-// still there and else in the one for temporary files. The content is the caller's to fill in. If Ghost.Flags is not 0,
-// the description itself is one of the image, and RebuildOptions.Temp must return it.
-func NewGhost(g *model.Ghost) (*os.File, error) {
+// NewUnlinked makes the nameless file of an UnlinkedFile with its size, mode and owner, in the directory where it was
+// if that is still there and else in the one for temporary files. The content is the caller's to fill in. If
+// Unlinked.Flags is not 0, the description itself is one of the image, and RebuildOptions.Temp must return it.
+func NewUnlinked(g *model.UnlinkedFile) (*os.File, error) {
 	f, err := tmpFile(filepath.Dir(g.Path), g.Flags)
 	if err != nil {
 		f, err = tmpFile(os.TempDir(), g.Flags)
@@ -213,7 +213,7 @@ func NewGhost(g *model.Ghost) (*os.File, error) {
 
 // dress gives f owner, mode and size, and closes it if it cannot. The owner comes first: changing it clears set-id
 // bits.
-func dress(f *os.File, g *model.Ghost) error {
+func dress(f *os.File, g *model.UnlinkedFile) error {
 	fd := int(f.Fd())
 	err := unix.Fchown(fd, int(g.UID), int(g.GID))
 	if err == nil {
@@ -248,40 +248,40 @@ func tmpFile(dir string, flags uint32) (*os.File, error) {
 	return f, nil
 }
 
-func (b *builder) reopenGhost(f *model.File) (int, error) {
-	ghost, err := b.ghostFD(f)
+func (b *builder) reopenUnlinked(f *model.File) (int, error) {
+	unlinkedFile, err := b.unlinkedFD(f)
 	if err != nil {
 		return -1, err
 	}
-	if temporary(f) && b.st.Ghosts[f.Ghost-1].Flags != 0 {
+	if temporary(f) && b.st.Unlinked[f.Unlinked-1].Flags != 0 {
 		return b.takeTemp(f)
 	}
-	fd, err := b.reopen(f, ghost)
+	fd, err := b.reopen(f, unlinkedFile)
 	if err != nil {
 		return -1, err
 	}
 	return b.seek(f, fd)
 }
 
-// ghostFD returns our descriptor of what a Ghost became.
-func (b *builder) ghostFD(f *model.File) (int, error) {
-	if f.Ghost < 1 || f.Ghost > len(b.st.Ghosts) || b.o.Ghost == nil {
-		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Ghost, len(b.st.Ghosts))
+// unlinkedFD returns our descriptor of what an UnlinkedFile became.
+func (b *builder) unlinkedFD(f *model.File) (int, error) {
+	if f.Unlinked < 1 || f.Unlinked > len(b.st.Unlinked) || b.o.Unlinked == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "it names deleted file %d of %d", f.Unlinked, len(b.st.Unlinked))
 	}
-	ghost, err := b.o.Ghost(f.Ghost - 1)
+	unlinkedFile, err := b.o.Unlinked(f.Unlinked - 1)
 	if err != nil {
 		return -1, err
 	}
-	return int(ghost.Fd()), nil
+	return int(unlinkedFile.Fd()), nil
 }
 
 // takeTemp takes the description that made the file as it is.
 func (b *builder) takeTemp(f *model.File) (int, error) {
-	if b.temps[f.Ghost] || b.o.Temp == nil {
-		return -1, fault.New(fault.FDRecord, fileObject(f), "deleted file %d was made by two descriptions", f.Ghost)
+	if b.temps[f.Unlinked] || b.o.Temp == nil {
+		return -1, fault.New(fault.FDRecord, fileObject(f), "deleted file %d was made by two descriptions", f.Unlinked)
 	}
-	b.temps[f.Ghost] = true
-	temp, err := b.o.Temp(f.Ghost - 1)
+	b.temps[f.Unlinked] = true
+	temp, err := b.o.Temp(f.Unlinked - 1)
 	if err != nil {
 		return -1, err
 	}

@@ -39,7 +39,7 @@ func (c *capturer) learnFiles() {
 		return born[key]
 	}
 	for _, d := range c.ofKind(kindRegular) {
-		if d.Ghost != 0 || !writable(d.File) {
+		if d.Unlinked != 0 || !writable(d.File) {
 			continue
 		}
 		k := knownFile(d.File)

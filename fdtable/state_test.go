@@ -126,24 +126,24 @@ func saved(t *testing.T, fds ...int) *model.State {
 	return st
 }
 
-// memory stands in for the snapshot engine and the restore: it keeps the contents of Ghosts and Shmems.
+// memory stands in for the snapshot engine and the restore: it keeps the contents of Unlinked and Shmems.
 type memory struct {
-	ghosts, shmems map[int][]byte
-	files          map[string]*os.File // made so far
+	unlinked, shmems map[int][]byte
+	files            map[string]*os.File // made so far
 }
 
 func keep(t *testing.T, st *model.State) *memory {
 	t.Helper()
-	m := &memory{ghosts: map[int][]byte{}, shmems: map[int][]byte{}, files: map[string]*os.File{}}
+	m := &memory{unlinked: map[int][]byte{}, shmems: map[int][]byte{}, files: map[string]*os.File{}}
 	for _, fd := range st.Processes[0].FDs {
 		f := st.Files[fd.File-1]
-		if f.Ghost == 0 && f.Shmem == 0 {
+		if f.Unlinked == 0 && f.Shmem == 0 {
 			continue
 		}
 		content, err := os.ReadFile(selfLink(fd.Num))
 		must(t, err)
-		if f.Ghost != 0 {
-			m.ghosts[f.Ghost-1] = content
+		if f.Unlinked != 0 {
+			m.unlinked[f.Unlinked-1] = content
 		} else {
 			m.shmems[f.Shmem-1] = content
 		}
@@ -151,18 +151,18 @@ func keep(t *testing.T, st *model.State) *memory {
 	return m
 }
 
-func (m *memory) ghost(st *model.State) func(i int) (*os.File, error) {
+func (m *memory) unlinkedFile(st *model.State) func(i int) (*os.File, error) {
 	return func(i int) (*os.File, error) {
 		key := fmt.Sprint("ghost", i)
 		if f := m.files[key]; f != nil {
 			return f, nil
 		}
-		f, err := NewGhost(&st.Ghosts[i])
+		f, err := NewUnlinked(&st.Unlinked[i])
 		if err != nil {
 			return nil, err
 		}
 		m.files[key] = f
-		_, err = f.WriteAt(m.ghosts[i], 0)
+		_, err = f.WriteAt(m.unlinked[i], 0)
 		return f, err
 	}
 }
@@ -219,7 +219,7 @@ func rebuild(ctx context.Context, st *model.State, dir, id string, o RebuildOpti
 // rebuilt rebuilds a state; dir is where tails go.
 func rebuilt(t *testing.T, st *model.State, m *memory, dir string, o RebuildOptions) *Table {
 	t.Helper()
-	o.Ghost, o.Temp, o.Shmem = m.ghost(st), m.ghost(st), m.shmem(st)
+	o.Unlinked, o.Temp, o.Shmem = m.unlinkedFile(st), m.unlinkedFile(st), m.shmem(st)
 	table, err := rebuild(context.Background(), st, dir, "0123456789ab", o)
 	if err != nil {
 		t.Fatalf("rebuild: %v", err)

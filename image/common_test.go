@@ -29,7 +29,7 @@ func forkedState(child model.Space) *model.State {
 // putObjects writes what the state has beside the memory of processes.
 func putObjects(t *testing.T, w *image.Writer) {
 	t.Helper()
-	for space, at := range map[model.Space]uint64{imagetest.Shmem: page, imagetest.Ghost: 0} {
+	for space, at := range map[model.Space]uint64{imagetest.Shmem: page, imagetest.Unlinked: 0} {
 		if err := w.Write(space, at, pattern(uint64(space), 2)); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, space := range []model.Space{imagetest.Memory, child, imagetest.Shmem, imagetest.Ghost} {
+	for _, space := range []model.Space{imagetest.Memory, child, imagetest.Shmem, imagetest.Unlinked} {
 		if err := w.Keep(space, 0, 1<<30/page); err != nil {
 			t.Fatal(err)
 		}

@@ -63,9 +63,9 @@ func highestSpace(st *model.State) model.Space {
 	for i := range st.Shmems {
 		top = max(top, st.Shmems[i].Space)
 	}
-	for _, ghosts := range [][]model.Ghost{st.Ghosts, st.Named} {
-		for i := range ghosts {
-			top = max(top, ghosts[i].Space)
+	for _, unlinked := range [][]model.UnlinkedFile{st.Unlinked, st.Named} {
+		for i := range unlinked {
+			top = max(top, unlinked[i].Space)
 		}
 	}
 	return top

@@ -104,7 +104,7 @@ func small(t testing.TB) string {
 	if err := errors.Join(
 		w.Write(imagetest.Memory, imagetest.HeapAddr, text),
 		w.Write(imagetest.Shmem, page, text[:page]),
-		w.Write(imagetest.Ghost, 0, text[page:]),
+		w.Write(imagetest.Unlinked, 0, text[page:]),
 	); err != nil {
 		t.Fatal(err)
 	}

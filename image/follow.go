@@ -63,7 +63,7 @@ func sameMemory(a, b *model.Process) error {
 		return fmt.Errorf("pid %d is older than pid %d and cannot be its child", b.Pid, a.Pid)
 	case a.Execs != 0 && b.Execs != 0 && a.Execs != b.Execs:
 		return fmt.Errorf("pid %d has executed a program since", b.Pid)
-	case a.Exe.Dev != b.Exe.Dev || a.Exe.Ino != b.Exe.Ino || a.Exe.Path != b.Exe.Path && a.Exe.Ghost == b.Exe.Ghost:
+	case a.Exe.Dev != b.Exe.Dev || a.Exe.Ino != b.Exe.Ino || a.Exe.Path != b.Exe.Path && a.Exe.Unlinked == b.Exe.Unlinked:
 		return fmt.Errorf("pid %d has executed another program since", b.Pid)
 	case a.MM.StartStack != b.MM.StartStack || a.MM.StartCode != b.MM.StartCode || !bytes.Equal(a.MM.Auxv, b.MM.Auxv):
 		// With addresses chosen at random, and the address of 16 random bytes in the auxiliary vector, no second execve
@@ -108,8 +108,8 @@ func spaceInode(st *model.State, s model.Space) (inode, bool) {
 			return inode{o.Dev, o.Ino}, true
 		}
 	}
-	for i := range st.Ghosts {
-		if o := &st.Ghosts[i]; o.Space == s {
+	for i := range st.Unlinked {
+		if o := &st.Unlinked[i]; o.Space == s {
 			return inode{o.Dev, o.Ino}, true
 		}
 	}

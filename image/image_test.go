@@ -51,7 +51,7 @@ func save(t testing.TB, dir string, o image.WriteOptions, heap []byte) image.Inf
 	for _, err := range []error{
 		w.Write(imagetest.Memory, imagetest.HeapAddr, heap),
 		w.Write(imagetest.Shmem, page, pattern(7, 2)),
-		w.Write(imagetest.Ghost, 0, pattern(8, 2)),
+		w.Write(imagetest.Unlinked, 0, pattern(8, 2)),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func save(t testing.TB, dir string, o image.WriteOptions, heap []byte) image.Inf
 }
 
 // spaces are those of State.
-var spaces = []model.Space{imagetest.Memory, imagetest.Shmem, imagetest.Ghost}
+var spaces = []model.Space{imagetest.Memory, imagetest.Shmem, imagetest.Unlinked}
 
 // content is everything an image holds of a space, page by page; zero pages are empty.
 type content map[uint64]string

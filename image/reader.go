@@ -207,7 +207,7 @@ func (r *Reader) Runs(space model.Space) []Run {
 }
 
 // checkSpaces checks that every run lies in something the state knows: a mapping of a process, or the content of a
-// shared memory object, a ghost or a pipe.
+// shared memory object, an unlinked file or a pipe.
 func checkSpaces(st *model.State, m *pageMap) error {
 	vmas := map[model.Space][]model.VMA{}
 	sizes := map[model.Space]uint64{}
@@ -219,8 +219,8 @@ func checkSpaces(st *model.State, m *pageMap) error {
 	for i := range st.Shmems {
 		sizes[st.Shmems[i].Space] = alignUp(uint64(st.Shmems[i].Size))
 	}
-	for i := range st.Ghosts {
-		sizes[st.Ghosts[i].Space] = alignUp(uint64(st.Ghosts[i].Size))
+	for i := range st.Unlinked {
+		sizes[st.Unlinked[i].Space] = alignUp(uint64(st.Unlinked[i].Size))
 	}
 	for i := range st.Pipes {
 		if p := &st.Pipes[i]; p.Space != 0 {

@@ -22,7 +22,7 @@ func TestFramesOfAnotherImage(t *testing.T) {
 	}
 	for space, b := range map[model.Space][]byte{
 		imagetest.Memory: heap, imagetest.Shmem: pattern(7, 2),
-		imagetest.Ghost: pattern(8, 2),
+		imagetest.Unlinked: pattern(8, 2),
 	} {
 		at := map[model.Space]uint64{imagetest.Memory: imagetest.HeapAddr, imagetest.Shmem: page}[space]
 		if err := w.Compare(space, at, b, space, at); err != nil {

@@ -228,7 +228,7 @@ func spaces(st *model.State) []model.Space {
 	for _, s := range st.Shmems {
 		list = append(list, s.Space)
 	}
-	for _, g := range st.Ghosts {
+	for _, g := range st.Unlinked {
 		list = append(list, g.Space)
 	}
 	return slices.DeleteFunc(list, func(s model.Space) bool { return s == 0 })

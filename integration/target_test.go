@@ -468,4 +468,4 @@ func (tg *target) interrupt() {
 
 // sameExe reports whether a process runs the program that it is to run. One whose executable has lost its name has none
 // to compare.
-func sameExe(have, want string) bool { return have == want || ghostName.MatchString(have) }
+func sameExe(have, want string) bool { return have == want || unlinkedName.MatchString(have) }

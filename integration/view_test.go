@@ -79,7 +79,7 @@ func (v view) process(pid int, c *canon) {
 	}
 	for _, name := range []string{"exe", "cwd", "root"} {
 		link, _ := os.Readlink(filepath.Join(dir, name))
-		v[prefix+name] = ghostName.ReplaceAllString(link, "(deleted)")
+		v[prefix+name] = unlinkedName.ReplaceAllString(link, "(deleted)")
 	}
 	v.mappings(prefix, slurp(filepath.Join(dir, "smaps")), c)
 	v.descriptors(prefix, dir, c)
@@ -137,7 +137,7 @@ func (v view) descriptors(prefix, dir string, c *canon) {
 		if m := anonymousLink.FindStringSubmatch(link); m != nil {
 			link = c.name(m[1], m[2])
 		}
-		link = ghostName.ReplaceAllString(link, "(deleted)")
+		link = unlinkedName.ReplaceAllString(link, "(deleted)")
 		v[prefix+"fd "+n] = link
 		for line := range strings.Lines(slurp(filepath.Join(dir, "fdinfo", n))) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
@@ -148,8 +148,8 @@ func (v view) descriptors(prefix, dir string, c *canon) {
 	}
 }
 
-// ghostName matches the name of a file without a name: where it was is not kept, that it has none is.
-var ghostName = regexp.MustCompile(`^/.*\(deleted\)$`)
+// unlinkedName matches the name of a file without a name: where it was is not kept, that it has none is.
+var unlinkedName = regexp.MustCompile(`^/.*\(deleted\)$`)
 
 var mappingLine = regexp.MustCompile(`^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f:]+) (\d+) *(.*)$`)
 

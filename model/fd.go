@@ -27,8 +27,8 @@ type FDKind struct {
 	// Instance says that what is behind the descriptor has no other name, so that sharing it means sharing the
 	// description.
 	Instance bool
-	// Shareable tells whether it matters who outside the tree has what a description leads to, if that is not a Ghost, a
-	// Shmem or an Instance. num is the lowest descriptor that the tree has of it. nil if it never does.
+	// Shareable tells whether it matters who outside the tree has what a description leads to, if that is not an
+	// UnlinkedFile, a Shmem or an Instance. num is the lowest descriptor that the tree has of it. nil if it never does.
 	Shareable func(f *File, num int) bool
 	// Changed says why what is found under the name is not what the description is to be opened on again, beyond being
 	// of another type; "" if it is. nil if the type tells all.
@@ -120,7 +120,7 @@ func FDKindOf(name string) *FDKind { return fdKinds[name] }
 // NamedAgain reports whether a description is opened again by the very name that it has.
 func (f *File) NamedAgain() bool {
 	k := FDKindOf(f.Kind)
-	return k != nil && k.ByName && !k.Roams && f.Std == 0 && f.Ghost == 0 && f.Removed == nil
+	return k != nil && k.ByName && !k.Roams && f.Std == 0 && f.Unlinked == 0 && f.Removed == nil
 }
 
 // checkFDKind checks that a description is of a known kind and has only what the kind has.

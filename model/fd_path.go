@@ -1,9 +1,9 @@
 package model
 
 var _ = registerFD(FDKind{
-	Name: "path", Rank: 30, Fields: []string{"Ghost", "Removed"}, ByName: true,
+	Name: "path", Rank: 30, Fields: []string{"Unlinked", "Removed"}, ByName: true,
 	Becomes: func(st *State, f *File, detach bool) string {
-		if f.Ghost != 0 {
+		if f.Unlinked != 0 {
 			return opensAt(st, f, detach)
 		}
 		return ""

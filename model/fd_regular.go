@@ -3,8 +3,9 @@ package model
 import "fmt"
 
 var _ = registerFD(FDKind{
-	Name: "regular", Rank: 10, Fields: []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Ghost"}, ByName: true,
-	Roams: true, Becomes: opensAt, Shareable: growsShared,
+	Name: "regular", Rank: 10, ByName: true,
+	Fields: []string{"Size", "MTime", "CTime", "Born", "Tail", "Others", "Unlinked"},
+	Roams:  true, Becomes: opensAt, Shareable: growsShared,
 	Rows: []FDRow{
 		{
 			"regular file", "name, position, flags, size, times, when it was made",
@@ -32,7 +33,7 @@ var _ = registerFD(FDKind{
 
 // opensAt is what a description with a position becomes.
 func opensAt(_ *State, f *File, _ bool) string {
-	if f.Ghost != 0 {
+	if f.Unlinked != 0 {
 		return fmt.Sprintf("open the unlinked file %s, at %d", f.Path, f.Pos)
 	}
 	return fmt.Sprintf("open %s, at %d", f.Path, f.Pos)

@@ -15,26 +15,26 @@ type File struct {
 	ID   int    `json:"id"`   // unique in the image, from 1
 	Kind string `json:"kind"` // fdtable's name of the kind: "regular", "dir", "chardev", "pipe", "tty", ...
 	// open(2) status flags and access mode as fdinfo "flags:" has them, without O_CLOEXEC
-	Flags  uint32  `json:"flags"`
-	Pos    int64   `json:"pos"`
-	Mode   uint32  `json:"mode"` // st_mode of the inode
-	Dev    uint64  `json:"dev"`  // st_dev as stat(2) gives it
-	Ino    uint64  `json:"ino"`
-	Rdev   uint64  `json:"rdev,omitempty"`
-	Path   string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
-	Opened *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
-	Owner  FOwner  `json:"owner,omitzero"`
-	Size   int64   `json:"size,omitempty"`   // of a regular file at the freeze
-	MTime  int64   `json:"mtime,omitempty"`  // ns, of a regular file at the freeze
-	CTime  int64   `json:"ctime,omitempty"`  // ns, of a regular file's inode at the freeze
-	Born   int64   `json:"born,omitempty"`   // ns, when a regular file open for writing was made; 0 if unknown
-	Tail   uint64  `json:"tail,omitempty"`   // xxhash64 of up to 4 KiB before the end of one that is appended to
-	Others bool    `json:"others,omitempty"` // somebody outside the tree had the regular file open for writing too
-	Ghost  int     `json:"ghost,omitempty"`  // 1-based index into State.Ghosts
-	Shmem  int     `json:"shmem,omitempty"`  // 1-based index into State.Shmems (memfd)
-	Pipe   int     `json:"pipe,omitempty"`   // 1-based index into State.Pipes
-	Term   int     `json:"term,omitempty"`   // 1-based index into State.Terminals
-	Std    int     `json:"std,omitempty"`    // 1 + N if this is re-attached to the restorer's standard stream N
+	Flags    uint32  `json:"flags"`
+	Pos      int64   `json:"pos"`
+	Mode     uint32  `json:"mode"` // st_mode of the inode
+	Dev      uint64  `json:"dev"`  // st_dev as stat(2) gives it
+	Ino      uint64  `json:"ino"`
+	Rdev     uint64  `json:"rdev,omitempty"`
+	Path     string  `json:"path"`             // as /proc/PID/fd/N reads, " (deleted)" and "pipe:[123]" included
+	Opened   *Opened `json:"opened,omitempty"` // how it came to be, if a watch saw it
+	Owner    FOwner  `json:"owner,omitzero"`
+	Size     int64   `json:"size,omitempty"`   // of a regular file at the freeze
+	MTime    int64   `json:"mtime,omitempty"`  // ns, of a regular file at the freeze
+	CTime    int64   `json:"ctime,omitempty"`  // ns, of a regular file's inode at the freeze
+	Born     int64   `json:"born,omitempty"`   // ns, when a regular file open for writing was made; 0 if unknown
+	Tail     uint64  `json:"tail,omitempty"`   // xxhash64 of up to 4 KiB before the end of one that is appended to
+	Others   bool    `json:"others,omitempty"` // somebody outside the tree had the regular file open for writing too
+	Unlinked int     `json:"ghost,omitempty"`  // 1-based index into State.Unlinked
+	Shmem    int     `json:"shmem,omitempty"`  // 1-based index into State.Shmems (memfd)
+	Pipe     int     `json:"pipe,omitempty"`   // 1-based index into State.Pipes
+	Term     int     `json:"term,omitempty"`   // 1-based index into State.Terminals
+	Std      int     `json:"std,omitempty"`    // 1 + N if this is re-attached to the restorer's standard stream N
 	// of a directory, FIFO or symbolic link whose name is gone: what it takes to make it again
 	Removed *Removed `json:"removed,omitempty"`
 	Locks   []Lock   `json:"locks,omitempty"` // file locks held through this description or by this process
@@ -113,9 +113,9 @@ type Shmem struct {
 	Attributes *Attributes `json:"attributes,omitempty"` // of a memfd; nil if they are not known
 }
 
-// Ghost is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now leads
-// elsewhere.
-type Ghost struct {
+// UnlinkedFile is a regular file that lives only as long as it is open or mapped: it was unlinked, or its name now
+// leads elsewhere.
+type UnlinkedFile struct {
 	Space Space  `json:"space"`
 	Path  string `json:"path"` // where it was
 	Dev   uint64 `json:"dev"`

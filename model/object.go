@@ -88,7 +88,7 @@ func (st *State) Shareable() []Object {
 		}
 		for j := range p.VMAs {
 			v := &p.VMAs[j]
-			if v.Kind == VMAShmem || v.Kind == VMAFile && v.File.Ghost != 0 {
+			if v.Kind == VMAShmem || v.Kind == VMAFile && v.File.Unlinked != 0 {
 				l.add(Inode(v.File.Dev, v.File.Ino), v.File.Path, Object{
 					Mapped: true, Content: true, Writes: v.Shared && (v.Prot&2 != 0 || v.Has("mw")),
 					What: fmt.Sprintf("mapping %x-%x of pid %d", v.Start, v.End, p.Pid),
@@ -128,7 +128,7 @@ func (l *lister) file(f *File, pid, num int) {
 	id := f.Object()
 	o := Object{Pid: pid, FD: num, Writes: writes, What: "open file " + f.Path}
 	switch {
-	case f.Std == 0 && (f.Shmem != 0 || f.Ghost != 0):
+	case f.Std == 0 && (f.Shmem != 0 || f.Unlinked != 0):
 		o.Mapped, o.Content = true, true
 	case id.Kind == ObjectDescription, f.Shareable(num):
 	default:

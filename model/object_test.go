@@ -27,7 +27,7 @@ func TestShareable(t *testing.T) {
 			{ID: 6, Kind: "regular", Dev: 2, Ino: 23, Path: "/out", Flags: 2},
 		},
 		Shmems: []Shmem{{Dev: 1, Ino: 10}, {Dev: 1, Ino: 11, Seals: 8}},
-		Named:  []Ghost{{Dev: 5, Ino: 50, Path: "/dev/shm/x"}},
+		Named:  []UnlinkedFile{{Dev: 5, Ino: 50, Path: "/dev/shm/x"}},
 	}
 	type want struct{ mapped, content, writes bool }
 	all := map[ObjectID]want{

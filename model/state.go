@@ -16,12 +16,12 @@ type State struct {
 	// shared memory objects: shared anonymous mappings, memfds, deleted tmpfs files
 	Shmems []Shmem `json:"shmems"`
 	// regular files that are open or mapped but no longer reachable by name
-	Ghosts []Ghost `json:"ghosts"`
+	Unlinked []UnlinkedFile `json:"ghosts"`
 	// files in memory (tmpfs) that have their names, which the tree alone maps shared and writes to: their content is
 	// memory
-	Named     []Ghost    `json:"named,omitempty"`
-	Pipes     []Pipe     `json:"pipes"`     // pipes both of whose ends are inside the tree
-	Terminals []Terminal `json:"terminals"` // terminals the tree has open
+	Named     []UnlinkedFile `json:"named,omitempty"`
+	Pipes     []Pipe         `json:"pipes"`     // pipes both of whose ends are inside the tree
+	Terminals []Terminal     `json:"terminals"` // terminals the tree has open
 	// what the host was like that the image comes back on, sorted by name; none in images of format 1
 	Facts []Fact `json:"facts,omitempty"`
 
@@ -48,7 +48,7 @@ type Fact struct {
 }
 
 // Space names one page-granular content in the page map: a process's memory (addressed by virtual address), or a
-// Shmem's, a Ghost's or a Pipe's content (addressed by byte offset). Zero means "none".
+// Shmem's, an UnlinkedFile's or a Pipe's content (addressed by byte offset). Zero means "none".
 type Space uint32
 
 // Kernel describes the machine at the moment of the freeze.
@@ -168,13 +168,13 @@ type MappedFile struct {
 	CTime   int64  `json:"ctime,omitempty"`    // ns, of the last change of the inode
 	Born    int64  `json:"born,omitempty"`     // ns, when it was made, of one mapped shared and writable; 0 if unknown
 	BuildID string `json:"build_id,omitempty"` // hex GNU build-id of an ELF file
-	// 1-based index into State.Ghosts if the name no longer leads to this file
-	Ghost int `json:"ghost,omitempty"`
-	Shmem int `json:"shmem,omitempty"` // of an executable that is a memfd: 1-based index into State.Shmems
+	// 1-based index into State.Unlinked if the name no longer leads to this file
+	Unlinked int `json:"ghost,omitempty"`
+	Shmem    int `json:"shmem,omitempty"` // of an executable that is a memfd: 1-based index into State.Shmems
 }
 
 // Nameless reports whether the file is not to be looked for by name: the image holds it.
-func (m *MappedFile) Nameless() bool { return m.Ghost != 0 || m.Shmem != 0 }
+func (m *MappedFile) Nameless() bool { return m.Unlinked != 0 || m.Shmem != 0 }
 
 // VMAKind tells how a mapping is made again.
 type VMAKind string

@@ -63,7 +63,7 @@ func (st *State) Validate() error {
 		return err
 	}
 	if err := errors.Join(
-		each("shmem", st.Shmems, c.shmem), each("ghost", st.Ghosts, c.ghost), each("named", st.Named, c.named),
+		each("shmem", st.Shmems, c.shmem), each("ghost", st.Unlinked, c.unlinkedFile), each("named", st.Named, c.named),
 		each("pipe", st.Pipes, c.pipe), each("terminal", st.Terminals, c.terminal),
 		each("file", st.Files, c.file),
 	); err != nil {
@@ -159,7 +159,7 @@ func (c *validator) process(p *Process) error {
 		rule{p.ExitCode != 0, "it lives, yet has an exit status"},
 		rule{p.StopTold && p.Stopped == 0, "its parent was told of a stop, and it is not stopped"},
 		rule{p.Continued && (p.Stopped != 0 || p.Zombie), "it was continued, and it is stopped or has ended"},
-		rule{!path(p.Exe.Path) || !index(p.Exe.Ghost, len(c.st.Ghosts)) ||
+		rule{!path(p.Exe.Path) || !index(p.Exe.Unlinked, len(c.st.Unlinked)) ||
 			!index(p.Exe.Shmem, len(c.st.Shmems)), "its executable is none"},
 		rule{p.CwdGone != nil && p.CwdGone.Mode&0o170000 != 0o040000, "its removed directory is none"},
 		rule{!path(p.Cwd) || !path(p.Root), "its directory or its root is not an absolute path"},
@@ -234,7 +234,7 @@ func (c *validator) vmas(p *Process) error {
 			rule{v.Prot > 7, "its protection is unknown"},
 			rule{v.Offset%PageSize != 0 || v.Offset > 1<<63-(v.End-v.Start), "its offset is absurd"},
 			rule{v.Pkey < 0 || v.Pkey > 15, "its protection key is out of range"},
-			rule{!index(v.File.Ghost, len(c.st.Ghosts)), "it names a ghost that does not exist"},
+			rule{!index(v.File.Unlinked, len(c.st.Unlinked)), "it names an unlinked file that does not exist"},
 			rule{strings.Contains(v.Name, "\x00"), "its name has a zero byte"},
 		)
 		if err == nil {

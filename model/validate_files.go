@@ -18,7 +18,7 @@ func (c *validator) shmem(s *Shmem) error {
 	)
 }
 
-func (c *validator) ghost(g *Ghost) error {
+func (c *validator) unlinkedFile(g *UnlinkedFile) error {
 	if err := errors.Join(c.space(g.Space), g.Attributes.check()); err != nil {
 		return err
 	}
@@ -28,8 +28,8 @@ func (c *validator) ghost(g *Ghost) error {
 	)
 }
 
-func (c *validator) named(g *Ghost) error {
-	if err := c.ghost(g); err != nil {
+func (c *validator) named(g *UnlinkedFile) error {
+	if err := c.unlinkedFile(g); err != nil {
 		return err
 	}
 	return firstBad(rule{!path(g.Path), "its path is not absolute"})
@@ -94,7 +94,7 @@ func (c *validator) file(f *File) error {
 	err := firstBad(
 		rule{f.ID <= 0 || c.files[f.ID], fmt.Sprintf("its id, %d, is none or is also another's", f.ID)},
 		rule{f.Kind == "", "it has no kind"},
-		rule{!index(f.Ghost, len(st.Ghosts)), "it names a ghost that does not exist"},
+		rule{!index(f.Unlinked, len(st.Unlinked)), "it names an unlinked file that does not exist"},
 		rule{!index(f.Shmem, len(st.Shmems)), "it names a shmem that does not exist"},
 		rule{!index(f.Pipe, len(st.Pipes)), "it names a pipe that does not exist"},
 		rule{!index(f.Term, len(st.Terminals)), "it names a terminal that does not exist"},

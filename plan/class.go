@@ -43,7 +43,7 @@ func classOf(st *model.State, f *model.File) (policy.Class, bool) {
 		return policy.Std, true
 	case f.Kind == "tty":
 		return policy.Terminal, true
-	case f.Kind != "regular" || f.Ghost != 0 || isNamed(st, f.Dev, f.Ino):
+	case f.Kind != "regular" || f.Unlinked != 0 || isNamed(st, f.Dev, f.Ino):
 		return "", false
 	case f.Flags&accessMode == readOnly:
 		return policy.Read, true
@@ -55,7 +55,7 @@ func classOf(st *model.State, f *model.File) (policy.Class, bool) {
 
 // isNamed tells whether a file is memory by a name, whose content the image has.
 func isNamed(st *model.State, dev, ino uint64) bool {
-	return slices.ContainsFunc(st.Named, func(g model.Ghost) bool { return g.Dev == dev && g.Ino == ino })
+	return slices.ContainsFunc(st.Named, func(g model.UnlinkedFile) bool { return g.Dev == dev && g.Ino == ino })
 }
 
 // refusedByPolicy refuses what the policy does not want to be brought back otherwise. By default nothing in an image is

@@ -19,12 +19,12 @@ func dependent() *model.State {
 		{ID: 3, Kind: "regular", Mode: typeRegular, Path: "/log", Flags: 1 | appendMode},
 		{ID: 4, Kind: "regular", Mode: typeRegular, Path: "/out", Flags: 1},
 		{ID: 5, Kind: "regular", Mode: typeRegular, Path: "/in"},
-		{ID: 6, Kind: "regular", Mode: typeRegular, Path: "/gone", Flags: 1, Ghost: 1},
+		{ID: 6, Kind: "regular", Mode: typeRegular, Path: "/gone", Flags: 1, Unlinked: 1},
 		{ID: 7, Kind: "regular", Mode: typeRegular, Path: "/dev/shm/x", Flags: 2, Dev: 1, Ino: 2},
 		{ID: 8, Kind: "regular", Mode: typeRegular, Path: "/script.log", Flags: 1, Std: 2, Others: true},
 	}
-	st.Ghosts = []model.Ghost{{Path: "/gone"}}
-	st.Named = []model.Ghost{{Path: "/dev/shm/x", Dev: 1, Ino: 2}}
+	st.Unlinked = []model.UnlinkedFile{{Path: "/gone"}}
+	st.Named = []model.UnlinkedFile{{Path: "/dev/shm/x", Dev: 1, Ino: 2}}
 	for i, num := range []int{0, 3, 4, 5, 6, 7, 8, 1} {
 		st.Processes[0].FDs = append(st.Processes[0].FDs[:i], model.FD{Num: num, File: i + 1})
 	}

@@ -211,7 +211,7 @@ func Names(st *model.State) map[string]bool {
 			names[p.Exe.Path] = false
 		}
 		for j := range p.VMAs {
-			if v := &p.VMAs[j]; v.Kind == model.VMAFile && v.File.Ghost == 0 {
+			if v := &p.VMAs[j]; v.Kind == model.VMAFile && v.File.Unlinked == 0 {
 				names[v.File.Path] = false
 			}
 		}

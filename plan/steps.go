@@ -13,10 +13,10 @@ type Op string
 
 // The ops, in the order in which a restore comes to them. Those with a process are done inside it.
 const (
-	OpServer Op = "server"        // take over the server of pages (restore --lazy)
-	OpShmem  Op = "shmem"         // make and fill State.Shmems[Index]
-	OpGhost  Op = "unlinked-file" // make and fill State.Ghosts[Index]
-	OpNamed  Op = "named-memory"  // open or make the files of State.Named
+	OpServer   Op = "server"        // take over the server of pages (restore --lazy)
+	OpShmem    Op = "shmem"         // make and fill State.Shmems[Index]
+	OpUnlinked Op = "unlinked-file" // make and fill State.Unlinked[Index]
+	OpNamed    Op = "named-memory"  // open or make the files of State.Named
 	// open the file behind Processes[of Pid].VMAs[Index], or the executable if Index is -1
 	OpMapped      Op = "mapped-file"
 	OpDescription Op = "description"  // open State.Files[Index] again
@@ -82,8 +82,8 @@ func (s *stepper) objects() {
 		o := &s.st.Shmems[i]
 		s.add(OpShmem, 0, i, "make shared memory of %d bytes (%s)", o.Size, o.Kind)
 	}
-	for i := range s.st.Ghosts {
-		s.add(OpGhost, 0, i, "make the unlinked file %s again, %d bytes", s.st.Ghosts[i].Path, s.st.Ghosts[i].Size)
+	for i := range s.st.Unlinked {
+		s.add(OpUnlinked, 0, i, "make the unlinked file %s again, %d bytes", s.st.Unlinked[i].Path, s.st.Unlinked[i].Size)
 	}
 	if n := len(s.st.Named); n > 0 {
 		s.add(OpNamed, 0, 0, "open memory by its name, or make it: %s%s", s.st.Named[0].Path, more(n-1))
@@ -100,10 +100,10 @@ func more(n int) string {
 // FileKey says which file a mapping needs and how it must be open. It is opened once for all mappings that need the
 // same.
 type FileKey struct {
-	Path  string
-	Ghost int // 1-based index into State.Ghosts
-	Shmem int // 1-based index into State.Shmems
-	Write bool
+	Path     string
+	Unlinked int // 1-based index into State.Unlinked
+	Shmem    int // 1-based index into State.Shmems
+	Write    bool
 }
 
 // KeyOf tells which file is behind a mapping, if there is one. What is sealed against writes looks as if it had been
@@ -117,8 +117,8 @@ func KeyOf(st *model.State, v *model.VMA) (FileKey, bool) {
 		return FileKey{Shmem: v.Shmem, Write: write}, true
 	case v.Kind != model.VMAFile:
 		return FileKey{}, false
-	case v.File.Ghost > 0:
-		return FileKey{Ghost: v.File.Ghost, Write: write}, true
+	case v.File.Unlinked > 0:
+		return FileKey{Unlinked: v.File.Unlinked, Write: write}, true
 	}
 	return FileKey{Path: v.File.Path, Write: write}, true
 }

@@ -43,8 +43,8 @@ type inode struct{ dev, ino uint64 }
 
 func exeKey(rec *model.Process) plan.FileKey {
 	switch {
-	case rec.Exe.Ghost > 0:
-		return plan.FileKey{Ghost: rec.Exe.Ghost}
+	case rec.Exe.Unlinked > 0:
+		return plan.FileKey{Unlinked: rec.Exe.Unlinked}
 	case rec.Exe.Shmem > 0:
 		return plan.FileKey{Shmem: rec.Exe.Shmem}
 	}
@@ -102,8 +102,8 @@ func (m *mappedFiles) open(key plan.FileKey, want *model.MappedFile) error {
 		f.path = f.made.Name()
 	case key.Shmem > 0:
 		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.shmems[key.Shmem-1].Fd())
-	case key.Ghost > 0:
-		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.ghosts[key.Ghost-1].Fd())
+	case key.Unlinked > 0:
+		f.path = fmt.Sprintf("/proc/self/fd/%d", m.objects.unlinked[key.Unlinked-1].Fd())
 	case key.Write: // the tree changes it all the time: it is known by what it is, not by what is in it
 		now, err := fdtable.KnownMapped(want).Find(m.view)
 		if err != nil {

@@ -118,11 +118,11 @@ func TestMappedObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	o := &objects{shmems: []*os.File{file}, ghosts: []*os.File{file}}
+	o := &objects{shmems: []*os.File{file}, unlinked: []*os.File{file}}
 	j := newJournal(t)
 	t.Cleanup(j.rollback)
 	m := newMappedFiles(j, ownView(t), &model.State{}, o, nil)
-	for _, key := range []plan.FileKey{{Shmem: 1, Write: true}, {Shmem: 1}, {Ghost: 1}, {Ghost: 1, Write: true}} {
+	for _, key := range []plan.FileKey{{Shmem: 1, Write: true}, {Shmem: 1}, {Unlinked: 1}, {Unlinked: 1, Write: true}} {
 		if err := m.open(key, &model.MappedFile{Path: "gone"}); err != nil {
 			t.Fatalf("%+v: %v", key, err)
 		}

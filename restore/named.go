@@ -20,7 +20,7 @@ import (
 
 // namedMemory is a file of State.Named: it is opened by its name as any other, but what is in it is that of the image.
 type namedMemory struct {
-	rec  *model.Ghost
+	rec  *model.UnlinkedFile
 	file *os.File
 	want *os.File // the content it is to have; nil if it has it
 }
@@ -160,7 +160,7 @@ func (m *namedFiles) create(n *namedMemory) error {
 }
 
 // contentOf returns a file of ours with the content that named memory is to have.
-func (m *namedFiles) contentOf(g *model.Ghost) (*os.File, error) {
+func (m *namedFiles) contentOf(g *model.UnlinkedFile) (*os.File, error) {
 	fd, err := unix.MemfdCreate("content", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the content of %s: %w", g.Path, err)
@@ -210,14 +210,14 @@ func (m *namedFiles) adopt(was map[inode]*namedMemory) error {
 	for i := range m.st.Processes {
 		for j := range m.st.Processes[i].VMAs {
 			v := &m.st.Processes[i].VMAs[j]
-			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == model.VMAFile && v.File.Ghost == 0 {
+			if to, ok := now[inode{v.File.Dev, v.File.Ino}]; ok && v.Kind == model.VMAFile && v.File.Unlinked == 0 {
 				v.File = to
 			}
 		}
 	}
 	for i := range m.st.Files {
 		f := &m.st.Files[i]
-		if to, ok := now[inode{f.Dev, f.Ino}]; ok && f.Ghost == 0 && f.Shmem == 0 {
+		if to, ok := now[inode{f.Dev, f.Ino}]; ok && f.Unlinked == 0 && f.Shmem == 0 {
 			f.Path, f.Dev, f.Ino, f.Size, f.MTime, f.CTime, f.Born = to.Path, to.Dev, to.Ino, to.Size, to.MTime,
 				to.CTime, 0
 		}

@@ -24,7 +24,7 @@ func newNamed(t *testing.T, path string) (*namedFiles, *model.State, []byte) {
 	t.Helper()
 	st := imagetest.State()
 	content := append(bytes.Repeat([]byte("image"), 1000), make([]byte, 2*pageSize-5000)...)
-	st.Named = []model.Ghost{{
+	st.Named = []model.UnlinkedFile{{
 		Space: namedSpace, Path: path, Dev: 1, Ino: 99, Size: int64(len(content)), Mode: 0o100640,
 	}}
 	st.Processes[0].VMAs[0].File = model.MappedFile{Path: path, Dev: 1, Ino: 99, Size: int64(len(content))}

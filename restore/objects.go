@@ -13,12 +13,12 @@ import (
 
 // objects makes what has no name: shared memory and unlinked files.
 type objects struct {
-	j       *journal
-	content content
-	st      *model.State
-	shmems  []*os.File       // of State.Shmems, as far as they are made
-	ghosts  []*os.File       // of State.Ghosts, open for reading only
-	temps   map[int]*os.File // by index of those ghosts: the descriptions that made them and are the image's
+	j        *journal
+	content  content
+	st       *model.State
+	shmems   []*os.File       // of State.Shmems, as far as they are made
+	unlinked []*os.File       // of State.Unlinked, open for reading only
+	temps    map[int]*os.File // by index of those unlinked files: the descriptions that made them and are the image's
 }
 
 // shmem makes and fills State.Shmems[i]. They are made in order.
@@ -34,16 +34,16 @@ func (o *objects) shmem(i int) error {
 	return nil
 }
 
-// ghost makes and fills State.Ghosts[i]. They are made in order.
-func (o *objects) ghost(i int) error {
+// unlinkedFile makes and fills State.Unlinked[i]. They are made in order.
+func (o *objects) unlinkedFile(i int) error {
 	if err := o.j.step("make a nameless file"); err != nil {
 		return err
 	}
-	f, err := o.makeGhost(i)
+	f, err := o.makeUnlinked(i)
 	if err != nil {
-		return fmt.Errorf("make the deleted file %s again: %w", o.st.Ghosts[i].Path, err)
+		return fmt.Errorf("make the deleted file %s again: %w", o.st.Unlinked[i].Path, err)
 	}
-	o.ghosts = append(o.ghosts, f)
+	o.unlinked = append(o.unlinked, f)
 	return nil
 }
 
@@ -104,19 +104,19 @@ func (o *objects) setTimes() error {
 			return err
 		}
 	}
-	for i := range o.st.Ghosts {
-		if err := fdtable.SetTimes(o.ghosts[i], o.st.Ghosts[i].Attributes); err != nil {
+	for i := range o.st.Unlinked {
+		if err := fdtable.SetTimes(o.unlinked[i], o.st.Unlinked[i].Attributes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// makeGhost makes a deleted file again and returns it open for reading only: a file that is open for writing cannot be
-// executed. The description that made it is kept where it is one of the image.
-func (o *objects) makeGhost(i int) (*os.File, error) {
-	g := &o.st.Ghosts[i]
-	w, err := fdtable.NewGhost(g)
+// makeUnlinked makes a deleted file again and returns it open for reading only: a file that is open for writing
+// cannot be executed. The description that made it is kept where it is one of the image.
+func (o *objects) makeUnlinked(i int) (*os.File, error) {
+	g := &o.st.Unlinked[i]
+	w, err := fdtable.NewUnlinked(g)
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +146,8 @@ func (o *objects) executable(exe *model.MappedFile, do func() error) error {
 	var f *os.File
 	var mode uint32
 	switch {
-	case exe.Ghost > 0:
-		f, mode = o.ghosts[exe.Ghost-1], o.st.Ghosts[exe.Ghost-1].Mode&0o7777
+	case exe.Unlinked > 0:
+		f, mode = o.unlinked[exe.Unlinked-1], o.st.Unlinked[exe.Unlinked-1].Mode&0o7777
 	case exe.Shmem > 0:
 		f, mode = o.shmems[exe.Shmem-1], o.st.Shmems[exe.Shmem-1].Mode&0o7777
 	}

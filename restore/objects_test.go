@@ -18,31 +18,31 @@ func TestObjects(t *testing.T) {
 	shared := bytes.Repeat([]byte("shared"), 4*pageSize/6+1)[:4*pageSize]
 	gone := append(bytes.Repeat([]byte("gone!"), 1000), make([]byte, 2*pageSize-5000)...)
 	st := imagetest.State()
-	st.Ghosts[0].Path = filepath.Join(t.TempDir(), "gone")
-	st.Files[1].Path = st.Ghosts[0].Path + " (deleted)"
-	img := writeImage(t, st, map[model.Space][]byte{imagetest.Shmem: shared, imagetest.Ghost: gone})
+	st.Unlinked[0].Path = filepath.Join(t.TempDir(), "gone")
+	st.Files[1].Path = st.Unlinked[0].Path + " (deleted)"
+	img := writeImage(t, st, map[model.Space][]byte{imagetest.Shmem: shared, imagetest.Unlinked: gone})
 	j := newJournal(t)
 	o := &objects{j: j, content: contentOf(t, img), st: img.State(), temps: map[int]*os.File{}}
 	before := descriptorsOf(t, os.Getpid())
 	if err := o.shmem(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.ghost(0); err != nil {
+	if err := o.unlinkedFile(0); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		f    *os.File
 		want []byte
-	}{{o.shmems[0], shared}, {o.ghosts[0], gone[:5000]}} {
+	}{{o.shmems[0], shared}, {o.unlinked[0], gone[:5000]}} {
 		have := make([]byte, len(c.want)+1)
 		if n, _ := c.f.ReadAt(have, 0); !bytes.Equal(have[:n], c.want) {
 			t.Errorf("%s holds %d bytes, %.20q", c.f.Name(), n, have)
 		}
 	}
-	if _, err := o.ghosts[0].WriteAt([]byte("x"), 0); err == nil {
+	if _, err := o.unlinked[0].WriteAt([]byte("x"), 0); err == nil {
 		t.Error("an unlinked file is open for writing: it could not be executed")
 	}
-	if list, err := os.ReadDir(filepath.Dir(st.Ghosts[0].Path)); err != nil || len(list) > 0 {
+	if list, err := os.ReadDir(filepath.Dir(st.Unlinked[0].Path)); err != nil || len(list) > 0 {
 		t.Errorf("the unlinked file has a name: %v, %v", list, err)
 	}
 	j.close()
@@ -89,11 +89,11 @@ func TestExecutableForAMoment(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := &objects{
-			ghosts: []*os.File{f},
-			st:     &model.State{Ghosts: []model.Ghost{{Mode: 0o100000 | uint32(c.mode)}}},
+			unlinked: []*os.File{f},
+			st:       &model.State{Unlinked: []model.UnlinkedFile{{Mode: 0o100000 | uint32(c.mode)}}},
 		}
 		for _, result := range []error{nil, broken} {
-			err := o.executable(&model.MappedFile{Ghost: 1}, func() error {
+			err := o.executable(&model.MappedFile{Unlinked: 1}, func() error {
 				if have := mode(); have != c.during {
 					t.Errorf("%v: %v while the kernel looks, want %v", c.mode, have, c.during)
 				}

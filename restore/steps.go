@@ -42,7 +42,7 @@ func newMade(j *journal, v *view.View, img *image.Reader, st *model.State, o Opt
 	m.descriptors.o.View = v
 	m.descriptors.o.Moment = m.clocks.moment
 	m.descriptors.o.Shmem = func(i int) (*os.File, error) { return m.objects.shmems[i], nil }
-	m.descriptors.o.Ghost = func(i int) (*os.File, error) { return m.objects.ghosts[i], nil }
+	m.descriptors.o.Unlinked = func(i int) (*os.File, error) { return m.objects.unlinked[i], nil }
 	m.descriptors.o.Temp = func(i int) (*os.File, error) { return m.objects.temps[i], nil }
 	if o.Lazy != nil {
 		m.later = &laterPages{j: j, content: c, server: o.Lazy, plans: map[*process]*lazyPlan{}}
@@ -75,10 +75,10 @@ func rebuildOptions(o Options) fdtable.RebuildOptions {
 func (m *made) actions(j *journal, st *model.State, id string) map[plan.Op]action {
 	adopted := func(p *process) bool { return m.tree.stub.detach && p == m.tree.procs[0] }
 	return map[plan.Op]action{
-		plan.OpServer: {phasePlan, whole(m.later.take)},
-		plan.OpShmem:  {phaseFiles, indexed(m.objects.shmem)},
-		plan.OpGhost:  {phaseFiles, indexed(m.objects.ghost)},
-		plan.OpNamed:  {phaseFiles, whole(m.named.open)},
+		plan.OpServer:   {phasePlan, whole(m.later.take)},
+		plan.OpShmem:    {phaseFiles, indexed(m.objects.shmem)},
+		plan.OpUnlinked: {phaseFiles, indexed(m.objects.unlinkedFile)},
+		plan.OpNamed:    {phaseFiles, whole(m.named.open)},
 		plan.OpMapped: {
 			phaseFiles, func(s plan.Step) error { return m.mapped.openOf(record(st, s.Pid), s.Index) },
 		},

@@ -39,9 +39,9 @@ func onlyBreakpoints(page, file []byte) bool {
 
 // codeFiles are the files of the code mappings of a snapshot, opened when needed.
 type codeFiles struct {
-	ghosts []*os.File
-	open   map[inode]*os.File // nil for one that cannot be had
-	points map[inode][]int64  // offsets of breakpoints that are known to be no part of the process
+	unlinked []*os.File
+	open     map[inode]*os.File // nil for one that cannot be had
+	points   map[inode][]int64  // offsets of breakpoints that are known to be no part of the process
 }
 
 // learn asks a source for its breakpoints; those of before stay if it tells of none.
@@ -63,8 +63,8 @@ func (c *codeFiles) close() {
 
 // file returns the file of a mapping, nil if its name does not lead to it any more.
 func (c *codeFiles) file(m *model.MappedFile) *os.File {
-	if m.Ghost > 0 && m.Ghost <= len(c.ghosts) {
-		return c.ghosts[m.Ghost-1]
+	if m.Unlinked > 0 && m.Unlinked <= len(c.unlinked) {
+		return c.unlinked[m.Unlinked-1]
 	}
 	key := inode{m.Dev, m.Ino}
 	if f, ok := c.open[key]; ok {

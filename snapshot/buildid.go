@@ -15,7 +15,7 @@ import (
 func addBuildIDs(st *model.State) {
 	known := map[inode]string{}
 	add := func(f *model.MappedFile) {
-		if f.Path == "" || f.Ghost != 0 || f.Size == 0 {
+		if f.Path == "" || f.Unlinked != 0 || f.Size == 0 {
 			return
 		}
 		key := inode{f.Dev, f.Ino}

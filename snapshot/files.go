@@ -22,7 +22,7 @@ type identifier struct {
 	st       *model.State
 	known    map[model.MappedFile]model.MappedFile // as a source gave it -> complete
 	shmems   map[inode]int                         // 1-based index into st.Shmems
-	ghosts   map[inode]int                         // 1-based index into st.Ghosts
+	unlinked map[inode]int                         // 1-based index into st.Unlinked
 	linked   map[int]bool                          // those of them that have a name somewhere
 	lower    map[int]bool                          // those whose name may be one in the lower layer of an overlay only
 	named    map[inode]bool                        // what namedMemory has looked at
@@ -34,35 +34,35 @@ type inode struct{ dev, ino uint64 }
 
 // contents are the open files of objects whose content belongs into the image.
 type contents struct {
-	shmems []*os.File // by index into State.Shmems
-	ghosts []*os.File // by index into State.Ghosts
-	named  []*os.File // by index into State.Named
+	shmems   []*os.File // by index into State.Shmems
+	unlinked []*os.File // by index into State.Unlinked
+	named    []*os.File // by index into State.Named
 }
 
 func (c *contents) close() {
-	for _, f := range slices.Concat(c.shmems, c.ghosts, c.named) {
+	for _, f := range slices.Concat(c.shmems, c.unlinked, c.named) {
 		if f != nil {
 			_ = f.Close() // opened for reading only
 		}
 	}
-	c.shmems, c.ghosts, c.named = nil, nil, nil
+	c.shmems, c.unlinked, c.named = nil, nil, nil
 }
 
 func newIdentifier(v *view.View, st *model.State) *identifier {
 	id := &identifier{
 		view: v, st: st, known: map[model.MappedFile]model.MappedFile{}, shmems: map[inode]int{},
-		ghosts: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{},
+		unlinked: map[inode]int{}, linked: map[int]bool{}, lower: map[int]bool{}, named: map[inode]bool{},
 	}
 	for i := range st.Shmems {
 		id.shmems[inode{st.Shmems[i].Dev, st.Shmems[i].Ino}] = i + 1
 	}
-	for i := range st.Ghosts {
-		id.ghosts[inode{st.Ghosts[i].Dev, st.Ghosts[i].Ino}] = i + 1
+	for i := range st.Unlinked {
+		id.unlinked[inode{st.Unlinked[i].Dev, st.Unlinked[i].Ino}] = i + 1
 	}
 	return id
 }
 
-// identify completes the mapped files of all processes, and State.Shmems and State.Ghosts with what is mapped.
+// identify completes the mapped files of all processes, and State.Shmems and State.Unlinked with what is mapped.
 func (id *identifier) identify() error {
 	for i := range id.st.Processes {
 		p := &id.st.Processes[i]
@@ -92,7 +92,7 @@ func (id *identifier) identify() error {
 			if err := id.namedMemory(v, link, vmaName(p.Pid, v)); err != nil {
 				return err
 			}
-			if v.Shared && id.linked[v.File.Ghost] && (v.Has("mw") || !id.lower[v.File.Ghost]) {
+			if v.Shared && id.linked[v.File.Unlinked] && (v.Has("mw") || !id.lower[v.File.Unlinked]) {
 				id.blockers = append(id.blockers, fault.New(fault.Mapping, vmaName(p.Pid, v),
 					"%s no longer leads to the file it maps and shares, which lives on under another name (hard link)",
 					v.File.Path).
@@ -109,9 +109,9 @@ func (id *identifier) identify() error {
 // attributes reads what nameless files and memfds have beside content, owner and mode, before anybody reads their
 // content.
 func (id *identifier) attributes() (err error) {
-	for i := range id.st.Ghosts {
-		g := &id.st.Ghosts[i]
-		if g.Attributes, err = attributesOf(id.contents.ghosts, i); err != nil {
+	for i := range id.st.Unlinked {
+		g := &id.st.Unlinked[i]
+		if g.Attributes, err = attributesOf(id.contents.unlinked, i); err != nil {
 			return id.unreadable(g.Path, "its attributes", err)
 		}
 	}
@@ -157,7 +157,7 @@ func (id *identifier) file(f *model.MappedFile, link, object string) error {
 		}
 		f.Dev, f.Ino = real.Dev, real.Ino
 		if byName != nil || named.Dev != real.Dev || named.Ino != real.Ino {
-			return id.ghost(f, asked, link, object, &real)
+			return id.unlinkedFile(f, asked, link, object, &real)
 		}
 	}
 	setFacts(f, &named)
@@ -172,8 +172,10 @@ func setFacts(f *model.MappedFile, st *unix.Stat_t) {
 	}
 }
 
-// ghost records a mapped file whose name is gone or leads to another one.
-func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, object string, st *unix.Stat_t) error {
+// unlinkedFile records a mapped file whose name is gone or leads to another one.
+func (id *identifier) unlinkedFile(
+	f *model.MappedFile, asked model.MappedFile, link, object string, st *unix.Stat_t,
+) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		id.blockers = append(id.blockers,
 			fault.New(fault.Mapping, object, "it maps %s, which is no regular file and has lost its name", f.Path))
@@ -188,18 +190,18 @@ func (id *identifier) ghost(f *model.MappedFile, asked model.MappedFile, link, o
 		}
 	}
 	key := inode{st.Dev, st.Ino}
-	if id.ghosts[key] == 0 {
-		id.st.Ghosts = append(id.st.Ghosts, model.Ghost{
+	if id.unlinked[key] == 0 {
+		id.st.Unlinked = append(id.st.Unlinked, model.UnlinkedFile{
 			Path: f.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		})
-		id.ghosts[key] = len(id.st.Ghosts)
+		id.unlinked[key] = len(id.st.Unlinked)
 		var fs unix.Statfs_t
-		id.linked[len(id.st.Ghosts)] = st.Nlink > 0
-		id.lower[len(id.st.Ghosts)] = id.view.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, uint64(st.Nlink))
+		id.linked[len(id.st.Unlinked)] = st.Nlink > 0
+		id.lower[len(id.st.Unlinked)] = id.view.Statfs(link, &fs) == nil && fdtable.LostOnOverlay(fs.Type, uint64(st.Nlink))
 	}
-	f.Ghost = id.ghosts[key]
+	f.Unlinked = id.unlinked[key]
 	id.known[asked] = *f
-	return openInto(&id.contents.ghosts, f.Ghost-1, link, object)
+	return openInto(&id.contents.unlinked, f.Unlinked-1, link, object)
 }
 
 // executable completes the executable of a process.
@@ -253,7 +255,7 @@ func (id *identifier) openRest() error {
 	for _, p := range id.st.Processes {
 		for _, fd := range p.FDs {
 			f := id.fileOf(fd)
-			if f == nil || f.Shmem == 0 && f.Ghost == 0 {
+			if f == nil || f.Shmem == 0 && f.Unlinked == 0 {
 				continue
 			}
 			link := fmt.Sprintf("/proc/%d/fd/%d", p.Pid, fd.Num)
@@ -263,8 +265,8 @@ func (id *identifier) openRest() error {
 					return err
 				}
 			}
-			if f.Ghost != 0 {
-				if err := openInto(&id.contents.ghosts, f.Ghost-1, link, object); err != nil {
+			if f.Unlinked != 0 {
+				if err := openInto(&id.contents.unlinked, f.Unlinked-1, link, object); err != nil {
 					return err
 				}
 			}
@@ -308,17 +310,17 @@ func openInto(list *[]*os.File, i int, link, object string) error {
 	return nil
 }
 
-// changing tells whether the tree itself can write to a ghost: then its content must be copied while the tree stands
-// still.
-func changing(st *model.State, ghost int) bool {
+// changing tells whether the tree itself can write to an unlinked file: then its content must be copied while the
+// tree stands still.
+func changing(st *model.State, unlinkedFile int) bool {
 	for i := range st.Files {
-		if f := &st.Files[i]; f.Ghost == ghost && f.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		if f := &st.Files[i]; f.Unlinked == unlinkedFile && f.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return true
 		}
 	}
 	for i := range st.Processes {
 		for j := range st.Processes[i].VMAs {
-			if v := &st.Processes[i].VMAs[j]; v.File.Ghost == ghost && v.Shared &&
+			if v := &st.Processes[i].VMAs[j]; v.File.Unlinked == unlinkedFile && v.Shared &&
 				(v.Prot&unix.PROT_WRITE != 0 || v.Has("mw")) {
 				return true
 			}

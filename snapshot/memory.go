@@ -59,7 +59,7 @@ func (c *memoryCopy) copy(ctx context.Context) error {
 	if err := c.addObjects(); err != nil {
 		return err
 	}
-	c.code.ghosts = c.contents.ghosts
+	c.code.unlinked = c.contents.unlinked
 	if err := c.forgetEnded(); err != nil {
 		return err
 	}
@@ -102,8 +102,8 @@ func number(st *model.State, known map[int]model.Space) {
 	for i := range st.Shmems {
 		st.Shmems[i].Space = take()
 	}
-	for i := range st.Ghosts {
-		st.Ghosts[i].Space = take()
+	for i := range st.Unlinked {
+		st.Unlinked[i].Space = take()
 	}
 	for i := range st.Named {
 		st.Named[i].Space = take()
@@ -244,8 +244,8 @@ func (c *memoryCopy) forgetEnded() error {
 	return nil
 }
 
-// addObjects plans the content of shared memory objects, of named memory, and of those ghosts that the tree itself can
-// change.
+// addObjects plans the content of shared memory objects, of named memory, and of those unlinked files that the tree
+// itself can change.
 func (c *memoryCopy) addObjects() error {
 	for i := range c.st.Shmems {
 		o := &c.st.Shmems[i]
@@ -260,9 +260,9 @@ func (c *memoryCopy) addObjects() error {
 			return err
 		}
 	}
-	for i := range c.st.Ghosts {
-		if o := &c.st.Ghosts[i]; changing(c.st, i+1) {
-			if err := c.addObject(o.Space, o.Path, &o.Size, i, c.contents.ghosts); err != nil {
+	for i := range c.st.Unlinked {
+		if o := &c.st.Unlinked[i]; changing(c.st, i+1) {
+			if err := c.addObject(o.Space, o.Path, &o.Size, i, c.contents.unlinked); err != nil {
 				return err
 			}
 		}
@@ -317,7 +317,7 @@ func (c *memoryCopy) stream(ctx context.Context, deadline time.Time) error {
 	return nil
 }
 
-// encode hands everything that was copied to the image, then the ghosts that nobody can change.
+// encode hands everything that was copied to the image, then the unlinked files that nobody can change.
 func (c *memoryCopy) encode(ctx context.Context) error {
 	c.progress.expected = c.progress.done
 	for i := range c.pages.jobs {
@@ -333,17 +333,17 @@ func (c *memoryCopy) encode(ctx context.Context) error {
 		}
 		c.progress.report(j.size, c.pages.bytes)
 	}
-	return c.encodeGhosts(ctx)
+	return c.encodeUnlinked(ctx)
 }
 
-func (c *memoryCopy) encodeGhosts(ctx context.Context) error {
+func (c *memoryCopy) encodeUnlinked(ctx context.Context) error {
 	var quiet planner
-	for i := range c.st.Ghosts {
-		if g := &c.st.Ghosts[i]; !changing(c.st, i+1) {
-			if i >= len(c.contents.ghosts) || c.contents.ghosts[i] == nil {
+	for i := range c.st.Unlinked {
+		if g := &c.st.Unlinked[i]; !changing(c.st, i+1) {
+			if i >= len(c.contents.unlinked) || c.contents.unlinked[i] == nil {
 				return fault.New(fault.MappedRead, g.Path, "no descriptor or mapping leads to it")
 			}
-			if err := quiet.addFile(&origin{space: g.Space, file: c.contents.ghosts[i], name: g.Path},
+			if err := quiet.addFile(&origin{space: g.Space, file: c.contents.unlinked[i], name: g.Path},
 				g.Size); err != nil {
 				return fault.New(fault.MappedRead, g.Path, "%w", err)
 			}

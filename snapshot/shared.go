@@ -40,7 +40,7 @@ func (id *identifier) namedMemory(v *model.VMA, link, object string) error {
 	if err := unix.Fstat(int(id.contents.named[len(id.st.Named)].Fd()), &st); err != nil {
 		return id.unreadable(object, v.File.Path, err)
 	}
-	id.st.Named = append(id.st.Named, model.Ghost{
+	id.st.Named = append(id.st.Named, model.UnlinkedFile{
 		Path: v.File.Path, Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 	})
 	return nil

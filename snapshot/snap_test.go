@@ -117,11 +117,11 @@ func below(t *testing.T, r *image.Reader, v *model.VMA, addr uint64, objects map
 			objects[v.Shmem] = c
 		}
 		return func() []byte { return c.page(off, nil) }
-	case v.File.Ghost != 0:
-		c, ok := objects[-v.File.Ghost]
+	case v.File.Unlinked != 0:
+		c, ok := objects[-v.File.Unlinked]
 		if !ok {
-			c = load(t, r, r.State().Ghosts[v.File.Ghost-1].Space)
-			objects[-v.File.Ghost] = c
+			c = load(t, r, r.State().Unlinked[v.File.Unlinked-1].Space)
+			objects[-v.File.Unlinked] = c
 		}
 		return func() []byte { return c.page(off, nil) }
 	case v.Kind == model.VMAFile:

@@ -183,7 +183,7 @@ func (t *tracking) compare(st *model.State) {
 	for _, o := range st.Shmems {
 		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
 	}
-	for _, o := range slices.Concat(st.Ghosts, st.Named) {
+	for _, o := range slices.Concat(st.Unlinked, st.Named) {
 		t.inodes[[2]uint64{o.Dev, o.Ino}] = o.Space
 	}
 }

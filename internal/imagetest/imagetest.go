@@ -14,12 +14,12 @@ const (
 	StackAddr = 0x7ffc00000000 // 33 pages, anonymous
 	Memory    = model.Space(1) // of the process
 	Shmem     = model.Space(2) // 4 pages, State.Shmems[0]
-	Ghost     = model.Space(3) // 5000 bytes, State.Ghosts[0]
+	Unlinked  = model.Space(3) // 5000 bytes, State.Unlinked[0]
 	Pid       = 1234
 )
 
-// State returns the state of a process with two threads, a heap, an open file, a pipe, a terminal, a memfd and a ghost.
-// The caller may change it.
+// State returns the state of a process with two threads, a heap, an open file, a pipe, a terminal, a memfd and an
+// unlinked file. The caller may change it.
 func State() *model.State {
 	st := &model.State{
 		Kernel: model.Kernel{
@@ -32,7 +32,7 @@ func State() *model.State {
 			{ID: 1, Kind: "tty", Flags: 2, Mode: 0o20620, Rdev: 0x8800, Path: "/dev/pts/0", Term: 1, Std: 1},
 			{
 				ID: 2, Kind: "regular", Flags: 2, Pos: 17, Mode: 0o100600, Dev: 1, Ino: 3, Path: "/tmp/gone (deleted)",
-				Size: 5000, Ghost: 1,
+				Size: 5000, Unlinked: 1,
 			},
 			{ID: 3, Kind: "pipe", Mode: 0o10600, Path: "pipe:[77]", Pipe: 1},
 			{ID: 4, Kind: "memfd", Flags: 2, Mode: 0o100777, Path: "/memfd:m (deleted)", Shmem: 1},
@@ -41,7 +41,7 @@ func State() *model.State {
 			Space: Shmem, Kind: "memfd", Name: "m", Dev: 1, Ino: 2, Size: 4 * model.PageSize,
 			Mode: 0o100777,
 		}},
-		Ghosts:    []model.Ghost{{Space: Ghost, Path: "/tmp/gone", Dev: 1, Ino: 3, Size: 5000, Mode: 0o100600}},
+		Unlinked:  []model.UnlinkedFile{{Space: Unlinked, Path: "/tmp/gone", Dev: 1, Ino: 3, Size: 5000, Mode: 0o100600}},
 		Pipes:     []model.Pipe{{Ino: 77, Capacity: 65536, Data: []byte("in flight")}},
 		Terminals: []model.Terminal{{Rdev: 0x8800, Path: "/dev/pts/0", Termios: make([]byte, 44), Rows: 24, Cols: 80}},
 	}

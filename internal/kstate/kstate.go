@@ -25,7 +25,7 @@ type Source interface {
 	// With g nil the target runs, must not be disturbed in any way, and fields that only a stopped target tells stay
 	// zero.
 	//
-	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Ghost, VMA.Shmem, and
+	// Nothing here reads the file system beyond /proc: MappedFile.Size, MTime, BuildID, Unlinked, VMA.Shmem, and
 	// everything in a File after Path, are left to the caller.
 	Collect(ctx context.Context, pids []int, g *ptrace.Group) (*Collected, error)
 	// Tells says what a complete result of Collect tells of that not every Source can tell.
