@@ -21,8 +21,6 @@ var anonKinds = []struct{ prefix, what, remedy string }{
 	{"anon_inode:bpf_link", "a BPF link", "BPF objects belong to the kernel; close them first"},
 	{"anon_inode:bpf_iter", "a BPF iterator", "BPF objects belong to the kernel; close them first"},
 	{"anon_inode:btf", "BPF type information", "BPF objects belong to the kernel; close them first"},
-	{"anon_inode:[pidfd]", "a pidfd", ""},
-	{"pidfd:", "a pidfd", ""},
 	{"anon_inode:[fscontext]", "a file system being mounted (fsopen)", ""},
 	{"anon_inode:[landlock-ruleset]", "a Landlock rule set", ""},
 	{"anon_inode:seccomp notify", "a seccomp listener", ""},

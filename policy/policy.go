@@ -124,8 +124,8 @@ var rows = []Row{
 	},
 	{
 		Class: Shared,
-		What: "an eventfd, timerfd, signalfd, epoll or inotify instance that a process outside has too; memory or a file " +
-			"without a name that one has, if either can write to it",
+		What: "an eventfd, an epoll instance or another that nothing but descriptors leads to, and that a process outside " +
+			"has too; memory or a file without a name that one has, if either can write to it",
 		Can: []Option{{Refuse, "`check` and `snap` refuse it", ""}},
 	},
 	{
