@@ -58,6 +58,9 @@ func TestStopwatch(t *testing.T) {
 // Everything that a step of a plan can be has an action, and no action is for anything else.
 func TestEveryStepHasAnAction(t *testing.T) {
 	source, err := os.ReadFile("../plan/steps.go")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("the guests of the kernel matrix have no source of other packages; the host runs this")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
